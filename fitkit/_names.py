@@ -1,0 +1,118 @@
+"""Parameter paths: the names by which users, errors and plots speak of the leaves of a pytree.
+
+A path is written as zodiax writes it: attributes, dictionary keys and list positions joined by
+dots, ``"star.flux"`` or ``"mirrors.0.tilt"``. One element of an array leaf adds its index in
+brackets, ``"star.r2[1]"`` or ``"tilt[0, 2]"``.
+"""
+
+import difflib
+import fnmatch
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+Paths = str | tuple["Paths", ...] | list["Paths"]
+
+
+class UnknownPathError(KeyError, ValueError):
+    """A path that names no parameter.
+
+    It is a ``KeyError`` because paths index mappings, and a ``ValueError`` because that is what
+    zodiax raises for a mismatch.
+    """
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of its message, with the line ends escaped.
+        return str(self.args[0])
+
+
+def path_of(key_path: tuple[Any, ...]) -> str:
+    """Write JAX's key path of a leaf with dots; the root of a bare array is ``"params"``."""
+    return jax.tree_util.keystr(key_path, simple=True, separator=".") or "params"
+
+
+def named_leaves(tree: PyTree) -> dict[str, Any]:
+    """Map the path of every leaf of `tree` to the leaf, in the order of ``jax.tree.leaves``.
+
+    Raises
+    ------
+    ValueError
+        If two leaves would share a path, as in ``{"a.b": 1.0, "a": {"b": 2.0}}``.
+    """
+    leaves: dict[str, Any] = {}
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        path = path_of(key_path)
+        if path in leaves:
+            raise ValueError(
+                f"Two parameters share the path '{path}'. A key that contains a dot means the "
+                "same as nesting: rename one of the two."
+            )
+        leaves[path] = leaf
+    return leaves
+
+
+def named_elements(tree: PyTree) -> tuple[str, ...]:
+    """Name every element of every leaf, in the order of ``jax.flatten_util.ravel_pytree``."""
+    return tuple(
+        element_name(path, index)
+        for path, leaf in named_leaves(tree).items()
+        for index in np.ndindex(np.shape(leaf))
+    )
+
+
+def element_name(path: str, index: tuple[int, ...]) -> str:
+    """Write the path of one element: ``"r2[1]"``; the path itself for a 0-d leaf."""
+    return f"{path}[{', '.join(map(str, index))}]" if index else path
+
+
+def match_paths(pattern: Paths, paths: Iterable[str], event: str) -> tuple[str, ...]:
+    """Expand what a user wrote into the full paths of leaves, in the order of `paths`.
+
+    Parameters
+    ----------
+    pattern
+        A path, the path of a subtree (``"wfe"`` stands for all of ``"wfe.*"``), a glob
+        (``"wfe.*"``, ``"*.flux"``), or a tuple or list of those.
+    paths
+        The paths there are.
+    event
+        What the user was doing, to open the error with: ``"freeze"``, ``"learning_rates"``.
+
+    Raises
+    ------
+    UnknownPathError
+        If some pattern matches nothing. The message lists the nearest paths.
+    """
+    paths = tuple(paths)
+    patterns = pattern if isinstance(pattern, tuple | list) else (pattern,)
+    matched: set[str] = set()
+    for one in patterns:
+        if isinstance(one, tuple | list):
+            matched.update(match_paths(one, paths, event))
+            continue
+        hits = _hits(str(one), paths)
+        if not hits:
+            raise UnknownPathError(f"{event}: no parameter '{one}'. {nearest(str(one), paths)}")
+        matched.update(hits)
+    return tuple(path for path in paths if path in matched)
+
+
+def nearest(name: str, paths: Iterable[str]) -> str:
+    """Say which paths look most like `name`, or, where none does, which there are."""
+    paths = tuple(paths)
+    close = difflib.get_close_matches(name, paths, n=3, cutoff=0.5)
+    if close:
+        return f"Nearest: {', '.join(map(repr, close))}."
+    shown = ", ".join(map(repr, paths[:10])) + (", …" if len(paths) > 10 else "")
+    return f"The parameters are {shown or 'none'}."
+
+
+def _hits(pattern: str, paths: tuple[str, ...]) -> list[str]:
+    """Match exactly, else as a subtree, else as a glob: a literal path beats a wildcard."""
+    if pattern in paths:
+        return [pattern]
+    below = [path for path in paths if path.startswith(pattern + ".")]
+    return below or fnmatch.filter(paths, pattern)
