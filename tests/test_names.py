@@ -68,5 +68,5 @@ def test_a_literal_path_beats_a_glob():
 def test_unknown_path_lists_the_nearest():
     with pytest.raises(UnknownPathError, match=r"freeze: no parameter 'star\.fluxx'.*'star\.flux'"):
         match_paths("star.fluxx", PATHS, "freeze")
-    with pytest.raises(KeyError, match="The parameters are 'star.flux'"):
+    with pytest.raises(KeyError, match=r"The parameters are 'star\.flux'"):
         match_paths("zzz", PATHS, "freeze")

@@ -1,0 +1,132 @@
+"""The module map: who may import whom, what `import fitkit` costs, and what the package shows."""
+
+import ast
+import doctest
+import inspect
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import fitkit
+
+PACKAGE = Path(fitkit.__file__).parent
+ROOT = Path(__file__).parent.parent
+
+# From the ground up: a module (or a package of that name) imports only from those before it.
+MODULE_MAP = (
+    "_names",
+    "_history",
+    "_transforms",
+    "_optimisers",
+    "_nonfinite",
+    "_fisher",
+    "_projection",
+    "_gauss_newton",
+    "_step",
+    "_result",
+    "_fit",
+    "_result_plots",
+    "_plots",
+    "_dashboard",
+)
+DRAWING = {"_result_plots", "_plots", "_dashboard"}
+DRAWING_LIBRARIES = {"matplotlib", "ipywidgets"}
+
+
+def imported_names(file: Path):
+    """Yield the absolute dotted name of everything that `file` imports, inside functions too."""
+    package = ("fitkit", *file.relative_to(PACKAGE).parts[:-1])
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = [*package[: len(package) - node.level + 1]] if node.level else []
+            base += [node.module] if node.module else []
+            yield from (".".join([*base, alias.name]) for alias in node.names)
+
+
+def module_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_those_below_it(file):
+    module = module_of(file)
+    assert module in MODULE_MAP, f"{module} is not on the module map: give it its place there"
+    allowed = {*MODULE_MAP[: MODULE_MAP.index(module) + 1]}
+    for name in imported_names(file):
+        library, _, rest = name.partition(".")
+        if library == "fitkit":
+            assert rest.partition(".")[0] in allowed, f"{module} must not import {name}"
+        if library in DRAWING_LIBRARIES:
+            assert module in DRAWING, f"only {sorted(DRAWING)} draw, but {module} imports {name}"
+
+
+def test_the_package_only_re_exports():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("fitkit._"):
+            assert all(alias.name == alias.asname for alias in node.names), ast.unparse(node)
+    names = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert set(names) <= {f"fitkit.{name}" for name in MODULE_MAP} | {"importlib.metadata"}
+
+
+def run_python(code: str, **environment: str) -> str:
+    command = [sys.executable, "-c", code]
+    env = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), **environment}
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_import_is_quick():
+    """Under 0.3 s beyond the dependencies.
+
+    The processor's time, which a busy machine stretches less than the clock's, and the best of
+    three, because what disturbs only ever adds.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    dependencies = ", ".join(line.partition(">")[0] for line in project["dependencies"])
+    code = (
+        f"import {dependencies}, time\n"
+        "start = time.process_time()\n"
+        "import fitkit\n"
+        "print(time.process_time() - start)"
+    )
+    assert min(float(run_python(code)) for _ in range(3)) < 0.3
+
+
+def test_import_starts_nothing():
+    """No JAX backend (there is none of that name), no pyplot with its global figures, no thread."""
+    code = (
+        "import sys, threading, fitkit\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+        "assert threading.active_count() == 1"
+    )
+    run_python(code, JAX_PLATFORMS="none_such")
+
+
+PUBLIC = sorted(
+    name for name, value in vars(fitkit).items() if not name.startswith("_") and callable(value)
+)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_has_an_example_that_runs(name):
+    value = getattr(fitkit, name)
+    assert inspect.getdoc(value), f"fitkit.{name} has no docstring"
+    tests = doctest.DocTestFinder(recurse=True).find(value, name, globs={})
+    assert any(test.examples for test in tests), f"fitkit.{name} has no example (>>> …)"
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    runner = doctest.DocTestRunner(optionflags=flags)
+    report: list[str] = []
+    for test in tests:
+        runner.run(test, out=report.append)
+    assert runner.failures == 0, "".join(report)
