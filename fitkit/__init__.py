@@ -2,6 +2,9 @@
 
 from importlib.metadata import version as _version
 
+from fitkit._spectrum import decompose as decompose
+from fitkit._spectrum import eigen_projection as eigen_projection
+
 __version__ = _version("fitkit")
 
 del _version

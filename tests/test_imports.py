@@ -23,6 +23,7 @@ MODULE_MAP = (
     "_transforms",
     "_optimisers",
     "_nonfinite",
+    "_spectrum",
     "_fisher",
     "_projection",
     "_gauss_newton",
