@@ -24,6 +24,7 @@ MODULE_MAP = (
     "_optimisers",
     "_nonfinite",
     "_spectrum",
+    "_spectrum",
     "_fisher",
     "_projection",
     "_gauss_newton",
