@@ -2,6 +2,8 @@
 
 from importlib.metadata import version as _version
 
+from fitkit._optimisers import delay as delay
+from fitkit._optimisers import map_optimisers as map_optimisers
 from fitkit._spectrum import decompose as decompose
 from fitkit._spectrum import eigen_projection as eigen_projection
 
