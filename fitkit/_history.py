@@ -148,7 +148,9 @@ class History:
             self.width *= 2
 
 
-def _summarise(rows: Float[np.ndarray, "bins width columns"]) -> Float[np.ndarray, "5 bins columns"]:
+def _summarise(
+    rows: Float[np.ndarray, "bins width columns"],
+) -> Float[np.ndarray, "5 bins columns"]:
     if rows.shape[1] == 1:
         return np.broadcast_to(rows[:, 0], (len(Summary._fields), len(rows), rows.shape[2]))
     return np.stack(
