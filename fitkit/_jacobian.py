@@ -1,0 +1,109 @@
+"""Derivatives with respect to every parameter element, in blocks that keep memory bounded."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+# Sixteen directions share one pass: wide enough to vectorise, and sixteen times the memory of one
+# evaluation of the model rather than as many times as there are parameters.
+BLOCK = 16
+
+
+class Derivatives(eqx.Module):
+    """What one compiled pass over the residuals gives: the Jacobian, or where it is too big JᵀJ."""
+
+    residuals: Float[Array, " m"]
+    transposed: Float[Array, "n m"] | None
+    gram: Float[Array, "n n"] | None
+
+
+@eqx.filter_jit
+def residual_derivatives(
+    residuals: Callable, params: PyTree, args: Any, weights: Any, most: int, gram: bool
+) -> Derivatives:
+    """Jacobian of flat residuals by forward mode, transposed: one row per parameter.
+
+    Where it would have more than `most` elements it is not stored: ``Jᵀ(JV)`` is returned instead
+    if `gram` is set, and otherwise nothing, for the caller to ask for rows one block at a time.
+    """
+    function, flat = _flat(residuals, params, args, weights)
+    values = function(flat)
+    if values.size * flat.size <= most:
+        push = _forward(function, flat)
+        return Derivatives(values, _mapped(push, jnp.eye(flat.size, dtype=flat.dtype)), None)
+    if not gram:
+        return Derivatives(values, None, None)
+    _, pull = jax.vjp(function, flat)
+    push = _forward(function, flat)
+    basis = jnp.eye(flat.size, dtype=flat.dtype)
+    return Derivatives(values, None, _mapped(lambda v: pull(push(v))[0], basis))
+
+
+@eqx.filter_jit
+def residual_rows(
+    residuals: Callable, params: PyTree, args: Any, weights: Any, directions: Float[Array, "k n"]
+) -> Float[Array, "k m"]:
+    """Differentiate the flat residuals along every row of `directions`."""
+    function, flat = _flat(residuals, params, args, weights)
+    return _mapped(_forward(function, flat), directions)
+
+
+@eqx.filter_jit
+def loss_hessian(
+    loss: Callable, params: PyTree, args: Any
+) -> tuple[Float[Array, ""], Float[Array, "n n"]]:
+    """Value and Hessian of a loss by Hessian-vector products (forward over reverse)."""
+    flat, unravel = ravel_pytree(params)
+
+    def function(x: Float[Array, " n"]) -> Float[Array, ""]:
+        value = jnp.asarray(loss(unravel(x), args))
+        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ValueError(
+                f"fisher_matrix: loss must return one real number, got {value.dtype} of shape "
+                f"{value.shape}. Sum it; residuals go in as the first argument instead."
+            )
+        return value
+
+    product = _forward(jax.grad(function), flat)
+    return function(flat), _mapped(product, jnp.eye(flat.size, dtype=flat.dtype))
+
+
+def _flat(residuals: Callable, params: PyTree, args: Any, weights: Any) -> tuple[Callable, Array]:
+    """Residuals, times the square root of their weights, as a function of vectors."""
+    flat, unravel = ravel_pytree(params)
+
+    def function(x: Float[Array, " n"]) -> Float[Array, " m"]:
+        values = residuals(unravel(x), args)
+        for leaf in jax.tree.leaves(values):
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+                raise ValueError(
+                    f"fisher_matrix: residuals must be real floating arrays, got a leaf of type "
+                    f"{jnp.result_type(leaf)}. Write complex ones as their real and imaginary "
+                    "parts."
+                )
+        if weights is not None:
+            values = _weighted(values, weights)
+        return ravel_pytree(values)[0]
+
+    return function, flat
+
+
+def _weighted(values: PyTree, weights: PyTree) -> PyTree:
+    def scaled(weight: Array, branch: PyTree) -> PyTree:
+        root = jax.lax.stop_gradient(jnp.sqrt(jnp.asarray(weight)))
+        return jax.tree.map(lambda leaf: leaf * root.astype(jnp.result_type(leaf)), branch)
+
+    return jax.tree.map(scaled, weights, values)
+
+
+def _forward(function: Callable, flat: Array) -> Callable:
+    return lambda direction: jax.jvp(function, (flat,), (direction,))[1]
+
+
+def _mapped(function: Callable, directions: Array) -> Array:
+    return jax.lax.map(function, directions, batch_size=min(BLOCK, len(directions)))

@@ -1,0 +1,61 @@
+"""Directions in parameter space in words: ``"flux + 0.98 background"``."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+# What a reader takes in at a glance.
+MOST_TERMS = 4
+SMALLEST_TERM = 0.05
+
+
+def combination(
+    direction: Float[np.ndarray, " n"], scale: Float[np.ndarray, " n"], labels: Sequence[str]
+) -> str:
+    """Write a units-free direction as a combination in the parameters' own units.
+
+    A step of one unit in the first parameter named goes with a step of that many units in each of
+    the others. The parameter that matters most comes first; what matters less than a
+    twentieth of it, and what comes after the fourth, is only hinted at by "…".
+
+    Parameters
+    ----------
+    direction
+        Components in units of each parameter's own ``1/scale``.
+    scale
+        Divide by it to come back to the units of the parameters.
+    labels
+        The names of the elements.
+    """
+    size = np.abs(direction)
+    # A stable sort, with ties (equal but for rounding) in the order of the parameters.
+    order = np.argsort(-np.round(size / size.max(), 6), kind="stable")
+    shown = [i for i in order if size[i] >= SMALLEST_TERM * size.max()][:MOST_TERMS]
+    units = direction / scale
+    words = str(labels[shown[0]])
+    for i in shown[1:]:
+        coefficient = units[i] / units[shown[0]]
+        number = f"{abs(coefficient):.3g}"
+        times = "" if number == "1" else f"{number} "
+        words += f" {'-' if coefficient < 0 else '+'} {times}{labels[i]}"
+    return words + (" + …" if np.count_nonzero(size) > len(shown) else "")
+
+
+def simplest_basis(directions: Float[np.ndarray, "k n"], noise: float) -> np.ndarray:
+    """Another basis of the same space, each of whose directions involves few parameters.
+
+    The reduced row echelon form with complete pivoting. Two parameters that are each without
+    effect come out one by one, where singular vectors would mix them at will. Components below
+    `noise` are rounding, and become zero. In the order of the first parameter involved.
+    """
+    rows = np.array(directions)
+    for step in range(len(rows)):
+        pivot, column = np.unravel_index(np.argmax(np.abs(rows[step:])), rows[step:].shape)
+        rows[[step, pivot + step]] = rows[[pivot + step, step]]
+        rows[step] /= rows[step, column]
+        others = np.arange(len(rows)) != step
+        rows[others] -= np.outer(rows[others, column], rows[step])
+    rows[np.abs(rows) <= noise] = 0
+    first = np.argmax(rows != 0, axis=1)
+    return rows[np.argsort(first, kind="stable")]
