@@ -1,5 +1,6 @@
 """What is fitted: a loss, or residuals, over parameters that have been checked."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -16,17 +17,18 @@ LossFunction: TypeAlias = Callable[[Params, Any], Float[Array, ""]]
 ResidualsFunction: TypeAlias = Callable[[Params, Any], PyTree]
 
 
-class Problem(eqx.Module):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
     """A function to minimise, by its parameters.
 
     Functions inside `params` and `args` (the activation of a network, say) are no parameters and
     no data: they are set aside, and put back before the user's function sees them.
     """
 
-    loss_function: LossFunction | None = eqx.field(static=True)
-    residuals_function: ResidualsFunction | None = eqx.field(static=True)
-    static_params: PyTree = eqx.field(static=True)
-    static_args: PyTree = eqx.field(static=True)
+    loss_function: LossFunction | None
+    residuals_function: ResidualsFunction | None
+    static_params: PyTree
+    static_args: PyTree
 
     def loss(self, params: Params, args: PyTree) -> Float[Array, ""]:
         """Evaluate the loss; of residuals, half the sum of their squares."""

@@ -1,0 +1,139 @@
+"""What steers a fit, by parameter path: learning rates and freezing, as data of the running step."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from fitkit._names import Paths, match_paths
+from fitkit._step import Controls
+
+
+class Steering:
+    """The factor by which each parameter's step is multiplied, and which parameters are frozen.
+
+    Changes come from any thread, and take effect with the next chunk of steps: `controls` is
+    data to the compiled step, always of the same type, so that nothing compiles again.
+
+    Parameters
+    ----------
+    names
+        The paths of the parameters.
+    unmapped
+        Those that no optimiser moves: they are frozen for good.
+    changed
+        Called with a line in words after every change.
+    """
+
+    def __init__(
+        self, names: tuple[str, ...], unmapped: tuple[str, ...], changed: Callable[[str], None]
+    ) -> None:
+        self.names = names
+        self._unmapped = frozenset(unmapped)
+        self._changed = changed
+        self.factors: Mapping[str, float] = dict.fromkeys(names, 1.0)
+        self.frozen = self._unmapped
+        self.controls = self._as_controls()
+
+    def set_factors(self, factors: Mapping[str, float], words: str) -> None:
+        """Multiply the steps of some parameters by new factors."""
+        self.factors = {**self.factors, **factors}
+        self._publish(words)
+
+    def freeze(self, pattern: Paths) -> None:
+        """Hold parameters where they are."""
+        paths = match_paths(pattern, self.names, "freeze")
+        self.frozen = self.frozen | frozenset(paths)
+        self._publish(f"froze {', '.join(paths)}")
+
+    def thaw(self, pattern: Paths) -> None:
+        """Let parameters move again."""
+        paths = match_paths(pattern, self.names, "thaw")
+        stuck = [path for path in paths if path in self._unmapped]
+        if stuck and len(stuck) == len(paths):
+            raise ValueError(
+                f"thaw: no optimiser moves {', '.join(map(repr, stuck))}. Name one for it in "
+                "`optimiser` when the fit is made."
+            )
+        self.frozen = self.frozen - frozenset(paths) | self._unmapped
+        self._publish(f"thawed {', '.join(path for path in paths if path not in stuck)}")
+
+    def _publish(self, words: str) -> None:
+        self.controls = self._as_controls()
+        self._changed(words)
+
+    def _as_controls(self) -> Controls:
+        # A numpy array of one fixed dtype: a Python float or a weakly typed array would retrace.
+        factors = [0.0 if n in self.frozen else self.factors[n] for n in self.names]
+        return Controls(np.array(factors, dtype=np.float32))  # pyright: ignore[reportArgumentType]
+
+
+class LearningRates(Mapping[str, float]):
+    """The learning rate of every parameter, by path; assign to steer the running fit.
+
+    Where the optimiser of a parameter was wrapped in ``optax.inject_hyperparams`` the number is
+    its own learning rate. Other optimisers keep theirs to themselves: there the number multiplies
+    it, and 1 is the optimiser as it was written; `relative` tells which.
+
+    A key to assign to may be a path, the path of a subtree, a glob, or a tuple of those.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, optax
+    >>> import fitkit as fk
+    >>> fit = fk.Fit(
+    ...     loss=lambda params, args: jnp.sum(params["flux"] ** 2),
+    ...     params={"flux": 3.0},
+    ...     optimiser=optax.inject_hyperparams(optax.sgd)(learning_rate=0.5),
+    ... )
+    >>> fit.learning_rates["flux"]
+    0.5
+    >>> fit.learning_rates["flux"] = 0.25
+    """
+
+    def __init__(self, steering: Steering, own: Callable[[], Mapping[str, float]]) -> None:
+        self._steering = steering
+        self._own = own
+
+    def __getitem__(self, path: str) -> float:
+        (path,) = self._one(path)
+        return self._steering.factors[path] * self._own().get(path, 1.0)
+
+    def __setitem__(self, pattern: Paths, learning_rate: float) -> None:
+        paths = match_paths(pattern, self._steering.names, "learning_rates")
+        value = float(learning_rate)
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(
+                f"learning_rates: {value} for {', '.join(map(repr, paths))}; a learning rate is "
+                "finite and not negative. To stop a parameter, freeze it."
+            )
+        own = self._own()
+        zero = [path for path in paths if own.get(path, 1.0) == 0 != value]
+        if zero:
+            raise ValueError(
+                f"learning_rates: the optimiser of {', '.join(map(repr, zero))} has a learning "
+                "rate of 0 at present, and fitkit multiplies it. Give it a positive one when the "
+                "fit is made, and freeze the parameter until it should move."
+            )
+        factors = {path: value / (own.get(path, 1.0) or 1.0) for path in paths}
+        self._steering.set_factors(factors, f"learning rate of {', '.join(paths)}: {value:.3g}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._steering.names)
+
+    def __len__(self) -> int:
+        return len(self._steering.names)
+
+    def __repr__(self) -> str:
+        lines = (f"  {p!r}: {'× ' if self.relative(p) else ''}{rate:.4g}" for p, rate in self.items())
+        return "LearningRates(\n" + ",\n".join(lines) + "\n)"
+
+    def relative(self, path: str) -> bool:
+        """Tell whether the number multiplies a learning rate that the optimiser does not show."""
+        return self._one(path)[0] not in self._own()
+
+    def _one(self, path: str) -> tuple[str]:
+        match = match_paths(path, self._steering.names, "learning_rates")
+        if len(match) > 1:
+            raise KeyError(f"learning_rates: '{path}' stands for {len(match)} parameters; name one.")
+        return (match[0],)

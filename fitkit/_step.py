@@ -1,0 +1,200 @@
+"""The compiled step of a fit, and the chunk: many steps that stop by themselves where one fails."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int, PyTree
+
+from fitkit._problem import Params, Problem
+
+#: Memory for what a chunk records, in bytes.
+_RECORD_BUDGET = 1_000_000
+
+#: What `Chunk.outcome` says of the step after the last good one.
+GOOD, BAD_EVALUATION, BAD_UPDATE = 0, 1, 2
+
+
+class FitState(eqx.Module):
+    """What a step changes: the parameters and the optimiser's state."""
+
+    params: Params
+    optimiser: optax.OptState
+
+
+class Controls(eqx.Module):
+    """What steers a running fit: the number that multiplies each parameter's step; 0 freezes."""
+
+    multipliers: Float[Array, " leaves"]
+
+
+class StepInfo(eqx.Module):
+    """What is recorded of a step: looked at, never carried.
+
+    The loss and the norms of its gradient by each parameter are those at the parameters that the
+    step started from; the step norms say how far it moved each parameter, in the parameter's unit.
+    """
+
+    loss: Float[Array, ""]
+    gradient_norms: Float[Array, " leaves"]
+    step_norms: Float[Array, " leaves"]
+
+    def row(self) -> Float[Array, " columns"]:
+        """Lay the numbers out as `History.append` takes them."""
+        return jnp.concatenate([self.loss[None], self.gradient_norms, self.step_norms])
+
+
+class Chunk(eqx.Module):
+    """What a compiled run of steps gives back."""
+
+    state: FitState
+    steps: Int[Array, ""]
+    rows: Float[Array, "capacity columns"]
+    outcome: Int[Array, ""]
+    verdict: Int[Array, ""]
+
+
+class Step(Protocol):
+    """One step: where it leads, what is recorded, and whether it was good."""
+
+    def __call__(
+        self, state: FitState, controls: Controls, args: PyTree
+    ) -> tuple[FitState, StepInfo, Int[Array, ""]]: ...
+
+
+def initial_state(params: Params, optimiser: optax.GradientTransformation) -> FitState:
+    """Give the state before the first step."""
+    return FitState(params, optimiser.init(params))
+
+
+def make_step(problem: Problem, optimiser: optax.GradientTransformation) -> Step:
+    """Build the pure step: evaluate, let the optimiser propose, scale, move.
+
+    A frozen parameter has no gradient, and whatever the optimiser evaluates itself (a line
+    search, a Jacobian) holds it where it is; so the others move as if it were a constant.
+    """
+    update = optax.with_extra_args_support(optimiser).update
+
+    def step(
+        state: FitState, controls: Controls, args: PyTree
+    ) -> tuple[FitState, StepInfo, Int[Array, ""]]:
+        params = state.params
+        frozen = _like(params, controls.multipliers == 0)
+
+        def held(candidate: Params) -> Params:
+            return jax.tree.map(jnp.where, frozen, params, candidate)
+
+        loss, gradient = jax.value_and_grad(problem.loss)(params, args)
+        free_gradient = jax.tree.map(lambda f, g: jnp.where(f, 0, g), frozen, gradient)
+        extra: dict[str, Any] = {
+            "value": loss,
+            "grad": free_gradient,
+            "value_fn": lambda candidate: problem.loss(held(candidate), args),
+        }
+        if problem.residuals_function is not None:
+            extra["residuals"] = lambda candidate: problem.residuals(held(candidate), args)
+        updates, optimiser_state = update(free_gradient, state.optimiser, params, **extra)
+        updates = jax.tree.map(
+            lambda f, m, u: jnp.where(f, 0, u * m.astype(u.dtype)),
+            frozen,
+            _like(params, controls.multipliers),
+            updates,
+        )
+        moved = optax.apply_updates(params, updates)
+        info = StepInfo(loss, _norms(gradient), _norms(updates))
+        outcome = jnp.where(
+            jnp.isfinite(loss) & _all_finite(free_gradient),
+            jnp.where(_all_finite(moved), GOOD, BAD_UPDATE),
+            BAD_EVALUATION,
+        )
+        return FitState(moved, optimiser_state), info, outcome
+
+    return step
+
+
+def capacity(params: Params) -> int:
+    """Say how many steps one chunk may take: as many as its record has room for."""
+    columns = 1 + 2 * len(jax.tree.leaves(params))
+    return max(16, min(16384, _RECORD_BUDGET // (8 * columns)))
+
+
+def make_chunk(step: Step, optimiser_verdict: Callable[[FitState], Int[Array, ""]]) -> Callable:
+    """Compile a run of at most `steps` steps.
+
+    The run ends at the first step that is not good, or once the optimiser's verdict is no longer
+    0. Its length is data, so that it can follow the clock without compiling again. The state
+    after a step that failed is not kept: a select in every step costs more than running the good
+    ones again, which is what the caller does then. A chunk whose predecessor failed does nothing,
+    so that it can be queued before that is known.
+    """
+
+    @jax.jit
+    def chunk(
+        state: FitState,
+        controls: Controls,
+        args: PyTree,
+        steps: Int[Array, ""],
+        outcome: Int[Array, ""],
+    ) -> Chunk:
+        shapes = jax.eval_shape(step, state, controls, args)[1]
+        row = jax.eval_shape(StepInfo.row, shapes)
+
+        def goes_on(carry: Chunk) -> Array:
+            return (carry.steps < steps) & (carry.outcome == GOOD) & (carry.verdict == 0)
+
+        def body(carry: Chunk) -> Chunk:
+            state, info, outcome = step(carry.state, controls, args)
+            rows = lax.dynamic_update_slice(carry.rows, info.row()[None], (carry.steps, 0))
+            return Chunk(state, carry.steps + 1, rows, outcome, optimiser_verdict(state))
+
+        rows = jnp.zeros((capacity(state.params), *row.shape), row.dtype)
+        verdict = optimiser_verdict(state)
+        return lax.while_loop(goes_on, body, Chunk(state, jnp.int32(0), rows, outcome, verdict))
+
+    return chunk
+
+
+def verdict_of(state: FitState) -> Int[Array, ""]:
+    """Read the verdict of an optimiser that knows when it is done; 0 for one that does not.
+
+    1 is converged, 2 stalled, 3 failed. With several such optimisers side by side the fit goes on
+    while any of them does.
+    """
+
+    def knows(node: Any) -> bool:
+        return hasattr(node, "verdict")
+
+    verdicts = [
+        node.verdict for node in jax.tree.leaves(state.optimiser, is_leaf=knows) if knows(node)
+    ]
+    if not verdicts:
+        return jnp.int32(0)
+    together = jnp.stack(verdicts)
+    return jnp.where(jnp.any(together == 0), 0, jnp.max(together)).astype(jnp.int32)
+
+
+def _like(params: Params, values: Array) -> PyTree:
+    """Hand one value to every leaf, as a tree like `params`."""
+    structure = jax.tree.structure(params)
+    return jax.tree.unflatten(structure, [values[i] for i in range(structure.num_leaves)])
+
+
+def _norms(tree: PyTree) -> Float[Array, " leaves"]:
+    return jnp.stack([_norm(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _norm(leaf: Array) -> Array:
+    """Euclidean norm, scaled so that steps of 1e-25 in float32 do not vanish in their square."""
+    if leaf.size == 1:
+        return jnp.abs(leaf).reshape(())
+    largest = jnp.max(jnp.abs(leaf))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * jnp.sqrt(jnp.sum(jnp.square(leaf / scale)))
+
+
+def _all_finite(tree: PyTree) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
