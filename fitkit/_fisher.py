@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from fitkit._fisher_matrix import FisherMatrix, from_matrix, from_root
+from fitkit._fisher_matrix import FisherMatrix, from_matrix, from_root, root_of
 from fitkit._jacobian import loss_hessian, residual_derivatives, residual_rows
 from fitkit._names import named_elements, named_leaves
 from fitkit._spectrum import is_traced, matrix_rtol, rank_rtol, scaled_columns
@@ -59,9 +60,9 @@ def fisher_matrix(
         float64; where the matrix itself is formed, ``4 n eps``.
     memory
         Bytes that the Jacobian may take with its working copies. Where it needs more it is not
-        stored: ``Jᵀ(JV)`` is formed for 16 columns at a time (in float32: products of column
-        blocks in double precision), and the answer's `squared` says so. Where even the residuals
-        are too many, add up blocks of the data (see the notes).
+        stored: ``Jᵀ(JV)`` is formed for 16 columns at a time, and the answer's `squared` says so
+        (in float32: products of column blocks in double precision, which lose nothing). Where
+        even the residuals are too many, add up blocks of the data (see the notes).
 
     Returns
     -------
@@ -69,10 +70,12 @@ def fisher_matrix(
 
     Raises
     ------
+    TypeError
+        If a parameter, the residuals or the loss are not real floating-point numbers.
     ValueError
-        If not exactly one of `residuals` and `loss` is given; if a parameter is not a floating
-        number or not finite; if residuals, loss or a derivative are not finite, naming the
-        parameters. (Under ``jit`` values are not checked.)
+        If not exactly one of `residuals` and `loss` is given; if a parameter, residuals,
+        loss or a derivative are not finite, naming the parameters. (Under ``jit`` values are not
+        checked.)
 
     Notes
     -----
@@ -106,17 +109,24 @@ def fisher_matrix(
         raise ValueError(f"fisher_matrix: give either residuals or loss=, got {got}.")
     if loss is not None and weights is not None:
         raise ValueError("fisher_matrix: weights belong to residuals; put them into the loss.")
-    params = _floating(params)
-    if residuals is not None:
-        return _from_residuals(residuals, params, args, weights, rtol, memory)
-    return _from_loss(loss, params, args, rtol)
+    arrays, params = _floating(params)
+    labels = named_elements(arrays)
+    if residuals is None:
+        return _from_loss(loss, params, args, labels, rtol)
+    precision = jnp.result_type(*jax.tree.leaves(arrays))
+    return _from_residuals(residuals, params, args, weights, labels, precision, rtol, memory)
 
 
 def _from_residuals(
-    residuals: Callable, params: PyTree, args: Any, weights: PyTree, rtol: float | None, memory: int
+    residuals: Callable,
+    params: PyTree,
+    args: Any,
+    weights: PyTree,
+    labels: tuple[str, ...],
+    precision: Any,
+    rtol: float | None,
+    memory: int,
 ) -> FisherMatrix:
-    labels = named_elements(params)
-    precision = jnp.result_type(*jax.tree.leaves(params))
     single = jnp.finfo(precision).bits < 64
     traced = is_traced(params, args, weights)
     most = memory // (COPIES * 8)
@@ -149,12 +159,13 @@ def _from_residuals(
             product = rows @ _host(others).T
             matrix[i : i + count, j : j + count] = product
             matrix[j : j + count, i : i + count] = product.T
-    tolerance = max(rank_rtol(precision) ** 2, matrix_rtol(matrix.dtype, len(labels)))
-    return from_matrix(labels, matrix, _or(rtol, tolerance))
+    # In double precision the product is closer than the float32 Jacobian itself: as good as its SVD.
+    return from_root(labels, root_of(labels, matrix), _or(rtol, rank_rtol(precision) ** 2))
 
 
-def _from_loss(loss: Any, params: PyTree, args: Any, rtol: float | None) -> FisherMatrix:
-    labels = named_elements(params)
+def _from_loss(
+    loss: Any, params: PyTree, args: Any, labels: tuple[str, ...], rtol: float | None
+) -> FisherMatrix:
     value, hessian = loss_hessian(loss, params, args)
     _refuse_nonfinite(value, "loss")
     matrix = _host(hessian)
@@ -184,23 +195,26 @@ def _or(given: float | None, default: float) -> float:
     return given
 
 
-def _floating(params: PyTree) -> PyTree:
-    """Refuse what has no derivative; make Python floats arrays."""
-    leaves = named_leaves(params)
+def _floating(params: PyTree) -> tuple[PyTree, PyTree]:
+    """Give the arrays of `params` alone, and the whole; refuse what has no derivative."""
+    arrays = jax.tree.map(lambda leaf: None if callable(leaf) else leaf, params)
+    leaves = named_leaves(arrays)
     if not leaves:
         raise ValueError("fisher_matrix: params hold no parameter.")
     for path, leaf in leaves.items():
-        dtype = getattr(leaf, "dtype", np.result_type(type(leaf)))
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
         if not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(
-                f"fisher_matrix: parameter '{path}' is of type {dtype}; parameters are real "
-                "floating arrays. Write it as one, or hand it in by args."
+            raise TypeError(
+                f"fisher_matrix: parameter '{path}' has dtype {dtype}; parameters are real "
+                "floating-point numbers or arrays. Write it as one, or pass it through `args`."
             )
         if not is_traced(leaf) and not np.all(np.isfinite(np.asarray(leaf))):
             raise ValueError(f"fisher_matrix: parameter '{path}' is not finite: {leaf}.")
-    return jax.tree.map(
-        lambda leaf: leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf, float), params
+    arrays = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, None if hasattr(leaf, "dtype") else float), arrays
     )
+    functions = jax.tree.map(lambda leaf: leaf if callable(leaf) else None, params)
+    return arrays, eqx.combine(arrays, functions)
 
 
 def _refuse_nonfinite(values: Array, what: str) -> None:
@@ -217,7 +231,10 @@ def _refuse_nonfinite(values: Array, what: str) -> None:
 def _refuse_derivatives(rows: Any, labels: tuple[str, ...]) -> None:
     if is_traced(rows):
         return
-    bad = np.count_nonzero(~np.isfinite(rows), axis=1)
+    # One infinite derivative times the zeros of other directions makes NaN of them: blame it alone.
+    bad = np.count_nonzero(np.isinf(rows), axis=1)
+    if not bad.any():
+        bad = np.count_nonzero(np.isnan(rows), axis=1)
     if bad.any():
         names = [f"'{labels[i]}' ({bad[i]} of {rows.shape[1]})" for i in np.nonzero(bad)[0]]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""

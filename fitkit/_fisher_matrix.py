@@ -152,7 +152,7 @@ class FisherMatrix(eqx.Module):
             curvature = float(direction @ self._normalised_matrix @ direction)
             if len(involved) == 1 and not np.any(self.matrix[involved[0]]):
                 sentences.append(f"{words} is unconstrained: it has no effect")
-            elif curvature < -self.rtol * abs(self.eigenvalues[0]):
+            elif self.squared and curvature < -self.rtol * abs(self.eigenvalues[0]):
                 sentences.append(f"{words} is unconstrained: the loss curves downwards along it")
             else:
                 sentences.append(f"{words} is unconstrained")
@@ -293,6 +293,11 @@ def from_matrix(labels: tuple[str, ...], matrix: Float[Array, "n n"], rtol: floa
     scale = xp.where(scale > 0, scale, 1)
     values, vectors = xp.linalg.eigh(matrix / scale[:, None] / scale)
     return _made(labels, matrix, scale, values[::-1], vectors.T[::-1], rtol, True)
+
+
+def root_of(labels: tuple[str, ...], matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Find a root of a formed matrix, ``rootᵀ root``; negative eigenvalues are taken for zero."""
+    return from_matrix(labels, matrix, 0.0)._root
 
 
 def _made(labels, matrix, scale, values, vectors, rtol, squared) -> FisherMatrix:

@@ -58,12 +58,12 @@ def loss_hessian(
     loss: Callable, params: PyTree, args: Any
 ) -> tuple[Float[Array, ""], Float[Array, "n n"]]:
     """Value and Hessian of a loss by Hessian-vector products (forward over reverse)."""
-    flat, unravel = ravel_pytree(params)
+    flat, whole = _vector(params)
 
     def function(x: Float[Array, " n"]) -> Float[Array, ""]:
-        value = jnp.asarray(loss(unravel(x), args))
+        value = jnp.asarray(loss(whole(x), args))
         if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-            raise ValueError(
+            raise TypeError(
                 f"fisher_matrix: loss must return one real number, got {value.dtype} of shape "
                 f"{value.shape}. Sum it; residuals go in as the first argument instead."
             )
@@ -73,15 +73,22 @@ def loss_hessian(
     return function(flat), _mapped(product, jnp.eye(flat.size, dtype=flat.dtype))
 
 
+def _vector(params: PyTree) -> tuple[Array, Callable]:
+    """Flatten the arrays; what else the tree holds (functions) is set aside and put back."""
+    arrays, rest = eqx.partition(params, eqx.is_array)
+    flat, unravel = ravel_pytree(arrays)
+    return flat, lambda x: eqx.combine(unravel(x), rest)
+
+
 def _flat(residuals: Callable, params: PyTree, args: Any, weights: Any) -> tuple[Callable, Array]:
     """Residuals, times the square root of their weights, as a function of vectors."""
-    flat, unravel = ravel_pytree(params)
+    flat, whole = _vector(params)
 
     def function(x: Float[Array, " n"]) -> Float[Array, " m"]:
-        values = residuals(unravel(x), args)
+        values = residuals(whole(x), args)
         for leaf in jax.tree.leaves(values):
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-                raise ValueError(
+                raise TypeError(
                     f"fisher_matrix: residuals must be real floating arrays, got a leaf of type "
                     f"{jnp.result_type(leaf)}. Write complex ones as their real and imaginary "
                     "parts."
