@@ -159,7 +159,7 @@ def _from_residuals(
             product = rows @ _host(others).T
             matrix[i : i + count, j : j + count] = product
             matrix[j : j + count, i : i + count] = product.T
-    # In double precision the product is closer than the float32 Jacobian itself: as good as its SVD.
+    # In double precision the product is more exact than the float32 Jacobian it is made of.
     return from_root(labels, root_of(labels, matrix), _or(rtol, rank_rtol(precision) ** 2))
 
 
