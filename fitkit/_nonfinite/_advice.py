@@ -62,7 +62,7 @@ ADVICE = {
         "the parameter has no effect on the loss, so its gradient is 0 and the optimiser divides "
         "by it: freeze the parameter, or give the optimiser its eps back"
     ),
-    "index": "the index is out of bounds, and JAX fills in NaN: check the index, or use mode='clip'",
+    "index": "the index is out of bounds, where JAX fills in NaN: check it, or use mode='clip'",
     "infinities": "an infinity met another or a zero: find where it came from, and mask it there",
     "derivative": (
         "the derivative is infinite or undefined here: start elsewhere, or rewrite the expression "

@@ -28,9 +28,7 @@ def sources(equation: Any, operands: list[Value | None], k: int, element: Elemen
     have None where a value was dropped; then the answer may name more elements than it must.
     """
     floating = [
-        j
-        for j, atom in enumerate(equation.invars)
-        if jnp.issubdtype(atom.aval.dtype, np.inexact)
+        j for j, atom in enumerate(equation.invars) if jnp.issubdtype(atom.aval.dtype, np.inexact)
     ]
     name = equation.primitive.name
     if name == "select_n":

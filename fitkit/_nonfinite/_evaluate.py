@@ -27,8 +27,7 @@ def evaluate(equation: Any, values: list[Value]) -> list[Value]:
         if outputs is not None:
             outputs = outputs if isinstance(outputs, list) else [outputs]
             return [
-                _as_aval(out, var.aval)
-                for out, var in zip(outputs, equation.outvars, strict=True)
+                _as_aval(out, var.aval) for out, var in zip(outputs, equation.outvars, strict=True)
             ]
     return evaluate_compiled(equation, values)
 
@@ -40,13 +39,15 @@ def evaluate_compiled(equation: Any, values: list[Value]) -> list[Value]:
 
 def single(equation: Any) -> Callable[..., list[Any]]:
     """Make a function of all operands of an equation (literals too) from it."""
-    fresh = [
-        (k, v) for k, v in enumerate(equation.invars) if not isinstance(v, jex.Literal)
-    ]
+    fresh = [(k, v) for k, v in enumerate(equation.invars) if not isinstance(v, jex.Literal)]
     # A variable may stand twice among the operands, and a jaxpr binds each input once.
     unique = list({id(v): (k, v) for k, v in reversed(fresh)}.values())
     jaxpr = jex.Jaxpr(
-        (), [v for _, v in unique], equation.outvars, [equation], equation.effects,
+        (),
+        [v for _, v in unique],
+        equation.outvars,
+        [equation],
+        equation.effects,
         _debug_info(len(unique), len(equation.outvars)),
     )
     function = jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))
@@ -54,9 +55,7 @@ def single(equation: Any) -> Callable[..., list[Any]]:
 
 
 def _debug_info(inputs: int, outputs: int) -> Any:
-    return jex.DebugInfo(
-        "replay", "fitkit", tuple(f"x{k}" for k in range(inputs)), ("",) * outputs
-    )
+    return jex.DebugInfo("replay", "fitkit", tuple(f"x{k}" for k in range(inputs)), ("",) * outputs)
 
 
 def to_host(value: Any) -> Value:
@@ -225,16 +224,35 @@ _UNARY = {
     **{name: getattr(np, name) for name in ("floor", "ceil", "square", "conj", "cbrt")},
     **{"a" + name: getattr(np, "arc" + name) for name in ("sin", "cos", "tan")},
     **{"a" + name: getattr(np, "arc" + name) for name in ("sinh", "cosh", "tanh")},
-    **{"logistic": _logistic, "rsqrt": lambda x: 1 / np.sqrt(x)},
+    "logistic": _logistic,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
 }
 _BINARY = {"div": np.divide, "pow": np.power, "atan2": np.arctan2, "rem": np.fmod}
 _PLAIN = {
-    **{"neg": np.negative, "abs": np.abs, "is_finite": np.isfinite, "real": np.real},
-    **{"imag": np.imag, "copy": np.array, "copy_p": np.array, "stop_gradient": np.asarray},
-    **{"add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply},
-    **{"max": np.maximum, "min": np.minimum, "eq": np.equal, "ne": np.not_equal},
-    **{"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal},
-    **{"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert},
+    "neg": np.negative,
+    "abs": np.abs,
+    "is_finite": np.isfinite,
+    "real": np.real,
+    "imag": np.imag,
+    "copy": np.array,
+    "copy_p": np.array,
+    "stop_gradient": np.asarray,
+    "add": np.add,
+    "add_any": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
+    "not": np.invert,
     "clamp": lambda low, x, high: np.minimum(np.maximum(x, low), high),
     "complex": lambda re, im: re + 1j * im if re.dtype == np.float64 else _complex64(re, im),
 }
@@ -249,13 +267,23 @@ def _complex64(re: np.ndarray, im: np.ndarray) -> np.ndarray:
 _RULES: dict[str, Callable] = {
     **{name: _only_floats(function) for name, function in (_UNARY | _BINARY).items()},
     **{name: _plain(function) for name, function in _PLAIN.items()},
-    **{"reduce_sum": _reduction(np.sum), "reduce_prod": _reduction(np.prod)},
-    **{"reduce_max": _reduction(np.max), "reduce_min": _reduction(np.min)},
-    **{"reduce_and": _reduction(np.all), "reduce_or": _reduction(np.any)},
-    **{"cumsum": _cumulative(np.cumsum), "cumprod": _cumulative(np.cumprod)},
-    **{"integer_pow": _integer_pow, "select_n": _select_n, "convert_element_type": _convert},
-    **{"broadcast_in_dim": _broadcast, "slice": _slice, "iota": _iota, "split": _split},
-    **{"dynamic_slice": _dynamic_slice, "dynamic_update_slice": _dynamic_update_slice},
+    "reduce_sum": _reduction(np.sum),
+    "reduce_prod": _reduction(np.prod),
+    "reduce_max": _reduction(np.max),
+    "reduce_min": _reduction(np.min),
+    "reduce_and": _reduction(np.all),
+    "reduce_or": _reduction(np.any),
+    "cumsum": _cumulative(np.cumsum),
+    "cumprod": _cumulative(np.cumprod),
+    "integer_pow": _integer_pow,
+    "select_n": _select_n,
+    "convert_element_type": _convert,
+    "broadcast_in_dim": _broadcast,
+    "slice": _slice,
+    "iota": _iota,
+    "split": _split,
+    "dynamic_slice": _dynamic_slice,
+    "dynamic_update_slice": _dynamic_update_slice,
     "reshape": lambda p, x, *d: None if d or p["dimensions"] else x.reshape(p["new_sizes"]),
     "squeeze": lambda p, x: x.reshape([n for d, n in enumerate(x.shape) if d not in _axes(p, x)]),
     "expand_dims": lambda p, x: np.expand_dims(x, tuple(p["dimensions"])),

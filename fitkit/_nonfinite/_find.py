@@ -117,12 +117,16 @@ def find_from(function: Callable, inputs: Inputs) -> NonFiniteReport | None:
         shapes = [np.shape(outputs[k]) for k in bad]
         parameters = bad_parameters(inputs, paths, shapes) or [_output_name(p) for p in paths]
         if scope is not None and replayed is not None:
-            walked = [k for k in _bad(closed, replayed)]
+            walked = _bad(closed, replayed)
             with contextlib.suppress(Exception):
                 if walked:
-                    return tell(scope, walked, inputs, parameters, lambda: debug_nans_frames(
-                        flat, arguments
-                    ))
+                    return tell(
+                        scope,
+                        walked,
+                        inputs,
+                        parameters,
+                        lambda: debug_nans_frames(flat, arguments),
+                    )
                 at = flagged_equation(closed, arguments)
                 if at is not None:
                     return _reordered(scope, at, inputs, parameters)
@@ -134,28 +138,43 @@ def _reordered(scope: Any, at: int, inputs: Inputs, parameters: list[str]) -> No
 
     atom = scope.equations[at].outvars[0]
     site = Site(scope, atom, (0,) * len(atom.aval.shape), at, 0)
-    return tell_site(site, [site], inputs, parameters, note=(
-        "evaluated one operation at a time all values are finite: the compiler has reordered or "
-        "fused operations here. The line is the first at which the compiled values go bad."
-    ))
+    return tell_site(
+        site,
+        [site],
+        inputs,
+        parameters,
+        note=(
+            "evaluated one operation at a time all values are finite: the compiler has reordered "
+            "or fused operations here. The line is the first at which the compiled values go bad."
+        ),
+    )
 
 
 def _by_debug_nans(flat: Callable, arguments: list[Any], parameters: list[str]) -> NonFiniteReport:
     frames = debug_nans_frames(flat, arguments)
     note = "the replay failed here: the line is the one that jax_debug_nans gives."
     if not frames:
-        return NonFiniteReport("forward", "a non-finite value", parameters=tuple(parameters),
-                               note="neither the replay nor jax_debug_nans could find its line.")
+        return NonFiniteReport(
+            "forward",
+            "a non-finite value",
+            parameters=tuple(parameters),
+            note="neither the replay nor jax_debug_nans could find its line.",
+        )
     return NonFiniteReport(
-        phase="forward", operation="a non-finite value", file=shown_file(frames[0].file),
-        line=frames[0].line, source=line_text(frames[0]),
-        called_from=tuple(map(shown_place, frames[1:])), parameters=tuple(parameters), note=note,
+        phase="forward",
+        operation="a non-finite value",
+        file=shown_file(frames[0].file),
+        line=frames[0].line,
+        source=line_text(frames[0]),
+        called_from=tuple(map(shown_place, frames[1:])),
+        parameters=tuple(parameters),
+        note=note,
     )
 
 
 def _bad(closed: Any, outputs: Any) -> list[int]:
-    """Number the outputs that are not finite, except inputs handed through unchanged."""
-    given = {v for v in closed.jaxpr.invars}
+    """Give the numbers of the outputs that are not finite, except inputs handed through unchanged."""
+    given = set(closed.jaxpr.invars)
     return [
         k
         for k, (value, atom) in enumerate(zip(outputs, closed.jaxpr.outvars, strict=True))

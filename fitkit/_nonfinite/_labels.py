@@ -100,9 +100,9 @@ def origin_names(sites: list[Site], inputs: Inputs) -> list[tuple[str, bool, Any
         shape = tuple(atom.aval.shape)
         if not shape and not np.isnan(np.asarray(members[0].value, complex)):
             continue  # a number in the code, not data
-        name = _several(f"a captured array of shape {shape}, element ", shape, [
-            m.element for m in members
-        ])
+        name = _several(
+            f"a captured array of shape {shape}, element ", shape, [m.element for m in members]
+        )
         value = _numbers([m.value for m in members])
         ranked.append(((True, 3, at), name, False, value))
     return [(name, par, value) for _, name, par, value in sorted(ranked, key=lambda r: r[0])]

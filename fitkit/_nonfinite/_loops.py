@@ -82,7 +82,8 @@ class Loop:
         ordered = stacked[::-1] if self.reverse else stacked
         outvars = self.scope.equations[self.call].outvars[self.carried :]
         rest = [
-            np.stack([row[k] for row in ordered]) if ordered
+            np.stack([row[k] for row in ordered])
+            if ordered
             else np.zeros(var.aval.shape, var.aval.dtype)
             for k, var in enumerate(outvars)
         ]
@@ -171,8 +172,14 @@ class Loop:
         at = self.position(iteration)
         slices = [to_host(x[at]) for x in self.scanned]
         return self._replay(
-            self.body, [*self.constants, *carry, *slices], self.scope.memory,
-            parent=self.scope, call=self.call, offset=self.offset, loop=self, iteration=iteration,
+            self.body,
+            [*self.constants, *carry, *slices],
+            self.scope.memory,
+            parent=self.scope,
+            call=self.call,
+            offset=self.offset,
+            loop=self,
+            iteration=iteration,
         )
 
     def _outputs(self, opened: Scope) -> list[Value]:

@@ -1,4 +1,4 @@
-"""What happened, as a person says it: the operation, its family, and the operands that caused it."""
+"""What happened, as a person says it: the operation, its family, the operands that caused it."""
 
 import dataclasses
 from typing import Any
@@ -59,7 +59,6 @@ def _forward(name: str, values: list[Any], site: Site) -> tuple[str, str]:
     said = _SAID.get(name, name)
     numbers = [v for v in values if np.ndim(v) == 0 and isinstance(v, int | float | complex)]
     x = numbers[0] if numbers and not isinstance(numbers[0], complex) else None
-    lies = _below
     if name == "div" and len(values) == 2:
         if values[1] == 0:
             return ("0/0" if values[0] == 0 else "division by zero"), "division by zero"
@@ -74,8 +73,8 @@ def _forward(name: str, values: list[Any], site: Site) -> tuple[str, str]:
             return "1/sqrt of 0, a division by zero", "division by zero"
         return f"{said} of a negative number", "sqrt of a negative number"
     if name == "pow" and len(numbers) == 2:
-        base, exponent = numbers
-        if lies(base, 0):
+        base = numbers[0]
+        if _below(base, 0):
             return "power of a negative base (with a fractional exponent)", "power"
         if base == 0:
             return "power of 0 with a negative exponent", "division by zero"
@@ -126,10 +125,9 @@ def _derivative(primal: Site) -> Operation:
         family, where = "arctan2 at the origin", " at the origin, a division by zero"
     elif name in ("pow", "integer_pow"):
         family = "power at 0"
-    if not where:
-        if values and isinstance(values[0], int | float):
-            at = values[1] if name == "div" and len(values) > 1 else values[0]
-            where = f" at {at:g}" if np.ndim(at) == 0 else ""
+    if not where and values and isinstance(values[0], int | float):
+        at = values[1] if name == "div" and len(values) > 1 else values[0]
+        where = f" at {at:g}" if np.ndim(at) == 0 else ""
     labels = tuple(_labelled(name, held))
     guilty = _pick(name, family or "", held, primal)
     return Operation(
@@ -161,13 +159,13 @@ def _differentiated(site: Site) -> Site | None:
     var = site.scope.equations[at].outvars[0]
     shape = tuple(var.aval.shape)
     element = site.element if len(site.element) == len(shape) else ()
-    if element == () and shape or any(e >= n for e, n in zip(element, shape, strict=True)):
+    if (element == () and shape) or any(e >= n for e, n in zip(element, shape, strict=True)):
         element = tuple(0 for _ in shape)
     return Site(site.scope, var, element, at, 0)
 
 
 def _upstream(site: Site, reach: int = 24) -> set[int]:
-    """Number the equations whose values an equation uses, or that use what it uses, nearby."""
+    """Give the numbers of the equations whose values an equation uses, or that use the same."""
     scope = site.scope
     used = {atom for atom in site.equation.invars if not _literal(atom)}
     found: set[int] = set()
@@ -252,7 +250,7 @@ def _pick(
     elif family == "overflow" and len(chosen) > 1:
         size = {j: _magnitude(v) for j, _, v in held}
         small = name == "div"
-        chosen.sort(key=lambda c: (size[c[0]] if c[0] == 1 and small else -size[c[0]]))
+        chosen.sort(key=lambda c: size[c[0]] if c[0] == 1 and small else -size[c[0]])
     return tuple((atoms[j], e) for j, e in chosen)
 
 

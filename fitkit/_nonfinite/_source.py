@@ -1,6 +1,7 @@
 """Which line of the user's own code an equation of a jaxpr came from."""
 
 import dataclasses
+import itertools
 import linecache
 import os
 import sysconfig
@@ -72,7 +73,7 @@ def user_frames(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
 def library_function(frames: tuple[Frame, ...]) -> str:
     """Name the library function that the user called: ``"norm"`` in ``jnp.linalg.norm(x)``."""
     named = [f for f in frames if f.is_user or os.path.basename(f.file) not in _MACHINERY]
-    for inner, outer in zip(named, named[1:], strict=False):
+    for inner, outer in itertools.pairwise(named):
         if outer.is_user:
             plain = inner.function.isidentifier() and not inner.function.startswith("_")
             return "" if inner.is_user or not plain else inner.function
@@ -119,8 +120,7 @@ def is_user_file(file: str) -> bool:
         _known[file] = not (
             _package(file)
             or os.path.normcase(file).startswith(_STDLIB + os.sep)
-            or file.startswith(_FITKIT + os.sep)
-            or file.startswith("<frozen")
+            or file.startswith((_FITKIT + os.sep, "<frozen"))
         )
     return _known[file]
 

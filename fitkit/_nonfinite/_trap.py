@@ -28,18 +28,12 @@ def masking_select(site: Site) -> Site | None:
         scope, start = scope.parent, scope.call + 1
 
 
-def _follow(
-    scope: Scope, carriers: set[Any], element: Element, start: int
-) -> Site | None:
+def _follow(scope: Scope, carriers: set[Any], element: Element, start: int) -> Site | None:
     shape = _shape(next(iter(carriers)))
     end = min(len(scope.equations), start + _FOLLOWED)
     for k in range(start, end):
         equation = scope.equations[k]
-        hit = [
-            j
-            for j, atom in enumerate(equation.invars)
-            if _in(atom, carriers)
-        ]
+        hit = [j for j, atom in enumerate(equation.invars) if _in(atom, carriers)]
         if not hit:
             continue
         if equation.primitive.name == "select_n":

@@ -187,9 +187,11 @@ def _into_loop(loop: Loop, k: int, element: Element, bad: bool) -> tuple[Any, An
         if k < loop.carried:
             last = (loop.length if loop.is_scan else loop.count()) - 1
             if last < 0:
-                return loop.scope, loop.scope.equations[loop.call].invars[
-                    loop.offset + loop.shared + k
-                ], element
+                return (
+                    loop.scope,
+                    loop.scope.equations[loop.call].invars[loop.offset + loop.shared + k],
+                    element,
+                )
             if bad:
                 last = loop.bad_since(last, k, element)
             opened = loop.open(last)
@@ -216,5 +218,3 @@ def _outwards(scope: Scope, j: int, element: Element, bad: bool) -> tuple[Scope,
         before = loop.bad_since(before, k, element)
     opened = loop.open(before)
     return opened, opened.outputs[k], element
-
-
