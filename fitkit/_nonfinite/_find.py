@@ -7,12 +7,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.extend.core as jex
-import numpy as np
 from jaxtyping import PyTree
 
 from fitkit._names import path_of
 from fitkit._nonfinite._evaluate import nonfinite_mask, to_host
-from fitkit._nonfinite._labels import Inputs, bad_parameters, name_inputs
+from fitkit._nonfinite._labels import Inputs, name_inputs, name_outputs
 from fitkit._nonfinite._replay import run
 from fitkit._nonfinite._report import NonFiniteReport
 from fitkit._nonfinite._scope import Memory, count_equations
@@ -113,9 +112,12 @@ def find_from(function: Callable, inputs: Inputs) -> NonFiniteReport | None:
         outputs = compiled if compiled is not None else replayed
         assert outputs is not None
         bad = _bad(closed, outputs)
-        paths = [seen["paths"][k] for k in bad]
-        shapes = [np.shape(outputs[k]) for k in bad]
-        parameters = bad_parameters(inputs, paths, shapes) or [_output_name(p) for p in paths]
+        shapes = [tuple(aval.shape) for aval in closed.out_avals]
+        named = name_outputs(inputs, seen["paths"], shapes)
+        parameters = [named[k] for k in bad if named[k]]
+        parameters = list(dict.fromkeys(parameters))
+        if not any(named):
+            parameters = [_output_name(seen["paths"][k]) for k in bad]
         if scope is not None and replayed is not None:
             walked = _bad(closed, replayed)
             with contextlib.suppress(Exception):
@@ -173,7 +175,7 @@ def _by_debug_nans(flat: Callable, arguments: list[Any], parameters: list[str]) 
 
 
 def _bad(closed: Any, outputs: Any) -> list[int]:
-    """Give the numbers of the outputs that are not finite, except inputs handed through unchanged."""
+    """Give the numbers of the bad outputs, except inputs handed through unchanged."""
     given = set(closed.jaxpr.invars)
     return [
         k

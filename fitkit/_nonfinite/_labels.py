@@ -51,11 +51,11 @@ def name_inputs(function: Callable, args: tuple[Any, ...]) -> Inputs:
     return Inputs(leaves, paths, keys, argument, rebuild)
 
 
-def bad_parameters(inputs: Inputs, outputs: list[tuple[Any, ...]], shapes: list[Any]) -> list[str]:
-    """Name the parameters that bad outputs belong to, by the tail of their key paths.
+def name_outputs(inputs: Inputs, outputs: list[tuple[Any, ...]], shapes: list[Any]) -> list[str]:
+    """Name the parameter that every output belongs to, by the tail of its key path.
 
     Gradients, updates and new parameters have the structure of the first argument, wherever in
-    the output they stand.
+    the output they stand. Empty for other outputs.
     """
     parameters = {
         (str(keys), np.shape(array)): path
@@ -64,21 +64,24 @@ def bad_parameters(inputs: Inputs, outputs: list[tuple[Any, ...]], shapes: list[
         )
         if index == 0
     }
-    found = []
+    named = []
     for key_path, shape in zip(outputs, shapes, strict=True):
-        for start in range(len(key_path) + 1):
-            path = parameters.get((str(key_path[start:]), tuple(shape)))
-            if path is not None and (start < len(key_path) or len(parameters) == 1):
-                if path not in found:
-                    found.append(path)
-                break
-    return found
+        tails = [(str(key_path[start:]), tuple(shape)) for start in range(len(key_path) + 1)]
+        named.append(next((parameters[tail] for tail in tails if tail in parameters), ""))
+    # Parameters of one bare array have an empty path, which is the tail of any: then only
+    # outputs inside a tuple, as of value_and_grad, and behind its first number count.
+    if ("()", ()) in parameters and len(named) > 1:
+        named[0] = ""
+    return named
 
 
-def origin_names(sites: list[Site], inputs: Inputs) -> list[tuple[str, bool, Any]]:
+def origin_names(
+    sites: list[Site], inputs: Inputs, by_size: bool = False
+) -> list[tuple[str, bool, Any]]:
     """Name the inputs that sites stand for, likeliest first: name, whether a parameter, value.
 
-    Parameters come before data, and one element of an array before a number that all share.
+    Parameters come before data, one element of an array before a number that all share, then
+    what was met first on the way back, or, for an overflow, what is largest.
     """
     leaves: dict[int, list[Site]] = {}
     captured: dict[Any, list[Site]] = {}
@@ -88,15 +91,17 @@ def origin_names(sites: list[Site], inputs: Inputs) -> list[tuple[str, bool, Any
         elif site.kind == "constant":
             captured.setdefault(site.atom, []).append(site)
     ranked = []
-    for at, members in leaves.items():
+    for met, (at, members) in enumerate(leaves.items()):
         shape = np.shape(inputs.arrays[at])
         chosen = [m.element for m in members]
         name = _several(inputs.paths[at], shape, chosen)
         is_parameter = inputs.argument[at] == 0
         value = _numbers([m.value for m in members])
         specific = 0 if "[" in name else 1 if not shape else 2
-        ranked.append(((not is_parameter, specific, at), name, is_parameter, value))
-    for at, (atom, members) in enumerate(captured.items()):
+        size = -max((abs(m.value) for m in members if m.value is not None), default=0.0)
+        order = (not is_parameter, size, met) if by_size else (not is_parameter, specific, met)
+        ranked.append((order, name, is_parameter, value))
+    for met, (atom, members) in enumerate(captured.items()):
         shape = tuple(atom.aval.shape)
         if not shape and not np.isnan(np.asarray(members[0].value, complex)):
             continue  # a number in the code, not data
@@ -104,7 +109,7 @@ def origin_names(sites: list[Site], inputs: Inputs) -> list[tuple[str, bool, Any
             f"a captured array of shape {shape}, element ", shape, [m.element for m in members]
         )
         value = _numbers([m.value for m in members])
-        ranked.append(((True, 3, at), name, False, value))
+        ranked.append(((True, 3, met), name, False, value))
     return [(name, par, value) for _, name, par, value in sorted(ranked, key=lambda r: r[0])]
 
 

@@ -24,7 +24,7 @@ _SAID = {
 }  # fmt: skip
 _OPERANDS = {
     "div": ("numerator", "denominator"), "pow": ("base", "exponent"), "atan2": ("y", "x"),
-    "custom_linear_solve": ("matrix",), "dot_general": ("left", "right"),
+    "dot_general": ("left", "right"),
 }  # fmt: skip
 _GROWS = ("exp", "exp2", "expm1", "sinh", "cosh")
 _EIGEN = ("eigh", "eig", "svd")
@@ -61,7 +61,7 @@ def _forward(name: str, values: list[Any], site: Site) -> tuple[str, str]:
     x = numbers[0] if numbers and not isinstance(numbers[0], complex) else None
     if name == "div" and len(values) == 2:
         if values[1] == 0:
-            return ("0/0" if values[0] == 0 else "division by zero"), "division by zero"
+            return ("division 0/0" if values[0] == 0 else "division by zero"), "division by zero"
         return "overflow of division", "overflow"
     if name in ("log", "log1p") and x is not None:
         x = x + 1 if name == "log1p" else x
@@ -145,23 +145,29 @@ def _differentiated(site: Site) -> Site | None:
     mine = frames_of(site.equation)
     if not mine:
         return None
-    best: tuple[int, int] | None = None
+    best: tuple[int, int, int] | None = None
     related = _upstream(site)
     for k, equation in enumerate(site.scope.equations[: site.at]):
         if equation.primitive.name in _TRIVIAL or k not in related:
             continue
         theirs = without_machinery(frames_of(equation))
         if theirs and mine[-len(theirs) :] == theirs:
-            best = max(best, (len(theirs), -k)) if best else (len(theirs), -k)
+            rank = (len(theirs), _telling(equation.primitive.name), -k)
+            best = max(best, rank) if best else rank
     if best is None:
         return None
-    at = -best[1]
+    at = -best[-1]
     var = site.scope.equations[at].outvars[0]
     shape = tuple(var.aval.shape)
     element = site.element if len(site.element) == len(shape) else ()
     if (element == () and shape) or any(e >= n for e, n in zip(element, shape, strict=True)):
         element = tuple(0 for _ in shape)
     return Site(site.scope, var, element, at, 0)
+
+
+def _telling(name: str) -> int:
+    """Rank operations by how much they say: eigh, which also divides, is no division."""
+    return 2 if name in (*_EIGEN, *_FACTORS) else 0 if name in ("div", "integer_pow") else 1
 
 
 def _upstream(site: Site, reach: int = 24) -> set[int]:
@@ -226,12 +232,10 @@ def _summary(site: Site, whole: np.ndarray, elements: list[tuple[int, ...]]) -> 
 
 
 def _labelled(name: str, held: list[tuple[int, Any, Any]]) -> list[tuple[str, Any]]:
-    labels = _OPERANDS.get(name)
-    if name in (*_EIGEN, "cholesky", "lu", "qr"):
-        labels = ("matrix",)
+    labels = ("matrix",) if name in (*_EIGEN, *_FACTORS) else _OPERANDS.get(name)
     single = len(held) == 1
     out = []
-    for j, _, value in held:
+    for j, _, value in held[:1] if labels == ("matrix",) else held:
         label = labels[j] if labels and j < len(labels) else "x" if single else f"operand {j + 1}"
         out.append((label, value))
     return out
@@ -245,7 +249,7 @@ def _pick(
     chosen = [(j, e) for j, e, _ in held if e]
     if name == "div" and family == "division by zero":
         chosen = [(j, e) for j, e in chosen if j == 1] or chosen
-    elif name == "pow":
+    elif name == "pow" or name in _FACTORS:
         chosen = [(j, e) for j, e in chosen if j == 0] or chosen
     elif family == "overflow" and len(chosen) > 1:
         size = {j: _magnitude(v) for j, _, v in held}

@@ -1,5 +1,7 @@
 """What JAX itself says: compiled flags on every equation, and ``debug_nans``."""
 
+import contextlib
+import io
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -62,7 +64,8 @@ def any_nonfinite(values: list[Any]) -> Any:
 def debug_nans_frames(function: Callable, arguments: list[Any]) -> list[Frame]:
     """Run jitted with ``debug_nans`` and ``debug_infs``: the user's frames of what it raises."""
     try:
-        with jax.debug_nans(True), jax.debug_infs(True):
+        # JAX prints that it runs the function again: news for nobody here.
+        with jax.debug_nans(True), jax.debug_infs(True), contextlib.redirect_stdout(io.StringIO()):
             jax.block_until_ready(jax.jit(lambda *arrays: function(*arrays))(*arguments))
     except FloatingPointError as error:
         frames = [

@@ -11,6 +11,9 @@ from fitkit._nonfinite._report import place_text
 
 # JAX and what is written on top of it: never the line a user wants to hear of first.
 _NUMERICS = ("jax", "jaxlib", "equinox", "optax", "numpy", "jaxtyping", "beartype", "optimistix")
+# Library functions that only call back the user's own.
+_CONTROL = {"scan", "while_loop", "fori_loop", "cond", "switch", "map", "vmap", "jit", "select"}
+_CONTROL |= {"checkpoint", "grad", "value_and_grad", "jvp", "vjp", "linearize", "apply_updates"}
 _STDLIB = os.path.normcase(sysconfig.get_path("stdlib"))
 _FITKIT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Files of JAX that every bind goes through: what they add to a traceback tells two equations of
@@ -48,7 +51,7 @@ def frames_of(equation: Any) -> tuple[Frame, ...]:
         if code.co_filename.startswith(_HERE):
             break
         line = traceback.code_addr2line(code, instruction)
-        frames.append(Frame(code.co_filename, line, code.co_name, instruction))
+        frames.append(Frame(code.co_filename, line, code.co_qualname, instruction))
     return tuple(frames)
 
 
@@ -75,8 +78,14 @@ def library_function(frames: tuple[Frame, ...]) -> str:
     named = [f for f in frames if f.is_user or os.path.basename(f.file) not in _MACHINERY]
     for inner, outer in itertools.pairwise(named):
         if outer.is_user:
-            plain = inner.function.isidentifier() and not inner.function.startswith("_")
-            return "" if inner.is_user or not plain else inner.function
+            package = _package(inner.file)
+            if package not in ("jax", ""):
+                # In optax's chain it is the link that a user wants to hear of.
+                inner = next(f for f in named if _package(f.file) == package)
+            # "scale_by_adam.<locals>.update_fn" is known to its users as scale_by_adam.
+            name = inner.function.split(".<locals>.")[0]
+            plain = name.isidentifier() and not name.startswith("_")
+            return "" if inner.is_user or not plain or name in _CONTROL else name
     return ""
 
 
@@ -92,7 +101,8 @@ def shown_file(file: str) -> str:
 
 def shown_place(frame: Frame) -> str:
     """Write the place of a frame: ``"model.py, line 12 in image"``."""
-    inside = f" in {frame.function}" if frame.function.isidentifier() else ""
+    name = frame.function.split(".<locals>.")[-1]
+    inside = "" if name.startswith("<") else f" in {name}"
     return place_text(shown_file(frame.file), frame.line) + inside
 
 

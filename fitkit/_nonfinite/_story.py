@@ -1,11 +1,13 @@
 """The story behind a bad output: the walk back, put into a report."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from fitkit._names import element_name
 from fitkit._nonfinite._advice import ADVICE
 from fitkit._nonfinite._labels import Inputs, origin_names
 from fitkit._nonfinite._operation import Operation, describe
@@ -74,22 +76,27 @@ def tell_site(
     born = path[-1] if path else site
     backward = any(map(_is_backward, path))
     if site.kind == "made":
-        operation = describe(site, backward or _is_forward_derivative(site))
-        causes = [
-            cause
-            for atom, elements in operation.guilty
-            for cause in origins(operation.site.scope, atom, elements)
-        ]
+        custom = site.at is not None and passes_custom_vjp(site.scope, site.at)
+        operation = describe(site, not custom and (backward or _is_forward_derivative(site)))
+        causes = origins(operation.site.scope, operation.guilty)
+        full = origins(operation.site.scope, operation.guilty, explain=False)
     else:
-        operation, causes = _not_finite_before(site, inputs), [site]
-    names = origin_names(causes, inputs)
-    phase, family = _phase(site, born, operation, backward, names, path)
+        operation = _not_finite_before(site, inputs)
+        causes = full = [site]
+    by_size = operation.family == "overflow"
+    names = origin_names(causes, inputs, by_size) or origin_names(full, inputs, by_size)
+    from_parameters = any(is_parameter for _, is_parameter, _ in origin_names(full, inputs))
+    phase, family = _phase(site, born, operation, backward, names, from_parameters)
+    if phase == "optimiser":
+        names = _through_state(names, operation, inputs)
     frames = _all_frames(born)
     own = user_frames(frames)
     library = library_function(frames)
     text = operation.text
-    if library and library not in text and library not in ("apply_updates", "update"):
+    if library and library not in text:
         text = f"{text}, inside {library}"
+    if family == "learning rate":
+        text += ": the learning rate is too large"
     trap = masking_select(operation.site) if phase == "gradient" and site.kind == "made" else None
     if trap is not None:
         family = "where-trap"
@@ -123,7 +130,7 @@ def _phase(
     operation: Operation,
     backward: bool,
     names: list[tuple[str, bool, Any]],
-    path: list[Site],
+    from_parameters: bool,
 ) -> tuple[str, str]:
     family = operation.family
     if site.kind != "made":
@@ -131,7 +138,7 @@ def _phase(
     update = _after_gradient(born)
     if update:
         return "optimiser", "without effect" if family == "division by zero" else family
-    if names and not any(is_parameter for _, is_parameter, _ in names):
+    if names and not from_parameters:
         return "data", "data" if family == "other" else family
     if backward or operation.derivative:
         return "gradient", family
@@ -139,6 +146,39 @@ def _phase(
     if family == "overflow" and largest and max(largest) > _RUN_AWAY and _is_step(born):
         return "optimiser", "learning rate"
     return "forward", family
+
+
+def _by_position(operation: Operation, inputs: Inputs) -> list[tuple[str, bool, Any]]:
+    """Name the parameter that stands where the guilty element does, as in a Fisher matrix."""
+    elements = [
+        element_name(path, index)
+        for path, array, argument in zip(inputs.paths, inputs.arrays, inputs.argument, strict=True)
+        if argument == 0
+        for index in np.ndindex(np.shape(array))
+    ]
+    for atom, chosen in operation.guilty:
+        shape = tuple(atom.aval.shape)
+        if chosen and shape and set(shape) == {len(elements)} and len(elements) > 1:
+            return [(elements[chosen[0][-1]], True, None)]
+    return []
+
+
+def _through_state(
+    names: list[tuple[str, bool, Any]], operation: Operation, inputs: Inputs
+) -> list[tuple[str, bool, Any]]:
+    """Speak of the parameter where the optimiser's memory of it held the value."""
+    paths = [p for p, index in zip(inputs.paths, inputs.argument, strict=True) if index == 0]
+    if not names:
+        return _by_position(operation, inputs)
+    if not names[0][1]:
+        held = names[0][0]
+        for path in sorted(paths, key=len, reverse=True):
+            if re.search(rf"\.{re.escape(path)}(\[.*)?$", held):
+                return [
+                    (path + held.partition("[")[1] + held.partition("[")[2], True, None),
+                    *names,
+                ]
+    return names
 
 
 def _not_finite_before(site: Site, inputs: Inputs) -> Operation:

@@ -33,6 +33,8 @@ def _follow(scope: Scope, carriers: set[Any], element: Element, start: int) -> S
     end = min(len(scope.equations), start + _FOLLOWED)
     for k in range(start, end):
         equation = scope.equations[k]
+        if "transpose(" in str(equation.source_info.name_stack):
+            return None  # the model ends here
         hit = [j for j, atom in enumerate(equation.invars) if _in(atom, carriers)]
         if not hit:
             continue

@@ -2,6 +2,8 @@
 
 import dataclasses
 import time
+from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import jax.extend.core as jex
@@ -99,14 +101,20 @@ def guilty_operands(site: Site) -> list[tuple[int, list[Element]]]:
     ]
 
 
-def origins(scope: Scope, atom: Any, elements: list[Element]) -> list[Site]:
-    """Find the inputs and constants that a value was made from, through finite values."""
+def origins(
+    scope: Scope, guilty: Iterable[tuple[Any, list[Element]]], explain: bool = True
+) -> list[Site]:
+    """Find the inputs and constants that values were made from, the nearest first.
+
+    With `explain`, only through the operands that explain a value: a product is zero because one
+    factor is.
+    """
     deadline = time.monotonic() + _SECONDS
     found: list[Site] = []
     seen: set[Any] = set()
-    todo = [(scope, atom, element) for element in reversed(elements)]
+    todo = deque((scope, atom, element) for atom, elements in guilty for element in elements)
     while todo and time.monotonic() < deadline and len(seen) < 20_000:
-        site = locate(*todo.pop(), bad=False)
+        site = locate(*todo.popleft(), bad=False)
         key = (id(site.scope), id(site.atom), site.element)
         if key in seen:
             continue
@@ -114,8 +122,8 @@ def origins(scope: Scope, atom: Any, elements: list[Element]) -> list[Site]:
         if site.kind != "made":
             found.append(site)
             continue
-        for j, starts in reversed(_contributing(site)):
-            todo += [(site.scope, site.equation.invars[j], e) for e in reversed(starts)]
+        for j, starts in _contributing(site) if explain else guilty_operands(site):
+            todo += [(site.scope, site.equation.invars[j], e) for e in starts]
     return found
 
 
