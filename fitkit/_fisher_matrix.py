@@ -135,6 +135,13 @@ class FisherMatrix(eqx.Module):
         return rows[:, None] * self.eigenvectors.T * roots
 
     @property
+    def unprojection(self) -> Float[Array, "n n"]:
+        """Left inverse of `projection`: from parameters to latent coordinates."""
+        xp = self._xp
+        roots = xp.where(self.constrained, xp.sqrt(xp.clip(self.eigenvalues, 0, None)), 0)
+        return roots[:, None] * self.eigenvectors * xp.where(self._informed, self.scale, 0)
+
+    @property
     def null_directions(self) -> Float[np.ndarray, "k n"]:
         """Basis of the free directions in the parameters' units, each in as few as can be.
 
