@@ -1,6 +1,7 @@
 """What is fitted: a loss, or residuals, over parameters that have been checked."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -34,8 +35,8 @@ class Problem:
         """Evaluate the loss; of residuals, half the sum of their squares."""
         if self.loss_function is not None:
             return jnp.asarray(self.loss_function(*self._whole(params, args)))
-        leaves = jax.tree.leaves(self.residuals(params, args))
-        return 0.5 * sum((jnp.sum(jnp.square(leaf)) for leaf in leaves), start=jnp.zeros(()))
+        squares = [jnp.sum(jnp.square(r)) for r in jax.tree.leaves(self.residuals(params, args))]
+        return 0.5 * functools.reduce(jnp.add, squares)
 
     def residuals(self, params: Params, args: PyTree) -> PyTree[Float[Array, "..."]]:
         """Evaluate (model - data) / sigma."""

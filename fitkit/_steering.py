@@ -1,4 +1,4 @@
-"""What steers a fit, by parameter path: learning rates and freezing, as data of the running step."""
+"""What steers a fit, by parameter path: learning rates and freezing, data of the running step."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -96,7 +96,7 @@ class LearningRates(Mapping[str, float]):
         self._own = own
 
     def __getitem__(self, path: str) -> float:
-        (path,) = self._one(path)
+        path = self._one(path)
         return self._steering.factors[path] * self._own().get(path, 1.0)
 
     def __setitem__(self, pattern: Paths, learning_rate: float) -> None:
@@ -125,15 +125,16 @@ class LearningRates(Mapping[str, float]):
         return len(self._steering.names)
 
     def __repr__(self) -> str:
-        lines = (f"  {p!r}: {'× ' if self.relative(p) else ''}{rate:.4g}" for p, rate in self.items())
-        return "LearningRates(\n" + ",\n".join(lines) + "\n)"
+        own = self._own()
+        rates = (f"{path!r}: {'' if path in own else '×'}{r:.4g}" for path, r in self.items())
+        return f"LearningRates({', '.join(rates)})"
 
     def relative(self, path: str) -> bool:
         """Tell whether the number multiplies a learning rate that the optimiser does not show."""
-        return self._one(path)[0] not in self._own()
+        return self._one(path) not in self._own()
 
-    def _one(self, path: str) -> tuple[str]:
-        match = match_paths(path, self._steering.names, "learning_rates")
-        if len(match) > 1:
-            raise KeyError(f"learning_rates: '{path}' stands for {len(match)} parameters; name one.")
-        return (match[0],)
+    def _one(self, path: str) -> str:
+        one, *more = match_paths(path, self._steering.names, "learning_rates")
+        if more:
+            raise KeyError(f"learning_rates: '{path}' is {1 + len(more)} parameters; name one.")
+        return one

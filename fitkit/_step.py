@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
@@ -46,6 +47,12 @@ class StepInfo(eqx.Module):
     def row(self) -> Float[Array, " columns"]:
         """Lay the numbers out as `History.append` takes them."""
         return jnp.concatenate([self.loss[None], self.gradient_norms, self.step_norms])
+
+    @classmethod
+    def of_row(cls, row: Float[np.ndarray, " columns"]) -> "StepInfo":
+        """Read a row of a chunk's record, as numpy numbers."""
+        gradient_norms, step_norms = np.split(row[1:], 2)
+        return cls(row[0], gradient_norms, step_norms)  # pyright: ignore[reportArgumentType]
 
 
 class Chunk(eqx.Module):
@@ -88,12 +95,16 @@ def make_step(problem: Problem, optimiser: optax.GradientTransformation) -> Step
         def held(candidate: Params) -> Params:
             return jax.tree.map(jnp.where, frozen, params, candidate)
 
+        def value_fn(candidate: Params, residuals: Any = None) -> Array:
+            # optax's line searches refuse extra arguments that this would not take.
+            return problem.loss(held(candidate), args)
+
         loss, gradient = jax.value_and_grad(problem.loss)(params, args)
         free_gradient = jax.tree.map(lambda f, g: jnp.where(f, 0, g), frozen, gradient)
         extra: dict[str, Any] = {
             "value": loss,
             "grad": free_gradient,
-            "value_fn": lambda candidate: problem.loss(held(candidate), args),
+            "value_fn": value_fn,
         }
         if problem.residuals_function is not None:
             extra["residuals"] = lambda candidate: problem.residuals(held(candidate), args)
@@ -111,7 +122,7 @@ def make_step(problem: Problem, optimiser: optax.GradientTransformation) -> Step
             jnp.where(_all_finite(moved), GOOD, BAD_UPDATE),
             BAD_EVALUATION,
         )
-        return FitState(moved, optimiser_state), info, outcome
+        return FitState(moved, optimiser_state), info, outcome.astype(jnp.int32)
 
     return step
 
@@ -148,7 +159,7 @@ def make_chunk(step: Step, optimiser_verdict: Callable[[FitState], Int[Array, ""
 
         def body(carry: Chunk) -> Chunk:
             state, info, outcome = step(carry.state, controls, args)
-            rows = lax.dynamic_update_slice(carry.rows, info.row()[None], (carry.steps, 0))
+            rows = lax.dynamic_update_index_in_dim(carry.rows, info.row(), carry.steps, 0)
             return Chunk(state, carry.steps + 1, rows, outcome, optimiser_verdict(state))
 
         rows = jnp.zeros((capacity(state.params), *row.shape), row.dtype)

@@ -1,0 +1,226 @@
+"""The host side of the compiled step: chunk after chunk, each read while the next one runs."""
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jaxtyping import Float, PyTree
+
+from fitkit._history import History
+from fitkit._names import named_leaves
+from fitkit._problem import Params, Problem
+from fitkit._step import (
+    BAD_EVALUATION,
+    GOOD,
+    Chunk,
+    Controls,
+    FitState,
+    capacity,
+    initial_state,
+    make_chunk,
+    make_step,
+    verdict_of,
+)
+from fitkit._timeline import Timeline
+
+#: How long a chunk should take, in seconds: short enough for sliders and pause to feel immediate.
+_CHUNK_SECONDS = 0.05
+
+_VERDICTS = {0: "", 1: "converged", 2: "stalled", 3: "failed"}
+
+
+class Now(NamedTuple):
+    """Where a fit stands; replaced as a whole, so that a reader never sees half a change."""
+
+    step: int
+    state: FitState
+    loss: float
+
+
+class Lowest(NamedTuple):
+    """The smallest loss so far, and the step it was seen at."""
+
+    step: int
+    loss: float
+
+
+class Taken(NamedTuple):
+    """What one chunk did: a row per step, and why no more will follow, if so.
+
+    `end` is empty, ``"converged"``, ``"stalled"``, ``"failed"`` or ``"non-finite"``.
+    """
+
+    rows: Float[np.ndarray, "steps columns"]
+    end: str
+
+
+class _Queued(NamedTuple):
+    chunk: Chunk
+    start: int
+    controls: Controls
+    began: float
+
+
+class Loop:
+    """Runs chunks of compiled steps, and keeps where they led.
+
+    Parameters
+    ----------
+    problem, params, args
+        What `make_problem` returned.
+    optimiser
+        One optax transformation for all parameters.
+    controls
+        What steers the first steps.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        params: Params,
+        args: PyTree,
+        optimiser: optax.GradientTransformation,
+        controls: Controls,
+    ) -> None:
+        self.args = args
+        self.step = make_step(problem, optimiser)
+        self.compiled = False
+        self.capacity = capacity(params)
+        self.seconds_per_step = 0.0
+        self._chunk = make_chunk(self.step, verdict_of)
+        self._loss = jax.jit(problem.loss)
+        self._size = 8
+        self._last_read = 0.0
+        state = initial_state(params, optimiser)
+        self.now = Now(0, state, self.loss_at(state))
+        self.lowest = Lowest(0, self.now.loss)
+        self.history = History(named_leaves(params))
+        self.timeline = Timeline(self._again, state, controls)
+
+    def loss_at(self, state: FitState) -> float:
+        """Evaluate the loss at a state."""
+        return float(self._loss(state.params, self.args))
+
+    def chunks(
+        self, left: Callable[[int], int], controls: Callable[[], Controls], every: int | None = None
+    ) -> Iterator[Taken]:
+        """Run, and yield after each chunk, once it is in the history.
+
+        Parameters
+        ----------
+        left
+            How many steps are wanted from a step on; 0 ends the run.
+        controls
+            What steers the next chunk.
+        every
+            The length of the chunks. None lets it follow the clock; then the next chunk is queued
+            before the last is read, so that the device need not wait for us.
+        """
+        depth = 1 if every else 2
+        queue: deque[_Queued] = deque()
+        step, state, outcome = self.now.step, self.now.state, np.int32(GOOD)
+        try:
+            while True:
+                while len(queue) < depth and (rest := left(step)) > 0:
+                    size = min(every or self._size, self.capacity, rest)
+                    steers, began = controls(), time.perf_counter()
+                    chunk = self._chunk(state, steers, self.args, np.int32(size), outcome)
+                    # The first call compiles before it returns; that is not the chunk's time.
+                    began = began if self.compiled else time.perf_counter()
+                    self.compiled = True
+                    queue.append(_Queued(chunk, step, steers, began))
+                    step, state, outcome = step + size, chunk.state, chunk.outcome
+                if not queue:
+                    return
+                taken = self._read(queue.popleft())
+                if taken.end:
+                    # What was queued behind it did nothing.
+                    queue.clear()
+                yield taken
+                if taken.end:
+                    return
+        finally:
+            while queue and not self._read(queue.popleft()).end:
+                pass
+
+    def rewind(self, step: int) -> None:
+        """Go back to an earlier step, and forget what came after it."""
+        state = self.timeline.at(step)
+        self.timeline.truncate(step)
+        self.history.truncate(step)
+        self.now = Now(step, state, self.loss_at(state))
+        if self.lowest.step > step:
+            self.lowest = self._lowest_of_history()
+
+    def settle(self) -> None:
+        """Evaluate the loss where the last step led; the record has those of all steps before."""
+        with contextlib.suppress(Exception):
+            # What the user's function raises here it raised in the step, and that is reported.
+            self.now = self.now._replace(loss=self.loss_at(self.now.state))
+            self._keep_lowest(self.now.step, np.array([self.now.loss]))
+
+    def _read(self, queued: _Queued) -> Taken:
+        """Read a chunk: its rows into the history, its state as the present one."""
+        chunk, start, controls, began = queued
+        count, outcome = int(chunk.steps), int(chunk.outcome)
+        done = time.perf_counter()
+        self._keep_pace(count, done - max(began, self._last_read))
+        self._last_read = done
+        rows = np.asarray(chunk.rows)[:count]
+        self.timeline.record(start, self.now.state, controls)
+        if outcome != GOOD:
+            return self._undo(start, count, outcome, rows)
+        self.history.append(rows)
+        self._keep_lowest(start, rows[:, 0])
+        loss = float(rows[-1, 0]) if count else self.now.loss
+        self.now = Now(start + count, chunk.state, loss)
+        return Taken(rows, _VERDICTS[int(chunk.verdict)])
+
+    def _undo(self, start: int, count: int, outcome: int, rows: np.ndarray) -> Taken:
+        """Go back to the last state at which loss, gradient and parameters are finite."""
+        failed = start + count - 1
+        good = max(failed - (outcome == BAD_EVALUATION), 0)
+        rows = rows[: max(good - start, 0)]
+        self.history.append(rows)
+        self._keep_lowest(start, rows[:, 0])
+        self.rewind(good)
+        return Taken(rows, "non-finite")
+
+    def _again(self, state: FitState, controls: Controls, steps: int) -> FitState:
+        """Run good steps once more, for a state that was not kept."""
+        while steps > 0:
+            size = min(steps, self.capacity)
+            state = self._chunk(state, controls, self.args, np.int32(size), np.int32(GOOD)).state
+            steps -= size
+        return state
+
+    def _keep_pace(self, count: int, seconds: float) -> None:
+        """Choose the length of the next chunk, at most four times longer or shorter."""
+        if not count:
+            return
+        per_step = max(seconds, 1e-7) / count
+        old = self.seconds_per_step
+        self.seconds_per_step = 0.7 * old + 0.3 * per_step if old else per_step
+        self._size = int(
+            np.clip(_CHUNK_SECONDS / per_step, max(self._size // 4, 1), 4 * self._size)
+        )
+
+    def _keep_lowest(self, start: int, losses: np.ndarray) -> None:
+        if len(losses):
+            index = int(np.argmin(losses))
+            if losses[index] < self.lowest.loss:
+                self.lowest = Lowest(start + index, float(losses[index]))
+
+    def _lowest_of_history(self) -> Lowest:
+        """Find the lowest loss again, as exactly as the history still knows it."""
+        lowest = Lowest(self.now.step, self.now.loss)
+        losses = self.history.loss
+        if len(losses) and losses.min() < lowest.loss:
+            index = int(np.argmin(losses))
+            lowest = Lowest(int(self.history.steps[index]), float(losses[index]))
+        return lowest
