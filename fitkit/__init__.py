@@ -5,8 +5,11 @@ from importlib.metadata import version as _version
 from fitkit._fisher import fisher_matrix as fisher_matrix
 from fitkit._fisher_matrix import FisherMatrix as FisherMatrix
 from fitkit._fit import Fit as Fit
+from fitkit._nonfinite import NonFiniteError as NonFiniteError
 from fitkit._nonfinite import NonFiniteReport as NonFiniteReport
+from fitkit._nonfinite import debug_nan_check as debug_nan_check
 from fitkit._nonfinite import find_nonfinite as find_nonfinite
+from fitkit._nonfinite import zero_nan_check as zero_nan_check
 from fitkit._optimisers import delay as delay
 from fitkit._optimisers import map_optimisers as map_optimisers
 from fitkit._projection import EigenProjection as EigenProjection

@@ -74,13 +74,14 @@ def to_device(value: Value) -> Any:
 
 def nonfinite_mask(value: Value) -> np.ndarray | None:
     """Mark the elements that are not finite; None where all are, or where none can be."""
-    if not _inexact(value):
+    if not is_inexact(value):
         return None
     bad = ~np.isfinite(value)
     return bad if bad.any() else None
 
 
-def _inexact(value: Value) -> bool:
+def is_inexact(value: Value) -> bool:
+    """Tell whether a value has a floating-point or complex dtype."""
     dtype = getattr(value, "dtype", None)
     return dtype is not None and bool(jnp.issubdtype(dtype, np.inexact))
 

@@ -65,7 +65,7 @@ def find_nonfinite(
     ('derivative of sqrt at 0', 'r2[1]')
     """
     inputs = name_inputs(function, args)
-    if any(isinstance(a, jax.core.Tracer) for a in inputs.arrays):
+    if any(isinstance(a, jax.core.Tracer) for a in inputs.arrays):  # pyright: ignore
         raise TypeError(
             "find_nonfinite was called on traced values, inside jax.jit, jax.grad or jax.vmap. It "
             "needs numbers: call it outside, on the function itself."

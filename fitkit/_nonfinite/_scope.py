@@ -53,7 +53,7 @@ class Scope:
     def read(self, atom: Any) -> Value | None:
         """Give the value of a variable or literal; None where it was dropped."""
         if isinstance(atom, jex.Literal):
-            return np.asarray(atom.val, atom.aval.dtype)
+            return np.asarray(atom.val, atom.aval.dtype)  # pyright: ignore
         return self.values.get(atom)
 
     def mask(self, atom: Any) -> np.ndarray | None:

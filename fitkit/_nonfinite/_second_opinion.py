@@ -33,7 +33,7 @@ def flagged_equation(closed: Any, arguments: list[Any]) -> int | None:
 
         def read(atom: Any) -> Any:
             if isinstance(atom, jex.Literal):
-                return jnp.asarray(atom.val, atom.aval.dtype)
+                return jnp.asarray(atom.val, atom.aval.dtype)  # pyright: ignore
             return env[atom]
 
         marks = []
