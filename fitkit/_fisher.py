@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from fitkit._fisher_matrix import FisherMatrix, from_matrix, from_root, root_of
 from fitkit._jacobian import loss_hessian, residual_derivatives, residual_rows
-from fitkit._names import named_elements, named_leaves
+from fitkit._names import Paths, match_paths, named_elements, named_leaves, path_of
 from fitkit._spectrum import is_traced, matrix_rtol, rank_rtol, scaled_columns
 
 # The Jacobian, its copy in double precision, and that of the QR decomposition.
@@ -25,6 +24,7 @@ def fisher_matrix(
     *,
     loss: Callable[[PyTree, Any], Float[Array, ""]] | None = None,
     weights: PyTree = None,
+    frozen: Paths = (),
     rtol: float | None = None,
     memory: int = 2**29,
 ) -> FisherMatrix:
@@ -44,7 +44,7 @@ def fisher_matrix(
     residuals
         ``residuals(params, args)`` -> pytree of real arrays, (model - data)/σ.
     params
-        Pytree of real floating arrays; all its elements are taken as free.
+        Pytree of real floating arrays.
     args
         What the function takes besides: model, data.
     loss
@@ -54,6 +54,9 @@ def fisher_matrix(
         Multiplies the square of each residual: an array, or a pytree of which the residuals'
         tree is an extension. With a model in place of residuals, ``1/σ²``; for Poisson counts
         ``1/model(params, args)`` gives the expected information. Not with `loss`.
+    frozen
+        Paths, subtrees or globs of parameters that are given and not estimated, as `Fit.freeze`
+        takes them. The matrix is that of the others.
     rtol
         Eigenvalues of the units-free matrix below `rtol` times the largest count as zero. Default:
         what is rounding error. From residuals ``(16 eps)²`` in float32 and ``(512 eps)²`` in
@@ -109,28 +112,27 @@ def fisher_matrix(
         raise ValueError(f"fisher_matrix: give either residuals or loss=, got {got}.")
     if loss is not None and weights is not None:
         raise ValueError("fisher_matrix: weights belong to residuals; put them into the loss.")
-    arrays, params = _floating(params)
-    labels = named_elements(arrays)
+    free, held = split_params(params, frozen)
     if residuals is None:
-        return _from_loss(loss, params, args, labels, rtol)
-    precision = jnp.result_type(*jax.tree.leaves(arrays))
-    return _from_residuals(residuals, params, args, weights, labels, precision, rtol, memory)
+        return _from_loss(loss, free, held, args, rtol)
+    return _from_residuals(residuals, free, held, args, weights, rtol, memory)
 
 
 def _from_residuals(
     residuals: Callable,
-    params: PyTree,
+    free: PyTree,
+    held: PyTree,
     args: Any,
     weights: PyTree,
-    labels: tuple[str, ...],
-    precision: Any,
     rtol: float | None,
     memory: int,
 ) -> FisherMatrix:
+    labels = named_elements(free)
+    precision = jnp.result_type(*jax.tree.leaves(free))
     single = jnp.finfo(precision).bits < 64
-    traced = is_traced(params, args, weights)
+    traced = is_traced(free, held, args, weights)
     most = memory // (COPIES * 8)
-    parts = residual_derivatives(residuals, params, args, weights, most, traced or not single)
+    parts = residual_derivatives(residuals, free, held, args, weights, most, traced or not single)
     _refuse_nonfinite(parts.residuals, "residuals")
     if parts.transposed is not None:
         transposed = _host(parts.transposed)
@@ -148,14 +150,14 @@ def _from_residuals(
     starts = range(0, len(labels), count)
     matrix: Any = np.empty((len(labels), len(labels)))
     for i in starts:
-        rows = _host(residual_rows(residuals, params, args, weights, basis[i : i + count]))
+        rows = _host(residual_rows(residuals, free, held, args, weights, basis[i : i + count]))
         _refuse_derivatives(rows, labels[i : i + count])
         for j in starts:
             if j < i:
                 continue
             others = rows
             if j > i:
-                others = residual_rows(residuals, params, args, weights, basis[j : j + count])
+                others = residual_rows(residuals, free, held, args, weights, basis[j : j + count])
             product = rows @ _host(others).T
             matrix[i : i + count, j : j + count] = product
             matrix[j : j + count, i : i + count] = product.T
@@ -164,9 +166,10 @@ def _from_residuals(
 
 
 def _from_loss(
-    loss: Any, params: PyTree, args: Any, labels: tuple[str, ...], rtol: float | None
+    loss: Any, free: PyTree, held: PyTree, args: Any, rtol: float | None
 ) -> FisherMatrix:
-    value, hessian = loss_hessian(loss, params, args)
+    labels = named_elements(free)
+    value, hessian = loss_hessian(loss, free, held, args)
     _refuse_nonfinite(value, "loss")
     matrix = _host(hessian)
     _refuse_derivatives(matrix, labels)
@@ -195,12 +198,18 @@ def _or(given: float | None, default: float) -> float:
     return given
 
 
-def _floating(params: PyTree) -> tuple[PyTree, PyTree]:
-    """Give the arrays of `params` alone, and the whole; refuse what has no derivative."""
+def split_params(params: PyTree, frozen: Paths) -> tuple[PyTree, PyTree]:
+    """Split into what is estimated and what is held (frozen, or no array); refuse what is bad.
+
+    Both parts are trees like `params`, with None where the other has a leaf.
+    """
     arrays = jax.tree.map(lambda leaf: None if callable(leaf) else leaf, params)
     leaves = named_leaves(arrays)
-    if not leaves:
-        raise ValueError("fisher_matrix: params hold no parameter.")
+    patterns = tuple(frozen) if isinstance(frozen, set | frozenset) else frozen
+    paths = {*match_paths(patterns, leaves, "fisher_matrix")} if patterns else set()
+    if len(paths) == len(leaves):
+        why = "all parameters are frozen." if leaves else "params hold no parameter."
+        raise ValueError(f"fisher_matrix: {why}")
     for path, leaf in leaves.items():
         dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
         if not jnp.issubdtype(dtype, jnp.floating):
@@ -210,11 +219,17 @@ def _floating(params: PyTree) -> tuple[PyTree, PyTree]:
             )
         if not is_traced(leaf) and not np.all(np.isfinite(np.asarray(leaf))):
             raise ValueError(f"fisher_matrix: parameter '{path}' is not finite: {leaf}.")
-    arrays = jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, None if hasattr(leaf, "dtype") else float), arrays
-    )
-    functions = jax.tree.map(lambda leaf: leaf if callable(leaf) else None, params)
-    return arrays, eqx.combine(arrays, functions)
+
+    def part(key_path: Any, leaf: Any, wanted: bool) -> Any:
+        if callable(leaf):
+            return None if wanted else leaf
+        if (path_of(key_path) in paths) == wanted:
+            return None
+        return jnp.asarray(leaf, None if hasattr(leaf, "dtype") else float)
+
+    free = jax.tree_util.tree_map_with_path(lambda key, leaf: part(key, leaf, True), params)
+    held = jax.tree_util.tree_map_with_path(lambda key, leaf: part(key, leaf, False), params)
+    return free, held
 
 
 def _refuse_nonfinite(values: Array, what: str) -> None:

@@ -24,14 +24,16 @@ class Derivatives(eqx.Module):
 
 @eqx.filter_jit
 def residual_derivatives(
-    residuals: Callable, params: PyTree, args: Any, weights: Any, most: int, gram: bool
+    residuals: Callable, free: PyTree, held: PyTree, args: Any, weights: Any, most: int, gram: bool
 ) -> Derivatives:
-    """Jacobian of flat residuals by forward mode, transposed: one row per parameter.
+    """Jacobian of flat residuals by forward mode, transposed: one row per free parameter.
+
+    `free` and `held` are two parts of one tree, with None where the other has a leaf.
 
     Where it would have more than `most` elements it is not stored: ``Jᵀ(JV)`` is returned instead
     if `gram` is set, and otherwise nothing, for the caller to ask for rows one block at a time.
     """
-    function, flat = _flat(residuals, params, args, weights)
+    function, flat = _flat(residuals, free, held, args, weights)
     values = function(flat)
     if values.size * flat.size <= most:
         push = _forward(function, flat)
@@ -46,19 +48,24 @@ def residual_derivatives(
 
 @eqx.filter_jit
 def residual_rows(
-    residuals: Callable, params: PyTree, args: Any, weights: Any, directions: Float[Array, "k n"]
+    residuals: Callable,
+    free: PyTree,
+    held: PyTree,
+    args: Any,
+    weights: Any,
+    directions: Float[Array, "k n"],
 ) -> Float[Array, "k m"]:
     """Differentiate the flat residuals along every row of `directions`."""
-    function, flat = _flat(residuals, params, args, weights)
+    function, flat = _flat(residuals, free, held, args, weights)
     return _mapped(_forward(function, flat), directions)
 
 
 @eqx.filter_jit
 def loss_hessian(
-    loss: Callable, params: PyTree, args: Any
+    loss: Callable, free: PyTree, held: PyTree, args: Any
 ) -> tuple[Float[Array, ""], Float[Array, "n n"]]:
     """Value and Hessian of a loss by Hessian-vector products (forward over reverse)."""
-    flat, whole = _vector(params)
+    flat, whole = _vector(free, held)
 
     def function(x: Float[Array, " n"]) -> Float[Array, ""]:
         value = jnp.asarray(loss(whole(x), args))
@@ -73,16 +80,17 @@ def loss_hessian(
     return function(flat), _mapped(product, jnp.eye(flat.size, dtype=flat.dtype))
 
 
-def _vector(params: PyTree) -> tuple[Array, Callable]:
-    """Flatten the arrays; what else the tree holds (functions) is set aside and put back."""
-    arrays, rest = eqx.partition(params, eqx.is_array)
-    flat, unravel = ravel_pytree(arrays)
-    return flat, lambda x: eqx.combine(unravel(x), rest)
+def _vector(free: PyTree, held: PyTree) -> tuple[Array, Callable]:
+    """Flatten the free leaves; the held ones are put back for the user's function."""
+    flat, unravel = ravel_pytree(free)
+    return flat, lambda x: eqx.combine(unravel(x), held)
 
 
-def _flat(residuals: Callable, params: PyTree, args: Any, weights: Any) -> tuple[Callable, Array]:
+def _flat(
+    residuals: Callable, free: PyTree, held: PyTree, args: Any, weights: Any
+) -> tuple[Callable, Array]:
     """Residuals, times the square root of their weights, as a function of vectors."""
-    flat, whole = _vector(params)
+    flat, whole = _vector(free, held)
 
     def function(x: Float[Array, " n"]) -> Float[Array, " m"]:
         values = residuals(whole(x), args)

@@ -284,6 +284,17 @@ def test_single_parameters_of_many_kinds(params):
     assert fisher.condition_number == 1
 
 
+def test_frozen_parameters_are_given():
+    whole = fk.fisher_matrix(product, PRODUCT, PRODUCT_ARGS)
+    fisher = fk.fisher_matrix(product, PRODUCT, PRODUCT_ARGS, frozen=("b", "id*"))
+    assert fisher.labels == ("a", "rate")
+    np.testing.assert_allclose(fisher.matrix, whole.matrix[[0, 4]][:, [0, 4]], rtol=1e-12)
+    with pytest.raises(KeyError, match="no parameter 'bb'"):
+        fk.fisher_matrix(product, PRODUCT, PRODUCT_ARGS, frozen="bb")
+    with pytest.raises(ValueError, match="all parameters are frozen"):
+        fk.fisher_matrix(product, PRODUCT, PRODUCT_ARGS, frozen="*")
+
+
 def test_no_effect_at_all_and_zero_residuals():
     fisher = fk.fisher_matrix(lambda p, args: 0 * p[:1], jnp.ones(2))
     assert fisher.rank == 0
