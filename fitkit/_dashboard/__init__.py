@@ -1,0 +1,3 @@
+"""Widgets that show and steer a fit."""
+
+from ._dashboard import Dashboard as Dashboard

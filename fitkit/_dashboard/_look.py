@@ -1,0 +1,64 @@
+"""How the widgets look: one style sheet, in the front end's own theme colours."""
+
+SHEET = """<style>
+.fitkit-live { max-width: 960px; width: 100%; box-sizing: border-box; overflow: hidden;
+  color: var(--jp-ui-font-color1, inherit); gap: 2px; padding: 2px 0 6px; }
+.fitkit-live > .widget-html:first-child { height: 0; margin: 0; }
+.fitkit-live .fitkit-status { width: auto; margin: 0 2px; line-height: 1.5; height: auto; }
+.fitkit-live .fitkit-status .widget-html-content { white-space: normal; width: 100%; }
+.fitkit-line { display: flex; flex-wrap: wrap; column-gap: 18px; align-items: baseline;
+  font-variant-numeric: tabular-nums; min-height: 22px; }
+.fitkit-line b { font-weight: 600; }
+.fitkit-line .fitkit-dim, .fitkit-dim { color: var(--jp-ui-font-color2, inherit); opacity: .85; }
+.fitkit-dot { display: inline-block; width: 9px; height: 9px; border-radius: 50%;
+  margin-right: 7px; }
+.fitkit-bar { height: 3px; border-radius: 2px; margin: 3px 0 5px;
+  background: var(--jp-border-color2, #bbb); }
+.fitkit-bar > div { height: 100%; border-radius: 2px; background: #0072B2; }
+.fitkit-notice { border-left: 3px solid #D55E00; padding: 3px 10px; margin: 2px 0 4px;
+  background: var(--jp-layout-color2, #f4f4f4); white-space: pre-wrap; max-height: 9em;
+  overflow: auto; }
+.fitkit-live .fitkit-buttons { gap: 4px; flex-wrap: wrap; overflow: visible; margin: 0; }
+.fitkit-live .fitkit-buttons .widget-button { width: auto; min-width: 84px; margin: 2px 0;
+  border-radius: 3px; }
+.fitkit-live .fitkit-buttons .fitkit-count { width: 148px; margin: 2px 8px 2px 0; }
+.fitkit-live .fitkit-buttons .fitkit-count .widget-label { width: 40px; }
+.fitkit-live .fitkit-spring { flex: 1; }
+.fitkit-live .fitkit-figure { width: 100%; height: auto; aspect-ratio: 960 / 280; margin: 0; }
+.fitkit-live .fitkit-rows { overflow: visible; margin: 0; }
+.fitkit-live .fitkit-row { overflow: visible; align-items: center; min-height: 30px; margin: 0;
+  column-gap: 8px; }
+.fitkit-live .fitkit-row > * { margin-top: 0; margin-bottom: 0; }
+.fitkit-live .fitkit-row .widget-html-content { line-height: 28px; }
+.fitkit-live .fitkit-swatch { width: 26px; flex: none; margin: 0; }
+.fitkit-swatch i { display: inline-block; width: 22px; vertical-align: middle;
+  border-top-width: 3px; }
+.fitkit-live .fitkit-slider { flex: 1 1 260px; min-width: 150px; width: auto; margin: 0; }
+.fitkit-live .fitkit-slider .widget-label { width: 34%; text-align: left;
+  font-family: var(--jp-code-font-family, monospace); }
+.fitkit-live .fitkit-rate { width: 104px; flex: none; margin: 0; }
+.fitkit-live .fitkit-rate .widget-label { position: absolute; width: 1px; height: 1px;
+  overflow: hidden; clip-path: inset(50%); }
+.fitkit-live .fitkit-freeze { width: 78px; flex: none; margin: 0; border-radius: 3px; }
+.fitkit-live .fitkit-value { flex: 0 1 210px; min-width: 90px; margin: 0; overflow: hidden; }
+.fitkit-value .widget-html-content { white-space: nowrap; text-overflow: ellipsis;
+  overflow: hidden; font-variant-numeric: tabular-nums; width: 100%; }
+.fitkit-live .fitkit-head { min-height: 20px; font-size: 90%; }
+.fitkit-live .fitkit-head .widget-html-content { line-height: 20px; }
+.fitkit-live :is(button, input, [role=slider]):focus-visible {
+  outline: 2px solid var(--jp-brand-color1, #2196f3); outline-offset: 1px; }
+.fitkit-live .fitkit-frozen .slider-container { opacity: .35; }
+</style>"""
+
+# A dot beside the words, so that colour alone never says it.
+DOTS = {
+    "compiling": "#E69F00",
+    "running": "#0072B2",
+    "paused": "#E69F00",
+    "finished": "#009E73",
+    "converged": "#009E73",
+    "non-finite": "#D55E00",
+    "failed": "#D55E00",
+    "stalled": "#E69F00",
+}
+GREY = "#888888"

@@ -1,0 +1,98 @@
+"""Where a dashboard is shown: the outputs of a cell, and what a saved notebook keeps of them.
+
+A notebook saves what it renders, and a saved widget without its kernel renders as a red error. So a
+dashboard is three outputs: the widget, a style sheet that never changes, and a still picture. The
+style shows the picture exactly where no live widget stands before it: in a reopened notebook, and
+after `freeze` has put plain text in the widget's place. Neither texts nor style ever change, so
+that nbval, which compares everything but pictures and widget views, finds the same in any state.
+"""
+
+import base64
+import os
+import uuid
+from typing import Any
+
+from IPython.core.getipython import get_ipython
+from IPython.display import display, update_display
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+LIVE_CLASS = "fitkit-live"
+_CHILD = ".jp-OutputArea-child"
+STYLE = (
+    f"<style class='fitkit-style'>{_CHILD}:has(+ {_CHILD} .fitkit-style):not(:has(.{LIVE_CLASS})),"
+    f"{_CHILD}:has(.{LIVE_CLASS}) + {_CHILD} + {_CHILD},{_CHILD}:has(.fitkit-style)"
+    "{display: none}</style>"
+)
+
+
+def execute_request() -> dict[str, Any] | None:
+    """Give the message that asked for the running cell, or None outside a Jupyter kernel."""
+    shell = get_ipython()
+    parent = getattr(shell, "get_parent", lambda: None)()
+    return parent or None
+
+
+def cell_id() -> str | None:
+    """Identify the running cell, where the front end tells."""
+    return ((execute_request() or {}).get("metadata") or {}).get("cellId")
+
+
+def has_person() -> bool:
+    """Tell whether somebody looks: nbconvert, nbclient, papermill and nbval allow no input.
+
+    They would save the state of every widget into the notebook, so they get a picture alone.
+    Voila runs on nbclient, and shows widgets.
+    """
+    content = (execute_request() or {}).get("content") or {}
+    voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+    return voila or bool(content.get("allow_stdin"))
+
+
+def _is_jupyter() -> bool:
+    """Tell whether the outputs are styled as JupyterLab and Notebook 7 do."""
+    return "JPY_SESSION_NAME" in os.environ and "VSCODE_PID" not in os.environ
+
+
+class Place:
+    """The outputs of one cell that show one dashboard."""
+
+    def __init__(self, text: str):
+        self._text = text
+        self._ids = {part: uuid.uuid4().hex for part in ("view", "style", "still")}
+        self._hides_still = _is_jupyter()
+
+    def open(self, model_id: str | None, png: bytes) -> None:
+        """Show the widget of this id, or without one the picture alone."""
+        self._put(display, "view", self._view(model_id, png))
+        self._put(display, "style", {"text/html": STYLE, "text/plain": ""})
+        self._put(display, "still", self._still(png, model_id is not None))
+
+    def keep(self, png: bytes, live: bool = True) -> None:
+        """Put a newer picture into the notebook; the widget is left as it is."""
+        self._put(update_display, "still", self._still(png, live))
+
+    def freeze(self, png: bytes) -> None:
+        """Leave the picture alone in the notebook."""
+        self._put(update_display, "view", self._view(None, png))
+        self.keep(png, live=False)
+
+    def _view(self, model_id: str | None, png: bytes) -> dict[str, Any]:
+        bundle: dict[str, Any] = {"text/plain": self._text}
+        if model_id is not None:
+            bundle[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": model_id}
+            if not self._hides_still:
+                bundle["image/png"] = _base64(png)
+        return bundle
+
+    def _still(self, png: bytes, live: bool) -> dict[str, Any]:
+        if live and not self._hides_still:
+            return {"text/plain": ""}
+        return {"image/png": _base64(png), "text/plain": ""}
+
+    def _put(self, how: Any, part: str, bundle: dict[str, Any]) -> None:
+        metadata = {"image/png": {"width": 960}} if "image/png" in bundle else {}
+        how(bundle, metadata=metadata, raw=True, display_id=self._ids[part])
+
+
+def _base64(png: bytes) -> str:
+    return base64.b64encode(png).decode()

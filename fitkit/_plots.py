@@ -1,0 +1,375 @@
+"""Histories and spectra drawn on matplotlib axes: pure functions, no state, no pyplot.
+
+A panel is drawn in two halves, so that a live view can keep the first and repeat the second. Its
+`View` holds what rarely changes: limits snapped to round numbers, scale, title. `dress` puts that
+on the axes. The `*_marks` functions give the artists that change with every frame.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+# Okabe and Ito's colours for all kinds of colour vision (https://jfly.uni-koeln.de/color/), without
+# the black and the yellow, which vanish on a dark and on a light page. Patterns tell cycles apart.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES: tuple[tuple[str, Any], ...] = (
+    ("solid", "-"),
+    ("dashed", (0, (3.5, 1.5))),
+    ("dotted", (0, (1, 1.3))),
+)
+# Contrast of 4.5 on white and of 4.1 on JupyterLab's dark cells.
+INK = "#777777"
+LABEL_SIZE = 8.0
+COLUMNS = 300  # more points than this are merged before they are drawn
+
+
+class View(NamedTuple):
+    """What of a panel changes rarely."""
+
+    title: str
+    x: tuple[float, float]
+    y: tuple[float, float]
+    log: bool = True
+    xlabel: str = "step"
+    legend: tuple[tuple[str, str, Any], ...] = ()
+    note: str = ""
+
+
+def colour(index: int) -> str:
+    """Colour of the parameter number `index`."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def dash(index: int) -> tuple[str, Any]:
+    """CSS and matplotlib line style of the parameter number `index`."""
+    return DASHES[index // len(PALETTE) % len(DASHES)]
+
+
+def figures(value: float | None) -> str:
+    """Write a number with four significant figures, in as few characters as that takes."""
+    if value is None or not np.isfinite(value):
+        return "–" if value is None else str(value)
+    return f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+
+
+def dress(axes: Axes, view: View, ink: str = INK) -> None:
+    """Give the axes the limits, scale, ticks and title of `view`."""
+    axes.set_facecolor("none")
+    axes.set_yscale("log" if view.log else "linear")
+    axes.set_xlim(*view.x)
+    axes.set_ylim(*view.y)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _thousands(x)))
+    if view.log:
+        narrow = view.y[1] / view.y[0] < 30
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=6))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _power(y)))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.grid(axis="y", color=ink, alpha=0.22, linewidth=0.6)
+    axes.tick_params(colors=ink, labelsize=LABEL_SIZE, length=0, pad=4)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(ink)
+        spine.set_linewidth(0.6)
+    axes.set_title(view.title, loc="left", fontsize=9, color=ink, fontweight="bold", pad=7)
+    axes.set_xlabel(view.xlabel, fontsize=LABEL_SIZE, color=ink, labelpad=3)
+    for row, (label, shade, pattern) in enumerate(view.legend):
+        y = 1.0 - (row + 0.5) * min(0.105, 1.0 / len(view.legend))
+        line = Line2D((1.03, 1.085), (y, y), color=shade, linestyle=pattern, linewidth=1.8)
+        line.set(transform=axes.transAxes, clip_on=False)
+        axes.add_line(line)
+        axes.text(1.105, y, label, **_text(axes, ink), va="center")
+    if view.note:
+        axes.text(0.5, 0.5, view.note, **_text(axes, ink), ha="center", va="center")
+
+
+def loss_view(history: Any, end: int, settled: bool = False) -> View:
+    """View of the loss: logarithmic while all of it is positive.
+
+    Parameters
+    ----------
+    history
+        The `History` of a fit.
+    end
+        The step at which the run ends.
+    settled
+        True once the fit rests: the step axis then ends where the history does.
+    """
+    summary = history.summary("loss")
+    values = _finite(np.concatenate((summary.minimum, summary.maximum)))
+    positive = values.size > 0 and values.min() > 0
+    note = "" if values.size else "no steps yet"
+    return View(
+        "Loss", _step_limits(history, end, settled), _limits(values, positive), positive, note=note
+    )
+
+
+def loss_marks(
+    axes: Axes, history: Any, best: Any = None, events: Iterable[Any] = (), ink: str = INK
+) -> list[Artist]:
+    """Artists of the loss: band from minimum to maximum, median, best, events as ticks below."""
+    summary = history.summary("loss")
+    steps, low, high, middle = _columns(
+        history.steps, (summary.minimum, np.fmin), (summary.maximum, np.fmax), summary.median
+    )
+    marks: list[Artist] = []
+    if steps.size == 0:
+        return marks
+    if np.any(high > low):
+        outline = np.concatenate((np.c_[steps, low], np.c_[steps, high][::-1]))
+        band = PolyCollection(
+            [outline[np.isfinite(outline).all(axis=1)]], facecolor=PALETTE[5], alpha=0.45
+        )
+        marks.append(_on(axes, band))
+    marks.append(_on(axes, Line2D(steps, middle, color=PALETTE[0], linewidth=1.6)))
+    ticks = np.unique([event.step for event in events])
+    if ticks.size:
+        segments = [((step, 0.0), (step, 0.05)) for step in ticks]
+        lines = LineCollection(segments, colors=ink, linewidths=1.2)
+        lines.set_transform(axes.get_xaxis_transform())
+        lines.set_clip_path(axes.patch)
+        marks.append(_ready(axes, lines))
+    if best is not None and np.isfinite(best.loss):
+        ring = Line2D([best.step], [best.loss], marker="o", markersize=6.5, linestyle="none")
+        ring.set(markerfacecolor="none", markeredgecolor=PALETTE[1], markeredgewidth=1.6)
+        ring = _on(axes, ring)
+        ring.set_clip_on(False)
+        label = f"best {figures(best.loss)} at step {best.step:,}"
+        marks += [ring, _remark(axes, label)]
+    return marks
+
+
+def steps_view(
+    history: Any,
+    paths: Sequence[str],
+    end: int,
+    settled: bool = False,
+    legend: Sequence[tuple[str, int]] = (),
+    relative: bool = False,
+) -> View:
+    """View of the step sizes of `paths`; `legend` names parameters by label and number."""
+    values = [
+        _finite(medians[medians > 0])
+        for medians in (history.summary("step_norms", path).median for path in paths)
+    ]
+    pooled = np.concatenate(values) if values else np.empty(0)
+    entries = tuple((label, colour(index), dash(index)[1]) for label, index in legend)
+    title = "Step size / error bar" if relative else "Step size"
+    return View(title, _step_limits(history, end, settled), _decades(pooled), legend=entries)
+
+
+def steps_marks(
+    axes: Axes,
+    history: Any,
+    shown: Mapping[str, int],
+    others: Sequence[str] = (),
+    units: Mapping[str, float] | None = None,
+) -> list[Artist]:
+    """Artists of the step sizes: a running median in its colour for each parameter of `shown`.
+
+    Parameters
+    ----------
+    axes
+        Where the artists will be drawn.
+    history
+        The `History` of a fit.
+    shown
+        The parameters to colour: path to number.
+    others
+        Paths drawn as thin grey lines behind them.
+    units
+        The error bar of each path; step sizes are divided by it.
+    """
+    marks: list[Artist] = []
+
+    def line(path: str, columns: int) -> tuple[Any, Any]:
+        scale = 1.0 if units is None else units.get(path, np.nan)
+        median = history.summary("step_norms", path).median / scale
+        steps, median = _columns(history.steps, median, columns=columns)
+        return steps, _running_median(np.where(median > 0, median, np.nan))
+
+    if others:
+        segments = [np.column_stack(line(path, 60)) for path in others]
+        lines = LineCollection(segments, colors=INK, linewidths=0.5, alpha=0.35)
+        marks.append(_on(axes, lines))
+    for path, index in shown.items():
+        x, y = line(path, COLUMNS)
+        style = {"color": colour(index), "linestyle": dash(index)[1]}
+        marks.append(_on(axes, Line2D(x, y, linewidth=1.5, **style)))
+        if x.size == 1:
+            marks[-1].set(marker=".")
+    return marks
+
+
+def spectrum_view(eigenvalues: Float[np.ndarray, " n"], rank: int) -> View:
+    """View of an eigenvalue spectrum, largest first."""
+    values = np.asarray(eigenvalues, dtype=float)
+    positive = _finite(values[values > 0])
+    count = len(values)
+    note = "" if count else "no spectrum yet"
+    return View("Spectrum", (0.4, count + 0.6), _decades(positive), xlabel="direction", note=note)
+
+
+def spectrum_marks(
+    axes: Axes, eigenvalues: Float[np.ndarray, " n"], rank: int, chosen: int | None = None
+) -> list[Artist]:
+    """Artists of a spectrum: filled where the data constrain, hollow beyond the rank cut.
+
+    What is zero, negative or below the axis lies on the axis. `chosen` is ringed.
+    """
+    values = np.asarray(eigenvalues, dtype=float)
+    if values.size == 0:
+        return []
+    floor = axes.get_ylim()[0]
+    heights = np.maximum(np.nan_to_num(values), floor)
+    directions = np.arange(1, len(values) + 1)
+    size = float(np.clip(140 / len(values), 2.0, 5.5))
+    marks: list[Artist] = []
+    for part, shade, face in (
+        (slice(None, rank), PALETTE[0], PALETTE[0]),
+        (slice(rank, None), PALETTE[1], "none"),
+    ):
+        dots = Line2D(directions[part], heights[part], marker="o", markersize=size)
+        dots.set(linestyle="none", markerfacecolor=face, markeredgecolor=shade, markeredgewidth=1.3)
+        dots = _on(axes, dots)
+        dots.set_clip_on(False)
+        marks.append(dots)
+    if rank < len(values):
+        cut = Line2D((rank + 0.5, rank + 0.5), (0, 1), color=PALETTE[1], linewidth=1)
+        cut.set(linestyle=(0, (4, 3)), transform=axes.get_xaxis_transform())
+        loose = f"{len(values) - rank} unconstrained"
+        marks += [_ready(axes, cut), _remark(axes, loose)]
+    if chosen is not None:
+        ring = Line2D([chosen + 1], [heights[chosen]], marker="o", markersize=size + 6)
+        ring.set(linestyle="none", markerfacecolor="none", markeredgecolor=INK)
+        marks.append(_on(axes, ring))
+    return marks
+
+
+def _ready(axes: Axes, artist: Any) -> Any:
+    """Tie an artist to the figure without adding it to the axes: it is drawn once."""
+    artist.set_figure(axes.get_figure())
+    artist.axes = axes
+    return artist
+
+
+def _on(axes: Axes, artist: Any) -> Any:
+    artist.set_transform(axes.transData)
+    artist.set_clip_path(axes.patch)
+    return _ready(axes, artist)
+
+
+def _remark(axes: Axes, words: str) -> Text:
+    """Words above the right end of the axes, in the colour of what they speak of."""
+    text = Text(1.0, 1.05, words, fontsize=LABEL_SIZE, color=PALETTE[1], ha="right")
+    text.set(transform=axes.transAxes, clip_on=False)
+    return _ready(axes, text)
+
+
+def _text(axes: Axes, ink: str) -> dict[str, Any]:
+    return {"transform": axes.transAxes, "fontsize": LABEL_SIZE, "color": ink}
+
+
+def _finite(values: Any) -> np.ndarray:
+    values = np.asarray(values, dtype=float)
+    return values[np.isfinite(values)]
+
+
+def _step_limits(history: Any, end: int, settled: bool) -> tuple[float, float]:
+    """Keep the first half of the axis from growing with every frame: round numbers only."""
+    steps = history.steps
+    first = float(steps[0]) if len(steps) else 0.0
+    first = 0.0 if first < 0.5 * end else first
+    last = float(steps[-1]) if len(steps) else 0.0
+    if settled and last > first:
+        return first, last
+    return first, min(max(float(end), last), _round_up(max(last, 10.0))) if end else 10.0
+
+
+def _round_up(value: float) -> float:
+    scale = 10.0 ** np.floor(np.log10(value))
+    return next(scale * k for k in (1, 1.5, 2, 3, 4, 5, 7.5, 10, 15) if scale * k >= value)
+
+
+def _limits(values: np.ndarray, log: bool) -> tuple[float, float]:
+    """Limits that hold `values` with room, snapped to 1, 2, 5 in each decade."""
+    if values.size == 0:
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    if log:
+        low, high = low / 1.15, high * 1.15
+        down = 10.0 ** np.floor(np.log10(low))
+        up = 10.0 ** np.floor(np.log10(high))
+        low = max(down * k for k in (1, 2, 5) if down * k <= low)
+        return float(low), float(min(up * k for k in (1, 2, 5, 10) if up * k >= high))
+    room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+    grain = 2.0 ** np.floor(np.log2(room))
+    return float(np.floor((low - room) / grain) * grain), float(
+        np.ceil((high + room) / grain) * grain
+    )
+
+
+def _decades(values: np.ndarray) -> tuple[float, float]:
+    if values.size == 0:
+        return 0.1, 1.0
+    low, high = np.floor(np.log10(values.min() / 1.2)), np.ceil(np.log10(values.max() * 1.2))
+    return float(10.0**low), float(10.0 ** max(high, low + 1))
+
+
+def _columns(steps: Any, *series: Any, columns: int = COLUMNS) -> tuple[np.ndarray, ...]:
+    """Merge neighbouring bins until at most `columns` are left; extremes are kept.
+
+    A series is an array, of which the last of each group stays, or an array and the ufunc that
+    merges a group. Lengths may differ by a bin: a running fit appends between two reads.
+    """
+    pairs = [one if isinstance(one, tuple) else (one, None) for one in (steps, *series)]
+    length = min(len(values) for values, _ in pairs)
+    stride = max(1, -(-length // columns))
+    ends = np.arange(length - 1, -1, -stride)[::-1]
+    starts = np.concatenate(([0], ends[:-1] + 1)) if length else ends
+    merged = []
+    for values, merge in pairs:
+        values = np.asarray(values, dtype=float)[:length]
+        thin = length and merge is not None
+        merged.append(merge.reduceat(values, starts) if thin else values[ends])
+    return tuple(merged)
+
+
+def _running_median(values: np.ndarray) -> np.ndarray:
+    """Median over a window of a thirtieth of the points, shrinking towards both ends."""
+    half = len(values) // 60
+    if half == 0:
+        return values
+    padded = np.pad(values, half, constant_values=np.nan)
+    windows = np.sort(np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1), axis=1)
+    # NaNs sort last, so the median of the rest is found by counting; nanmedian warns and is slow.
+    count = np.sum(np.isfinite(windows), axis=1)
+    rows = np.arange(len(values))
+    return np.where(count > 0, windows[rows, np.maximum(count - 1, 0) // 2], np.nan)
+
+
+def _thousands(x: float) -> str:
+    for scale, suffix in ((1e6, "M"), (1e3, "k")):
+        if abs(x) >= 10 * scale or (abs(x) >= scale and x % scale == 0):
+            return f"{x / scale:g}{suffix}"
+    return f"{x:g}"
+
+
+def _power(y: float) -> str:
+    if 1e-3 < y < 1e5:
+        return f"{y:g}"
+    exponent = int(np.floor(np.log10(y) + 1e-9))
+    factor = y / 10.0**exponent
+    lead = "" if abs(factor - 1) < 1e-6 else f"{factor:.0f}×"
+    return f"{lead}$10^{{{exponent}}}$"

@@ -1,0 +1,214 @@
+"""A real JupyterLab and a real Chromium, for tests that look at what a person sees.
+
+The server listens on loopback, asks for a token, opens no browser, and keeps its settings, its
+kernels' connection files and its notebooks below one temporary folder.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+CHROMIUM = (
+    os.environ.get("FITKIT_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+)
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 120.0  # seconds; two slow shared cores start a server, a kernel and jax in this time
+
+
+def missing() -> str | None:
+    """Say what the machine lacks for a browser test, or None."""
+    if CHROMIUM is None:
+        return "no chromium on this machine"
+    for module in ("playwright", "jupyterlab"):
+        try:
+            __import__(module)
+        except ImportError:
+            return f"the Python package {module} is not installed"
+    return None
+
+
+def wait_until(true: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+    """Ask until the answer is true and return it; fail with `what` after `patience` seconds."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        answer = true()
+        if answer:
+            return answer
+        time.sleep(0.02)
+    raise TimeoutError(f"waited {patience:.0f} s in vain: {what}")
+
+
+class Lab:
+    """A running JupyterLab or Notebook 7 server."""
+
+    def __init__(self, folder: Path, app: str, theme: str | None):
+        self.folder, self.token = folder, secrets.token_hex(16)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        home = folder / ".home"
+        settings = home / "lab" / "@jupyterlab" / "apputils-extension"
+        settings.mkdir(parents=True)
+        (settings / "themes.jupyterlab-settings").write_text(
+            json.dumps({"theme": theme or "JupyterLab Light"})
+        )
+        (settings / "notification.jupyterlab-settings").write_text(
+            json.dumps({"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True})
+        )
+        root = str(Path(__file__).parents[1])
+        environment = os.environ | {
+            "HOME": str(home),
+            "IPYTHONDIR": str(home / "ipython"),
+            "JUPYTER_CONFIG_DIR": str(home / "config"),
+            "JUPYTER_DATA_DIR": str(home / "data"),
+            "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+            "JUPYTERLAB_SETTINGS_DIR": str(home / "lab"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+            "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+            "JAX_PLATFORMS": "cpu",
+        }
+        self.log = open(home / "server.log", "w")  # noqa: SIM115 - closed in `stop`
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "jupyter", app, "--no-browser", "--allow-root"),
+                *("--ServerApp.ip=127.0.0.1", f"--ServerApp.port={self.port}"),
+                *("--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"),
+                f"--IdentityProvider.token={self.token}",
+                "--LabApp.expose_app_in_browser=True",
+                "--JupyterNotebookApp.expose_app_in_browser=True",
+                "--LabApp.extension_manager=readonly",
+                "--LabApp.news_url=",
+            ],
+            cwd=folder,
+            env=environment,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            wait_until(self._answers, "the Jupyter server to answer")
+        except BaseException:
+            self.stop()
+            raise
+
+    def _answers(self) -> bool:
+        if self.process.poll() is not None:
+            raise RuntimeError("the server died: " + Path(self.log.name).read_text()[-3000:])
+        try:
+            self.api("status")
+        except OSError:
+            return False
+        return True
+
+    def api(self, path: str, method: str = "GET") -> Any:
+        """Call the server's REST interface."""
+        request = urllib.request.Request(
+            f"{self.url}/api/{path}", method=method, headers={"Authorization": f"token {self.token}"}
+        )
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            body = answer.read()
+        return json.loads(body) if body else None
+
+    def shut_kernels(self) -> None:
+        """End every kernel, so that a reopened notebook finds none of its old widgets."""
+        for session in self.api("sessions"):
+            self.api(f"sessions/{session['id']}", "DELETE")
+
+    def stop(self) -> None:
+        """End the server and its kernels."""
+        with contextlib.suppress(OSError):
+            self.shut_kernels()
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()
+
+    def write(self, name: str, cells: list[str]) -> Path:
+        """Put a notebook of these code cells where the server finds it."""
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        )
+        path = self.folder / name
+        nbformat.write(notebook, path)
+        return path
+
+
+@contextlib.contextmanager
+def lab(folder: Path, app: str = "lab", theme: str | None = None) -> Iterator[Lab]:
+    """Start a server (`app` is ``"lab"`` or ``"notebook"``) and stop it at the end."""
+    server = Lab(folder, app, theme)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def chromium(folder: Path, width: int = 1180, height: int = 1000, scale: float = 1.0) -> Iterator:
+    """Start headless Chromium with a fresh profile and give its page."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(folder / "profile"),
+            executable_path=CHROMIUM,
+            headless=True,
+            args=ARGUMENTS,
+            viewport={"width": width, "height": height},
+            device_scale_factor=scale,
+        )
+        try:
+            page = context.pages[0]
+            page.set_default_timeout(PATIENCE * 1000)
+            yield page
+        finally:
+            context.close()
+
+
+def open_notebook(page: Any, server: Lab, name: str, view: str = "lab/tree") -> None:
+    """Open a notebook and wait until its kernel is there."""
+    page.goto(f"{server.url}/{view}/{name}?token={server.token}&reset", wait_until="load")
+    page.wait_for_function("() => window.jupyterapp && window.jupyterapp.shell.currentWidget")
+    page.wait_for_function(
+        """() => {
+            const context = window.jupyterapp.shell.currentWidget?.context;
+            return context?.isReady && context.sessionContext.session?.kernel?.status === 'idle';
+        }"""
+    )
+
+
+def command(page: Any, name: str) -> None:
+    """Run a JupyterLab command by its id."""
+    page.evaluate("name => window.jupyterapp.commands.execute(name).then(() => null)", name)
+
+
+def save(page: Any, path: Path) -> nbformat.NotebookNode:
+    """Save the notebook and read the file."""
+    before = path.stat().st_mtime_ns
+    command(page, "docmanager:save")
+    wait_until(lambda: path.stat().st_mtime_ns != before, "the notebook to be saved")
+    return nbformat.read(path, as_version=4)
