@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from fitkit._dashboard import Dashboard as Dashboard
 from fitkit._fisher import fisher_matrix as fisher_matrix
 from fitkit._fisher_matrix import FisherMatrix as FisherMatrix
 from fitkit._fit import Fit as Fit

@@ -17,6 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from fitkit._history import History
+
 # Okabe and Ito's colours for all kinds of colour vision (https://jfly.uni-koeln.de/color/), without
 # the black and the yellow, which vanish on a dark and on a light page. Patterns tell cycles apart.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -27,7 +29,8 @@ DASHES: tuple[tuple[str, Any], ...] = (
 )
 # Contrast of 4.5 on white and of 4.1 on JupyterLab's dark cells.
 INK = "#777777"
-LABEL_SIZE = 8.0
+LABEL_SIZE = 8.5
+DEPTH = 12  # decades of step sizes and eigenvalues at most
 COLUMNS = 300  # more points than this are merged before they are drawn
 
 
@@ -57,7 +60,9 @@ def figures(value: float | None) -> str:
     """Write a number with four significant figures, in as few characters as that takes."""
     if value is None or not np.isfinite(value):
         return "–" if value is None else str(value)
-    return f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+    return (
+        f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e").replace("-", "−")
+    )
 
 
 def dress(axes: Axes, view: View, ink: str = INK) -> None:
@@ -82,7 +87,7 @@ def dress(axes: Axes, view: View, ink: str = INK) -> None:
         spine.set_visible(side == "bottom")
         spine.set_color(ink)
         spine.set_linewidth(0.6)
-    axes.set_title(view.title, loc="left", fontsize=9, color=ink, fontweight="bold", pad=7)
+    axes.set_title(view.title, loc="left", fontsize=9.5, color=ink, fontweight="bold", pad=7)
     axes.set_xlabel(view.xlabel, fontsize=LABEL_SIZE, color=ink, labelpad=3)
     for row, (label, shade, pattern) in enumerate(view.legend):
         y = 1.0 - (row + 0.5) * min(0.105, 1.0 / len(view.legend))
@@ -94,7 +99,17 @@ def dress(axes: Axes, view: View, ink: str = INK) -> None:
         axes.text(0.5, 0.5, view.note, **_text(axes, ink), ha="center", va="center")
 
 
-def loss_view(history: Any, end: int, settled: bool = False) -> View:
+def lowest(history: History) -> tuple[int, float] | None:
+    """Give step and value of the smallest recorded loss, the step as exactly as a bin tells."""
+    losses, steps = history.summary("loss").minimum, history.steps
+    losses = losses[: len(steps)]
+    if not np.isfinite(losses).any():
+        return None
+    index = int(np.nanargmin(losses))
+    return int(steps[index]), float(losses[index])
+
+
+def loss_view(history: History, end: int, settled: bool = False) -> View:
     """View of the loss: logarithmic while all of it is positive.
 
     Parameters
@@ -116,9 +131,12 @@ def loss_view(history: Any, end: int, settled: bool = False) -> View:
 
 
 def loss_marks(
-    axes: Axes, history: Any, best: Any = None, events: Iterable[Any] = (), ink: str = INK
+    axes: Axes, history: History, events: Iterable[int] = (), ink: str = INK
 ) -> list[Artist]:
-    """Artists of the loss: band from minimum to maximum, median, best, events as ticks below."""
+    """Artists of the loss: band from minimum to maximum, median, the best ringed.
+
+    `events` are the steps at which something was changed, drawn as ticks on the step axis.
+    """
     summary = history.summary("loss")
     steps, low, high, middle = _columns(
         history.steps, (summary.minimum, np.fmin), (summary.maximum, np.fmax), summary.median
@@ -133,25 +151,25 @@ def loss_marks(
         )
         marks.append(_on(axes, band))
     marks.append(_on(axes, Line2D(steps, middle, color=PALETTE[0], linewidth=1.6)))
-    ticks = np.unique([event.step for event in events])
+    ticks = np.unique([*events])
     if ticks.size:
         segments = [((step, 0.0), (step, 0.05)) for step in ticks]
         lines = LineCollection(segments, colors=ink, linewidths=1.2)
         lines.set_transform(axes.get_xaxis_transform())
         lines.set_clip_path(axes.patch)
         marks.append(_ready(axes, lines))
-    if best is not None and np.isfinite(best.loss):
-        ring = Line2D([best.step], [best.loss], marker="o", markersize=6.5, linestyle="none")
+    best = lowest(history)
+    if best is not None:
+        ring = Line2D([best[0]], [best[1]], marker="o", markersize=6.5, linestyle="none")
         ring.set(markerfacecolor="none", markeredgecolor=PALETTE[1], markeredgewidth=1.6)
         ring = _on(axes, ring)
         ring.set_clip_on(False)
-        label = f"best {figures(best.loss)} at step {best.step:,}"
-        marks += [ring, _remark(axes, label)]
+        marks += [ring, _remark(axes, f"best {figures(best[1])} at step {best[0]:,}")]
     return marks
 
 
 def steps_view(
-    history: Any,
+    history: History,
     paths: Sequence[str],
     end: int,
     settled: bool = False,
@@ -171,7 +189,7 @@ def steps_view(
 
 def steps_marks(
     axes: Axes,
-    history: Any,
+    history: History,
     shown: Mapping[str, int],
     others: Sequence[str] = (),
     units: Mapping[str, float] | None = None,
@@ -286,14 +304,14 @@ def _finite(values: Any) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def _step_limits(history: Any, end: int, settled: bool) -> tuple[float, float]:
+def _step_limits(history: History, end: int, settled: bool) -> tuple[float, float]:
     """Keep the first half of the axis from growing with every frame: round numbers only."""
     steps = history.steps
     first = float(steps[0]) if len(steps) else 0.0
     first = 0.0 if first < 0.5 * end else first
     last = float(steps[-1]) if len(steps) else 0.0
     if settled and last > first:
-        return first, last
+        return first, max(last, float(end))
     return first, min(max(float(end), last), _round_up(max(last, 10.0))) if end else 10.0
 
 
@@ -324,6 +342,8 @@ def _decades(values: np.ndarray) -> tuple[float, float]:
     if values.size == 0:
         return 0.1, 1.0
     low, high = np.floor(np.log10(values.min() / 1.2)), np.ceil(np.log10(values.max() * 1.2))
+    # Further down lies rounding, or a parameter that has arrived: it would flatten the rest.
+    low = max(low, high - DEPTH)
     return float(10.0**low), float(10.0 ** max(high, low + 1))
 
 

@@ -123,7 +123,9 @@ class Lab:
     def api(self, path: str, method: str = "GET") -> Any:
         """Call the server's REST interface."""
         request = urllib.request.Request(
-            f"{self.url}/api/{path}", method=method, headers={"Authorization": f"token {self.token}"}
+            f"{self.url}/api/{path}",
+            method=method,
+            headers={"Authorization": f"token {self.token}"},
         )
         with urllib.request.urlopen(request, timeout=20) as answer:
             body = answer.read()

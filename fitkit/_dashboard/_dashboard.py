@@ -10,13 +10,13 @@ import ipywidgets as widgets
 from IPython.core.getipython import get_ipython
 from matplotlib.figure import Figure
 
-from .._fit import Fit
-from .._plots import figures, loss_marks, loss_view, steps_marks, steps_view
-from ._header import BUSY, Header
-from ._look import SHEET
-from ._painter import Painter, Panel, finished, still
-from ._place import LIVE_CLASS, Place, cell_id, execute_request, has_person
-from ._rows import VISIBLE, Rows
+from fitkit._dashboard._header import BUSY, Header, headline
+from fitkit._dashboard._look import SHEET
+from fitkit._dashboard._painter import Painter, Panel, blank, finished, still
+from fitkit._dashboard._place import LIVE_CLASS, Place, cell_id, execute_request, has_person
+from fitkit._dashboard._rows import VISIBLE, Rows
+from fitkit._fit import Fit
+from fitkit._plots import figures, loss_marks, loss_view, steps_marks, steps_view
 
 PANELS = ("loss", "steps")
 INTERVAL = 0.5  # seconds between frames, and
@@ -150,7 +150,6 @@ class Dashboard:
         place, live = Place(repr(self)), has_person()
         model_id = None
         if live:
-            self.refresh()
             model_id = self.widget.model_id
         place.open(model_id, self._still())
         with self._lock:
@@ -165,19 +164,18 @@ class Dashboard:
         self._header = Header(self.fit, act)
         self._header.close.on_click(_weak_close(self))
         self._rows = Rows(self.fit, act)
-        self._image = widgets.Image(
-            format="png",
-            tooltip="Plots of " + ", ".join(self.panels),
-            layout=widgets.Layout(width="100%"),
-        )
+        self._image = widgets.Image(value=blank(), format="png")
         self._image.add_class("fitkit-figure")
+        # An Image can carry no alternative text, and a tooltip breaks its view.
+        words = widgets.HTML(f"Plots below: {', '.join(self.panels)}.")
+        words.add_class("fitkit-unseen")
         self._box = widgets.VBox(
-            [widgets.HTML(SHEET), *self._header.parts, self._image, self._rows.box]
+            [widgets.HTML(SHEET), *self._header.parts, words, self._image, self._rows.box]
         )
         self._box.add_class(LIVE_CLASS)
         self._forget = weakref.finalize(self, _abandon, self._stop, self._wake, self._box)
         self._forget.atexit = False
-        self.refresh()
+        self._refresh_controls()
         self._thread = threading.Thread(
             target=_watch,
             args=(weakref.ref(self), self.fit, self._stop, self._wake),
@@ -190,14 +188,14 @@ class Dashboard:
         """Describe the panels of this moment."""
         fit, history = self.fit, self.fit.history
         settled = fit.status not in BUSY and fit.status != "paused"
-        end = fit.step if settled else fit.target
+        end = fit.step if settled else max(fit.target, fit.step)
         shown = dict(list(zip(fit.names, range(len(fit.names)), strict=True))[:VISIBLE])
         others = [path for path in fit.names if path not in shown]
-        best, events = fit.best, tuple(fit.events)
+        events = [event.step for event in tuple(fit.events)]
         built = {
             "loss": lambda: Panel(
                 loss_view(history, end, settled),
-                lambda axes: loss_marks(axes, history, best, events),
+                lambda axes: loss_marks(axes, history, events),
             ),
             "steps": lambda: Panel(
                 steps_view(
@@ -210,8 +208,8 @@ class Dashboard:
 
     def _still(self) -> bytes:
         fit = self.fit
-        words = f"{fit.message}    step {fit.step:,}    loss {figures(fit.loss)}"
-        return still(self._draw(), words)
+        words = (headline(fit.status), f"step {fit.step:,}", f"loss {figures(fit.loss)}")
+        return still(self._draw(), "    ".join(words))
 
     def _keep(self) -> None:
         """Renew the picture that a saved notebook holds."""
@@ -252,7 +250,7 @@ def trouble(fit: Fit) -> str:
     """Say what stopped the fit, where something did."""
     if fit.error is not None:
         return f"{type(fit.error).__name__}: {fit.error}"
-    return "" if fit.report is None else str(fit.report)
+    return fit.message if fit.status == "non-finite" else ""
 
 
 def short(path: str, length: int = 17) -> str:

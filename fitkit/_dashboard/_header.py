@@ -5,9 +5,9 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from .._plots import figures
-from ._look import DOTS, GREY
-from ._rows import Act
+from fitkit._dashboard._look import DOTS, GREY
+from fitkit._dashboard._rows import Act
+from fitkit._plots import figures
 
 BUSY = frozenset({"compiling", "running"})
 
@@ -16,7 +16,7 @@ class Header:
     """Widgets that say how the fit does, and buttons that call its public methods."""
 
     def __init__(self, fit: Any, act: Act):
-        self._fit, self._act = fit, act
+        self._fit = fit
         self.status = widgets.HTML()
         self.status.add_class("fitkit-status")
         self.notice = widgets.HTML()
@@ -32,7 +32,7 @@ class Header:
         self.close = self._button("Close", "times", "Leave the picture alone; the fit goes on")
         self.run.on_click(lambda _: act(lambda: fit.start(self.count.value)))
         self.pause.on_click(lambda _: act(self._pause_or_resume))
-        self.stop.on_click(lambda _: act(fit.stop))
+        self.stop.on_click(lambda _: act(lambda: fit.stop(block=False)))
         self.best.on_click(lambda _: act(lambda: fit.rewind(fit.best.step)))
         spring = widgets.HTML()
         spring.add_class("fitkit-spring")
@@ -47,7 +47,10 @@ class Header:
         return widgets.Button(description=words, icon=icon, tooltip=tooltip)
 
     def _pause_or_resume(self) -> None:
-        (self._fit.resume if self._fit.status == "paused" else self._fit.pause)()
+        if self._fit.status == "paused":
+            self._fit.resume()
+        else:
+            self._fit.pause(block=False)
 
     def refresh(self, started: int) -> None:
         """Set everything from the fit; the run began at step `started`."""
@@ -55,13 +58,12 @@ class Header:
         status = fit.status
         busy, paused = status in BUSY, status == "paused"
         self.status.value = status_line(fit, status, started)
-        self.run.disabled = busy or paused
+        self.run.disabled = busy
         self.pause.disabled = not (busy or paused)
         self.pause.description = "Resume" if paused else "Pause"
         self.pause.icon = "play" if paused else "pause"
         self.stop.disabled = not (busy or paused)
-        best = fit.best
-        self.best.disabled = busy or best is None or best.step == fit.step
+        self.best.disabled = busy or not len(fit.history)
 
     def say(self, words: str) -> None:
         """Show a notice where the eye is; empty words take it away."""
@@ -74,7 +76,7 @@ def status_line(fit: Any, status: str, started: int) -> str:
     step, target = fit.step, fit.target
     words = [
         f"<span role='status'><span class='fitkit-dot' style='background:{DOTS.get(status, GREY)}'>"
-        f"</span><b>{html.escape(fit.message)}</b></span>"
+        f"</span><b>{headline(status)}</b></span>"
     ]
     live = status in BUSY or status == "paused"
     total = f" of {target:,}" if live and target else ""
@@ -90,8 +92,14 @@ def status_line(fit: Any, status: str, started: int) -> str:
         f"<div class='fitkit-line'>{''.join(words)}</div>"
         f"<div class='fitkit-bar' role='progressbar' aria-label='steps done' aria-valuemin='0' "
         f"aria-valuemax='100' aria-valuenow='{share:.0f}'>"
-        f"<div style='width:{share:.1f}%'></div></div>"
+        f"<div style='width:{share:.1f}%;background:{DOTS.get(status, GREY)}'></div></div>"
     )
+
+
+def headline(status: str) -> str:
+    """Write the status as a person would."""
+    words = {"compiling": "Compiling…", "ready": "Ready to run", "failed": "Stopped by an error"}
+    return words.get(status, status.capitalize())
 
 
 def figures_of_speed(rate: float) -> str:

@@ -37,14 +37,16 @@ SHEET = """<style>
 .fitkit-live .fitkit-slider .widget-label { width: 34%; text-align: left;
   font-family: var(--jp-code-font-family, monospace); }
 .fitkit-live .fitkit-rate { width: 104px; flex: none; margin: 0; }
-.fitkit-live .fitkit-rate .widget-label { position: absolute; width: 1px; height: 1px;
-  overflow: hidden; clip-path: inset(50%); }
+.fitkit-live .fitkit-unseen, .fitkit-live .fitkit-rate .widget-label { position: absolute;
+  width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 .fitkit-live .fitkit-freeze { width: 78px; flex: none; margin: 0; border-radius: 3px; }
 .fitkit-live .fitkit-value { flex: 0 1 210px; min-width: 90px; margin: 0; overflow: hidden; }
 .fitkit-value .widget-html-content { white-space: nowrap; text-overflow: ellipsis;
   overflow: hidden; font-variant-numeric: tabular-nums; width: 100%; }
-.fitkit-live .fitkit-head { min-height: 20px; font-size: 90%; }
-.fitkit-live .fitkit-head .widget-html-content { line-height: 20px; }
+.fitkit-live .fitkit-head { height: 20px; width: 100%; margin: 0; }
+.fitkit-live .fitkit-head .widget-html-content { width: 100%; line-height: 20px; }
+.fitkit-columns { display: flex; column-gap: 8px; font-size: 88%;
+  color: var(--jp-ui-font-color2, inherit); }
 .fitkit-live :is(button, input, [role=slider]):focus-visible {
   outline: 2px solid var(--jp-brand-color1, #2196f3); outline-offset: 1px; }
 .fitkit-live .fitkit-frozen .slider-container { opacity: .35; }

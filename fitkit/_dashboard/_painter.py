@@ -11,11 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .._plots import INK, View, dress
+from fitkit._plots import INK, View, dress
 
 WIDTH, HEIGHT = 960, 280  # CSS pixels of a frame
 LEGEND = 118  # CSS pixels that a panel with a legend leaves free at its right
 SHARPNESS = 1.5  # device pixels per CSS pixel: sharp enough on a laptop, half the cost of 2
+
+
+def blank(height: int = HEIGHT) -> bytes:
+    """Give an empty frame, to hold the place of the first."""
+    return png(np.zeros((int(height * SHARPNESS), int(WIDTH * SHARPNESS), 4), np.uint8))
 
 
 class Panel(NamedTuple):

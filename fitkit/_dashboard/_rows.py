@@ -4,26 +4,38 @@ Widgets hold no state. A control is set from the fit by `refresh`; a change made
 fit unless the fit already has what the control shows, which also ends the echo of `refresh` itself.
 """
 
+import contextlib
 import html
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 
-from .._names import named_leaves
-from .._plots import colour, dash, figures
+from fitkit._names import named_leaves
+from fitkit._plots import colour, dash, figures
 
 Act = Callable[[Callable[[], Any]], None]  # do it, and show in words what went wrong
 
 VISIBLE = 12  # rows at a time; a hundred more would make the page crawl
+NOTCH = 0.05  # decades between two notches of the slider
 DECADES = 3  # the slider's reach to either side of the learning rate it starts from
 
 
 def rounded(rate: float) -> float:
     """Six significant figures: a float32 rate reads 0.01, not 0.009999999776."""
     return float(f"{rate:.6g}")
+
+
+def notch(rate: float) -> float:
+    """Give the value of the slider's notch nearest to a positive rate.
+
+    A browser moves a slider that stands between two notches to one of them and sends that back,
+    which would change a rate that nobody touched.
+    """
+    return float(10 ** (round(math.log10(rate) / NOTCH) * NOTCH))
 
 
 def describe(leaf: Any) -> str:
@@ -50,7 +62,7 @@ class Row:
 
         self.swatch = widgets.HTML(**share("swatch"))
         self.slider = widgets.FloatLogSlider(
-            min=-DECADES, max=DECADES, step=0.05, readout=False, **share("slider")
+            min=-DECADES, max=DECADES, step=NOTCH, readout=False, **share("slider")
         )
         self.rate = widgets.FloatText(**share("rate"))
         self.freeze = widgets.ToggleButton(**share("freeze"))
@@ -60,6 +72,7 @@ class Row:
         parts = [self.swatch, self.slider, self.rate, self.freeze, self.value]
         self.box = widgets.HBox(parts, layout=plain)
         self.box.add_class("fitkit-row")
+        self._showing = False
         self.slider.observe(self._slid, "value")
         self.rate.observe(self._typed, "value")
         self.freeze.observe(self._toggled, "value")
@@ -69,15 +82,7 @@ class Row:
         with self.lock:
             if path != self.path:
                 self._show(path, index)
-            rate = rounded(self._fit.learning_rates[path])
-            self._reach(rate)
-            if rate > 0:
-                self.slider.value = rate
-            self.rate.value = rate
-            frozen = path in self._fit.frozen
-            self.freeze.value = frozen
-            self.freeze.description = "Frozen" if frozen else "Freeze"
-            (self.box.add_class if frozen else self.box.remove_class)("fitkit-frozen")
+            self._agree()
             self.value.value = html.escape(describe(leaf))
 
     def _show(self, path: str, index: int) -> None:
@@ -92,10 +97,10 @@ class Row:
         self.freeze.tooltip = f"Hold {path} where it is, or let it go again"
         rate = rounded(self._fit.learning_rates[path])
         middle = 0 if self._relative() or rate <= 0 else int(np.floor(np.log10(rate)))
-        # Both ends at once, so that neither passes the other on the way.
-        with self.slider.hold_trait_notifications():
+        # All three in one message, or the browser would clamp the value to ends on their way.
+        with self._quietly(), self.slider.hold_sync(), self.slider.hold_trait_notifications():
             self.slider.min, self.slider.max = middle - DECADES, middle + DECADES
-            self.slider.value = rate if rate > 0 else 10.0**middle
+            self.slider.value = notch(rate) if rate > 0 else 10.0**middle
 
     def _relative(self) -> bool:
         return bool(self._fit.learning_rates.relative(self.path))
@@ -107,30 +112,49 @@ class Row:
             self.slider.max = max(self.slider.max, float(np.ceil(np.log10(rate))))
 
     def _slid(self, change: Any) -> None:
-        self._set_rate(change["new"])
+        with self.lock:
+            rate = self._fit.learning_rates[self.path]
+            if rate <= 0 or rounded(change["new"]) != rounded(notch(rate)):
+                self._set_rate(rounded(change["new"]))
 
     def _typed(self, change: Any) -> None:
-        self._set_rate(change["new"])
+        with self.lock:
+            if change["new"] != rounded(self._fit.learning_rates[self.path]):
+                self._set_rate(change["new"])
 
     def _set_rate(self, rate: float) -> None:
-        with self.lock:
-            if self.path and rounded(rate) != rounded(self._fit.learning_rates[self.path]):
-                self._act(lambda: self._fit.learning_rates.__setitem__(self.path, rate))
-                self._agree()
+        if not self._showing:
+            self._act(lambda: self._fit.learning_rates.__setitem__(self.path, rate))
+            self._agree()
 
     def _toggled(self, change: Any) -> None:
         with self.lock:
-            if self.path and change["new"] != (self.path in self._fit.frozen):
+            if not self._showing and change["new"] != (self.path in self._fit.frozen):
                 verb = self._fit.freeze if change["new"] else self._fit.thaw
                 self._act(lambda: verb(self.path))
+                self._agree()
 
     def _agree(self) -> None:
-        """Let the slider and the number show the same at once."""
+        """Let slider, number and toggle show what the fit has."""
         rate = rounded(self._fit.learning_rates[self.path])
-        self._reach(rate)
-        if rate > 0:
-            self.slider.value = rate
-        self.rate.value = rate
+        frozen = self.path in self._fit.frozen
+        with self._quietly():
+            self._reach(rate)
+            if rate > 0:
+                self.slider.value = notch(rate)
+            self.rate.value = rate
+            self.freeze.value = frozen
+            self.freeze.description = "Frozen" if frozen else "Freeze"
+            (self.box.add_class if frozen else self.box.remove_class)("fitkit-frozen")
+
+    @contextlib.contextmanager
+    def _quietly(self) -> Iterator[None]:
+        """Set widgets without taking their changes for a person's; under the lock."""
+        before, self._showing = self._showing, True
+        try:
+            yield
+        finally:
+            self._showing = before
 
 
 class Rows:
@@ -140,8 +164,17 @@ class Rows:
         self._fit = fit
         self.rows = [Row(fit, act)]
         self.rows += [Row(fit, act, self.rows[0]) for _ in range(min(len(fit.names), VISIBLE) - 1)]
-        self.box = widgets.VBox([row.box for row in self.rows])
+        self.head = widgets.HTML(self._headings())
+        self.head.add_class("fitkit-head")
+        self.box = widgets.VBox([self.head, *(row.box for row in self.rows)])
         self.box.add_class("fitkit-rows")
+
+    def _headings(self) -> str:
+        relative = {self._fit.learning_rates.relative(path) for path in self._fit.names}
+        rate = "learning rate" if relative == {False} else "× learning rate"
+        columns = ("swatch", ""), ("slider", "parameter"), ("rate", rate), ("freeze", "")
+        cells = "".join(f"<span class='fitkit-{name}'>{words}</span>" for name, words in columns)
+        return f"<div class='fitkit-columns'>{cells}<span class='fitkit-value'>value</span></div>"
 
     def in_sight(self) -> dict[str, int]:
         """Give path and number of every parameter that has a row now."""

@@ -1,0 +1,297 @@
+"""Every control without a browser: clicked, typed or moved, and its effect seen in a real fit."""
+
+import gc
+import io
+import threading
+
+import ipywidgets as widgets
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from browser import wait_until
+from PIL import Image
+
+import fitkit as fk
+from fitkit._dashboard._header import duration
+from fitkit._dashboard._rows import notch, rounded
+
+COMPILED = []
+
+
+def loss(params, args):
+    COMPILED.append(1)
+    return jnp.sum((params["flux"] - 3.0) ** 2) + (params["star"]["x"] - 1.0) ** 2
+
+
+def make_fit(optimiser=None, function=loss):
+    params = {"flux": jnp.zeros(3), "star": {"x": jnp.array(0.5)}}
+    return fk.Fit(loss=function, params=params, optimiser=optimiser or optax.adam(1e-4))
+
+
+@pytest.fixture
+def fit():
+    fit = make_fit()
+    yield fit
+    fit.stop()
+
+
+@pytest.fixture
+def dashboard(fit):
+    dashboard = fk.Dashboard(fit)
+    _ = dashboard.widget
+    yield dashboard
+    dashboard.close()
+
+
+def row(dashboard, path):
+    return next(row for row in dashboard._rows.rows if row.path == path)
+
+
+def soon(true, what):
+    wait_until(true, what, patience=60)
+
+
+def test_run_runs_the_number_of_steps_asked_for(fit, dashboard):
+    dashboard._header.count.value = 37
+    dashboard._header.run.click()
+    fit.wait()
+    assert fit.step == 37
+
+
+def test_pause_resume_stop(fit, dashboard):
+    header = dashboard._header
+    header.count.value = 10**8
+    header.run.click()
+    soon(lambda: not header.pause.disabled, "the pause button")
+    assert header.run.disabled
+    header.pause.click()
+    soon(lambda: fit.status == "paused", "the fit to pause")
+    soon(lambda: header.pause.description == "Resume", "the button to say resume")
+    header.pause.click()
+    soon(lambda: fit.status == "running", "the fit to go on")
+    soon(lambda: header.pause.description == "Pause", "the button to say pause")
+    header.stop.click()
+    soon(lambda: fit.status == "stopped", "the fit to stop")
+    soon(lambda: not header.run.disabled, "the run button")
+
+
+def test_rewind_to_best(dashboard, fit):
+    fit.run(50, progress=False)
+    fit.learning_rates["flux"] = 1e7
+    fit.run(20, progress=False)
+    best = fit.best.step
+    assert best < fit.step
+    dashboard.refresh()
+    dashboard._header.best.click()
+    assert fit.step == best
+
+
+def test_a_slider_sets_the_learning_rate_and_the_number(fit, dashboard):
+    flux = row(dashboard, "flux")
+    flux.slider.value = 10.0**0.5
+    assert fit.learning_rates["flux"] == rounded(10**0.5)
+    assert flux.rate.value == rounded(10**0.5)
+    assert fit.learning_rates["star.x"] == 1.0
+
+
+def test_a_typed_number_is_used_to_the_digit_though_the_slider_has_notches(fit, dashboard):
+    flux = row(dashboard, "flux")
+    flux.rate.value = 3.21
+    assert fit.learning_rates["flux"] == 3.21
+    assert flux.slider.value == notch(3.21)
+    dashboard.refresh()
+    assert (fit.learning_rates["flux"], flux.rate.value) == (3.21, 3.21)
+    # The browser says again where its slider stands, with its own rounding of powers of ten.
+    flux.slider.value = notch(3.21) * (1 + 1e-15)
+    assert fit.learning_rates["flux"] == 3.21
+
+
+@pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
+def test_an_impossible_number_is_refused_in_words(fit, dashboard, bad):
+    flux = row(dashboard, "flux")
+    flux.rate.value = bad
+    assert fit.learning_rates["flux"] == 1.0
+    assert flux.rate.value == 1.0
+    dashboard.refresh()
+    assert "learning_rates" in dashboard._header.notice.value
+    flux.rate.value = 2.0
+    dashboard.refresh()
+    assert dashboard._header.notice.value == ""
+
+
+def test_zero_is_a_learning_rate(fit, dashboard):
+    flux = row(dashboard, "flux")
+    flux.rate.value = 0.0
+    dashboard.refresh()
+    assert (fit.learning_rates["flux"], flux.rate.value) == (0.0, 0.0)
+
+
+def test_freeze_and_thaw(fit, dashboard):
+    toggle = row(dashboard, "star.x").freeze
+    toggle.value = True
+    assert fit.frozen == {"star.x"}
+    assert toggle.description == "Frozen"
+    toggle.value = False
+    assert fit.frozen == frozenset()
+
+
+def test_a_parameter_without_an_optimiser_stays_frozen_and_says_why():
+    fit = make_fit({"flux": optax.sgd(0.1)})
+    dashboard = fk.Dashboard(fit)
+    dashboard.refresh()
+    toggle = row(dashboard, "star.x").freeze
+    assert toggle.value
+    toggle.value = False
+    dashboard.refresh()
+    assert toggle.value
+    assert "no optimiser moves" in dashboard._header.notice.value
+    dashboard.close()
+
+
+def test_a_change_in_code_moves_the_controls_of_two_dashboards(fit, dashboard):
+    other = fk.Dashboard(fit)
+    _ = other.widget
+    fit.learning_rates["flux"] = 0.01
+    fit.freeze("star.x")
+    for one in (dashboard, other):
+        soon(lambda one=one: row(one, "flux").rate.value == 0.01, "the number to follow")
+        soon(lambda one=one: row(one, "flux").slider.value == 0.01, "the slider to follow")
+        soon(lambda one=one: row(one, "star.x").freeze.value, "the toggle to follow")
+    row(other, "flux").slider.value = 0.1
+    soon(lambda: row(dashboard, "flux").rate.value == 0.1, "the other dashboard to follow")
+    other.close()
+
+
+def test_a_learning_rate_that_the_optimiser_shows_is_shown():
+    fit = make_fit(optax.inject_hyperparams(optax.sgd)(learning_rate=2.5e-3))
+    dashboard = fk.Dashboard(fit)
+    dashboard.refresh()
+    flux = row(dashboard, "flux")
+    assert flux.rate.value == 2.5e-3
+    assert (flux.slider.min, flux.slider.max) == (-6, 0)
+    fit.learning_rates["flux"] = 31.0
+    dashboard.refresh()
+    assert flux.slider.max == 2
+    assert flux.slider.value == notch(31.0)
+    dashboard.close()
+
+
+def test_steering_by_controls_compiles_nothing(fit, dashboard):
+    fit.run(5, progress=False)
+    before = len(COMPILED)
+    row(dashboard, "flux").slider.value = 0.1
+    row(dashboard, "star.x").freeze.value = True
+    fit.run(5, progress=False)
+    dashboard.refresh()
+    assert len(COMPILED) == before
+
+
+def test_an_exception_in_the_loss_is_shown_where_the_eye_is():
+    import jax
+
+    calls = []
+
+    def check(x):
+        calls.append(1)
+        if len(calls) > 20:
+            raise RuntimeError("the detector melted")
+        return x
+
+    def breaks(params, args):
+        shape = jax.ShapeDtypeStruct((), params["flux"].dtype)
+        checked = jax.pure_callback(check, shape, jax.lax.stop_gradient(params["flux"][0]))
+        return loss(params, args) + 0.0 * checked
+
+    fit = make_fit(function=breaks)
+    dashboard = fk.Dashboard(fit)
+    dashboard.refresh()
+    fit.start(100)
+    with pytest.raises(Exception, match="the detector melted"):
+        fit.wait()
+    dashboard.refresh()
+    assert "the detector melted" in dashboard._header.notice.value
+    assert "Stopped by an error" in dashboard._header.status.value
+    dashboard.close()
+
+
+def test_a_non_finite_fit_says_at_which_step():
+    fit = make_fit(optax.sgd(1e6))
+    dashboard = fk.Dashboard(fit)
+    fit.run(1000, progress=False)
+    assert fit.status == "non-finite"
+    dashboard.refresh()
+    assert "non-finite at step" in dashboard._header.notice.value
+    dashboard.close()
+
+
+def test_the_frame_is_a_png_of_fixed_size(fit, dashboard):
+    sizes = set()
+    for _ in range(3):
+        fit.run(200, progress=False)
+        dashboard.refresh()
+        picture = Image.open(io.BytesIO(dashboard._image.value))
+        picture.verify()
+        sizes.add(picture.size)
+    assert sizes == {(1440, 420)}
+
+
+def test_the_figure_can_be_saved(fit, dashboard, tmp_path):
+    fit.run(20, progress=False)
+    dashboard.figure.savefig(tmp_path / "fit.pdf")
+    dashboard.figure.savefig(tmp_path / "fit.png")
+    assert np.ptp(np.asarray(Image.open(tmp_path / "fit.png").convert("L"))) > 100
+    assert [axes.get_title(loc="left") for axes in dashboard.figure.axes] == ["Loss", "Step size"]
+
+
+def test_panels_are_chosen_and_unknown_ones_refused(fit):
+    assert len(fk.Dashboard(fit, panels=["loss"]).figure.axes) == 1
+    with pytest.raises(ValueError, match=r"no panel 'lost'.*'loss'"):
+        fk.Dashboard(fit, panels=["lost"])
+
+
+def test_hundreds_of_parameters_get_a_dozen_rows():
+    params = {f"mirror{i}": jnp.array(float(i)) for i in range(300)}
+    fit = fk.Fit(
+        loss=lambda p, a: sum(jnp.square(x) for x in p.values()),
+        params=params,
+        optimiser=optax.adam(0.1),
+    )
+    dashboard = fk.Dashboard(fit)
+    dashboard.refresh()
+    assert len(dashboard._rows.rows) == 12
+    dashboard.close()
+
+
+def test_closing_leaves_the_fit_running(fit):
+    dashboard = fk.Dashboard(fit)
+    _ = dashboard.widget
+    fit.start(10**8)
+    dashboard.close()
+    assert fit.status in ("compiling", "running")
+
+
+def counts():
+    gc.collect()
+    threads = [t for t in threading.enumerate() if t.name == "fitkit dashboard"]
+    return len(widgets.Widget.widgets), len(threads)
+
+
+@pytest.mark.filterwarnings("ignore:Widget.widgets is deprecated")
+@pytest.mark.parametrize("close", [True, False], ids=["closed", "forgotten"])
+def test_fifty_dashboards_leave_no_thread_and_no_widget(fit, close):
+    before = counts()
+    for _ in range(50):
+        dashboard = fk.Dashboard(fit)
+        _ = dashboard.widget
+        if close:
+            dashboard.close()
+        del dashboard
+    soon(lambda: counts() == before, f"counts() {counts()} to return to {before}")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(3.4, "3 s"), (75, "1 min 15 s"), (7300, "2 h 01 min"), (-1, "0 s")]
+)
+def test_time_left_reads_as_a_person_would_say_it(seconds, words):
+    assert duration(seconds) == words
