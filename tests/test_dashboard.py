@@ -287,7 +287,11 @@ def test_fifty_dashboards_leave_no_thread_and_no_widget(fit, close):
         if close:
             dashboard.close()
         del dashboard
-    soon(lambda: counts() == before, f"counts() {counts()} to return to {before}")
+    # Less is fine: what earlier tests left may go meanwhile.
+    soon(
+        lambda: all(now <= then for now, then in zip(counts(), before, strict=True)),
+        f"the counts of widgets and threads to return to {before}",
+    )
 
 
 @pytest.mark.parametrize(
