@@ -6,6 +6,7 @@ from fitkit._dashboard import Dashboard as Dashboard
 from fitkit._fisher import fisher_matrix as fisher_matrix
 from fitkit._fisher_matrix import FisherMatrix as FisherMatrix
 from fitkit._fit import Fit as Fit
+from fitkit._gauss_newton import gauss_newton as gauss_newton
 from fitkit._nonfinite import NonFiniteError as NonFiniteError
 from fitkit._nonfinite import NonFiniteReport as NonFiniteReport
 from fitkit._nonfinite import debug_nan_check as debug_nan_check

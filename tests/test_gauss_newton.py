@@ -1,0 +1,368 @@
+"""Gauss-Newton against certified answers, closed forms and SciPy; verdicts against the truth."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import nist
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+from scipy.optimize import least_squares
+
+import fitkit as fk
+from fitkit._gauss_newton import CONVERGED, FAILED, RUNNING, STALLED, restart
+
+x = np.linspace(0.0, 3.0, 20)
+
+
+def minimise(residuals, params, optimiser=None, most=1000):
+    """Run in a compiled loop until the verdict; return parameters, state and number of updates."""
+    return _loop(residuals, optimiser or fk.gauss_newton(), most)(params)
+
+
+@functools.lru_cache
+def _loop(residuals, optimiser, most):
+    def body(carry):
+        params, state, count = carry
+        updates, state = optimiser.update(None, state, params, residuals=residuals)
+        return optax.apply_updates(params, updates), state, count + 1
+
+    def running(carry):
+        _, state, count = carry
+        return (optax.tree_utils.tree_get(state, "verdict") == RUNNING) & (count < most)
+
+    return jax.jit(
+        lambda params: jax.lax.while_loop(running, body, (params, optimiser.init(params), 0))
+    )
+
+
+def arrays(tree, dtype=jnp.float64):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+
+
+@functools.lru_cache
+def nist_solver(name):
+    problem = nist.problems[name]
+
+    def solve(params, args):
+        residuals = lambda p: problem.residuals(p, args)  # noqa: E731
+        return _loop.__wrapped__(residuals, fk.gauss_newton(), 1000)(params)
+
+    return jax.jit(solve)
+
+
+@pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.parametrize("name", nist.problems)
+def test_nist(name, start):
+    problem = nist.problems[name]
+    params, state, _ = nist_solver(name)(arrays(problem.starts[start]), arrays(problem.args))
+    assert state.verdict == CONVERGED
+    assert state.rank == len(problem.certified)
+    # Six digits are wanted; the worst of the twenty has seven.
+    assert problem.digits(params) >= 7
+    # From certified errors of the parameters, the residual is orthogonal to 1e-6 of their sum.
+    rss = jnp.sum(problem.residuals(params, problem.args) ** 2)
+    assert rss <= problem.rss * (1 + 1e-9)
+
+
+def test_nist_needs_few_evaluations():
+    states = [
+        nist_solver(name)(arrays(start), arrays(problem.args))[1]
+        for name, problem in nist.problems.items()
+        for start in problem.starts
+    ]
+    # The best of the field, a Moré-style trust region, needs a median of 17 on the collection.
+    assert np.median([state.evaluations for state in states]) <= 17
+
+
+@pytest.mark.parametrize("name", ["Gauss1", "Lanczos2", "BoxBOD", "MGH09"])
+def test_nist_in_float32(name):
+    problem = nist.problems[name]
+    start = arrays(problem.starts[1], jnp.float32)
+    params, state, _ = nist_solver(name)(start, arrays(problem.args, jnp.float32))
+    assert state.verdict == CONVERGED
+    # Half of float32's seven digits, less for parameters known to 30 to 100 % of themselves.
+    assert problem.digits(params) >= (2.5 if name in ("MGH09", "Lanczos2") else 3.5)
+    assert all(leaf.dtype == jnp.float32 for leaf in params.values())
+    assert {leaf.dtype for leaf in state} == {jnp.dtype("float32"), jnp.dtype("int32")}
+
+
+@pytest.mark.parametrize("name", ["Kirby2", "Lanczos2"])
+def test_the_spectrum_is_that_of_the_units_free_fisher_matrix(name):
+    problem = nist.problems[name]
+    params = arrays(problem.certified)
+    _, state, _ = nist_solver(name)(params, arrays(problem.args))
+    flat, unravel = ravel_pytree(params)
+    jacobian = jax.jacobian(lambda v: problem.residuals(unravel(v), problem.args))(flat)
+    unit = np.asarray(jacobian / jnp.linalg.norm(jacobian, axis=0))
+    # Eleven digits are certified, and the condition number of the unit Jacobian is up to 1e4.
+    np.testing.assert_allclose(
+        state.eigenvalues, np.linalg.svd(unit, compute_uv=False) ** 2, rtol=1e-6
+    )
+    assert state.rank == len(params)
+
+
+def exponentials(params):
+    return (
+        params["a"][0] * jnp.exp(-params["a"][1] * x) - 1 / (1 + x),
+        {"b": params["c"]["d"] * x - 2.0, "e": params["f"] - 1},
+    )
+
+
+def test_any_pytree_of_parameters_and_residuals():
+    params = {"a": jnp.array([3.0, 1.0]), "c": {"d": jnp.array(0.2)}, "f": jnp.ones((2, 3))}
+    params, state, _ = minimise(exponentials, params)
+    flat, unravel = ravel_pytree(params)
+    reference = least_squares(
+        lambda v: np.asarray(ravel_pytree(exponentials(unravel(v)))[0]), flat, xtol=1e-15
+    )
+    assert state.verdict == CONVERGED
+    # SciPy stops at half of the digits.
+    np.testing.assert_allclose(ravel_pytree(params)[0], reference.x, rtol=1e-7)
+
+
+def linear(params):
+    return params["slope"] * x + params["offset"] - np.sin(x)
+
+
+def test_a_linear_problem_takes_one_step():
+    params, state, count = minimise(linear, {"slope": jnp.array(1.0), "offset": jnp.array(0.0)})
+    slope, offset = np.polyfit(x, np.sin(x), 1)
+    np.testing.assert_allclose(params["slope"], slope, rtol=1e-12)
+    np.testing.assert_allclose(params["offset"], offset, rtol=1e-12)
+    assert state.verdict == CONVERGED
+    assert count == 2  # the step, and the verdict
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_a_problem_without_residuals_at_its_solution(dtype):
+    def rosenbrock(p):
+        return jnp.stack([10 * (p[1] - p[0] ** 2), 1 - p[0]])
+
+    params, state, _ = minimise(rosenbrock, jnp.array([-1.2, 1.0], dtype))
+    assert state.verdict == CONVERGED
+    np.testing.assert_array_equal(params, 1)  # exactly representable
+    params, state, count = minimise(rosenbrock, jnp.array([1.0, 1.0], dtype))
+    assert (state.verdict, count) == (CONVERGED, 1)
+    np.testing.assert_array_equal(params, 1)
+
+
+def test_all_parameters_zero_at_the_start():
+    params, state, _ = minimise(linear, {"slope": jnp.array(0.0), "offset": jnp.array(0.0)})
+    assert state.verdict == CONVERGED
+    np.testing.assert_allclose(params["slope"], np.polyfit(x, np.sin(x), 1)[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("factor", [1e-150, 1e-8, 1e8, 1e150])
+def test_units_play_no_role(factor):
+    def residuals(p):
+        return factor * (p["height"] * jnp.exp(-p["rate"] * 1e9 * x) - 1 / (1 + x))
+
+    params, state, count = minimise(residuals, {"height": jnp.array(1.0), "rate": jnp.array(1e-9)})
+    same, _, steps = minimise(
+        lambda p: p["height"] * jnp.exp(-p["rate"] * x) - 1 / (1 + x),
+        {"height": jnp.array(1.0), "rate": jnp.array(1.0)},
+    )
+    assert state.verdict == CONVERGED
+    assert count == steps
+    # The convergence test leaves 2e-9 of an error bar of a few percent.
+    np.testing.assert_allclose(params["rate"], same["rate"] * 1e-9, rtol=1e-8)
+    np.testing.assert_allclose(params["height"], same["height"], rtol=1e-8)
+
+
+# Degenerate models
+
+
+def decay(p):
+    return (
+        p["gain"] * p["flux"] * jnp.exp(-p["rate"] * x) - 6 * np.exp(-0.7 * x) - 0.1 * np.cos(9 * x)
+    )
+
+
+START = {"gain": jnp.array(1.0), "flux": jnp.array(4.0), "rate": jnp.array(1.5)}
+
+
+@functools.lru_cache
+def decay_solution():
+    """Product and rate from SciPy."""
+    return least_squares(
+        lambda v: np.asarray(decay({"gain": 1.0, "flux": v[0], "rate": v[1]})),
+        [4.0, 1.5],
+        xtol=1e-15,
+        ftol=1e-15,
+        gtol=1e-15,
+    ).x
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_two_parameters_that_enter_as_a_product(dtype):
+    params, state, _ = minimise(decay, arrays(START, dtype))
+    product, rate = decay_solution()
+    assert state.verdict == CONVERGED
+    assert state.rank == 2
+    # In float32 the residuals are known to 1e-6 of their error bars of a percent or so.
+    rtol = 1e-5 if dtype == jnp.float32 else 1e-7
+    np.testing.assert_allclose(params["gain"] * params["flux"], product, rtol=rtol)
+    np.testing.assert_allclose(params["rate"], rate, rtol=rtol)
+    # Steps of minimum norm have no component along the free direction.
+    assert 0.3 < params["gain"] < 3
+
+
+def test_frozen_parameters_stay():
+    held = {**START, "gain": jnp.array(1.25)}
+    params, state, _ = minimise(
+        lambda p: decay({**p, "gain": jax.lax.stop_gradient(held["gain"])}), held
+    )
+    product, rate = decay_solution()
+    assert state.verdict == CONVERGED
+    assert state.rank == 2
+    assert params["gain"] == 1.25
+    np.testing.assert_allclose(1.25 * params["flux"], product, rtol=1e-7)
+    np.testing.assert_allclose(params["rate"], rate, rtol=1e-7)
+
+
+def test_more_parameters_than_residuals():
+    params, state, _ = minimise(
+        lambda p: jnp.stack([p.sum() - 3, p[0] ** 2 - 2]), jnp.array([1.0, 1.0, 1.0, 1.0])
+    )
+    assert state.verdict == CONVERGED
+    assert state.rank == 2
+    np.testing.assert_allclose(params.sum(), 3, rtol=1e-14)
+    np.testing.assert_allclose(params[0], np.sqrt(2), rtol=1e-14)
+
+
+# Verdicts
+
+
+def test_after_a_verdict_updates_are_zero_until_restart():
+    params, state, _ = minimise(decay, START)
+    optimiser = fk.gauss_newton()
+    updates, same = optimiser.update(None, state, params, residuals=decay)
+    assert all(leaf == 0 for leaf in jax.tree.leaves(updates))
+    assert jax.tree.all(jax.tree.map(lambda a, b: jnp.array_equal(a, b), state, same))
+
+    fresh = restart((state, {"other": 3}))
+    assert fresh[1] == {"other": 3}
+    assert fresh[0].verdict == RUNNING
+    assert fresh[0].radius == 0
+    moved = {**params, "rate": params["rate"] * 2}
+    updates, _ = optimiser.update(None, fresh[0], moved, residuals=decay)
+    assert updates["rate"] != 0
+
+
+@pytest.mark.parametrize("start", [800.0, 30.0])
+def test_a_plateau_is_no_success(start):
+    """BoxBOD far out, where exp(-b2 x) has vanished: at 800 exactly, at 30 to one part in 1e13."""
+    problem = nist.problems["BoxBOD"]
+    params = {"b1": jnp.array(100.0), "b2": jnp.array(start)}
+    params, state, _ = minimise(lambda p: problem.residuals(p, problem.args), params)
+    assert problem.digits(params) < 1
+    assert state.verdict != CONVERGED or state.rank == 1
+
+
+def test_running_onto_a_plateau_is_no_success():
+    def residuals(p):
+        return p["height"] * jnp.exp(-jnp.exp(p["rate"]) * (x + 1)) - np.where(x < 0.1, 1.0, 0.0)
+
+    # The best fit is a spike at the first point: the rate runs away until nothing responds.
+    _, state, _ = minimise(residuals, {"height": jnp.array(1.0), "rate": jnp.array(0.0)})
+    assert state.verdict in (RUNNING, STALLED)
+
+
+def test_no_response_at_all_is_stalled():
+    params, state, count = minimise(lambda p: 0 * p + jnp.ones(3), jnp.array([1.0, 2.0, 3.0]))
+    assert (state.verdict, state.rank, count) == (STALLED, 0, 1)
+    np.testing.assert_array_equal(params, [1, 2, 3])
+
+
+def test_a_kink_that_no_step_gets_over_is_stalled():
+    _, state, _ = minimise(
+        lambda p: jnp.stack([2 + jnp.abs(p[0] - 0.3), 0.01 * p[0]]), jnp.array([0.3])
+    )
+    assert state.verdict == STALLED
+
+
+def test_steps_into_nowhere_are_rejected():
+    def residuals(p):
+        return jnp.log(p["a"] * x + 1e-3) + p["b"] * x - 1 / (1 + x)  # NaN for negative a
+
+    params, state, _ = minimise(residuals, {"a": jnp.array(50.0), "b": jnp.array(20.0)})
+    assert state.verdict == CONVERGED
+    assert params["a"] > 0
+    reference = least_squares(
+        lambda v: residuals({"a": v[0], "b": v[1]}),
+        [float(params["a"]), float(params["b"])],
+        bounds=([0, -np.inf], np.inf),
+        xtol=1e-15,
+    )
+    np.testing.assert_allclose([params["a"], params["b"]], reference.x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_residuals_that_are_not_finite_fail(bad):
+    start = {"slope": jnp.array(1.0), "offset": jnp.array(bad)}
+    params, state, count = minimise(linear, start)
+    assert (state.verdict, count) == (FAILED, 1)
+    assert params["slope"] == 1
+
+
+def test_a_jacobian_that_is_not_finite_fails():
+    params, state, _ = minimise(lambda p: jnp.sqrt(p) - 1 + x, jnp.array(0.0))
+    assert state.verdict == FAILED
+    assert params == 0
+
+
+# Composition
+
+
+def test_vmap_gives_what_the_single_fits_give():
+    starts = {"gain": jnp.ones(3), "flux": jnp.array([4.0, 0.1, 60.0]), "rate": jnp.ones(3)}
+    run = _loop(decay, fk.gauss_newton(), 100)
+    together, states, _ = jax.vmap(run)(starts)
+    for i in range(3):
+        params, state, _ = run(jax.tree.map(lambda leaf, i=i: leaf[i], starts))
+        assert state.verdict == states.verdict[i]
+        # Batched linear algebra sums in another order; only the product is determined.
+        np.testing.assert_allclose(
+            (together["gain"] * together["flux"])[i], params["gain"] * params["flux"], rtol=1e-9
+        )
+
+
+def test_in_a_chain_that_limits_the_step():
+    optimiser = optax.chain(fk.gauss_newton(), optax.clip(0.05))
+    params, state, count = minimise(decay, START, optimiser)
+    assert optax.tree_utils.tree_get(state, "verdict") == CONVERGED
+    assert count > 10
+    product, rate = decay_solution()
+    np.testing.assert_allclose(params["gain"] * params["flux"], product, rtol=1e-7)
+    np.testing.assert_allclose(params["rate"], rate, rtol=1e-7)
+
+
+def test_update_by_update_the_loss_never_rises():
+    problem = nist.problems["MGH09"]
+    optimiser = fk.gauss_newton()
+    params = arrays(problem.starts[0])
+    state = optimiser.init(params)
+    residuals = lambda p: problem.residuals(p, problem.args)  # noqa: E731
+    update = jax.jit(lambda s, p: optimiser.update(None, s, p, residuals=residuals))
+    losses = [jnp.sum(residuals(params) ** 2)]
+    for _ in range(20):
+        updates, state = update(state, params)
+        params = optax.apply_updates(params, updates)
+        losses.append(jnp.sum(residuals(params) ** 2))
+    assert np.all(np.diff(losses) < 0)
+    assert state.evaluations >= 21
+
+
+def test_bad_input_is_refused():
+    optimiser = fk.gauss_newton()
+    with pytest.raises(ValueError, match="nothing to fit"):
+        optimiser.init({})
+    params = jnp.array([1.0])
+    state = optimiser.init(params)
+    with pytest.raises(TypeError, match="update needs the parameters and the residuals"):
+        optimiser.update(params, state, params)
+    with pytest.raises(TypeError, match="must be real floating arrays, got complex128"):
+        optimiser.update(params, state, params, residuals=lambda p: p + 1j)
