@@ -2,6 +2,7 @@
 
 import atexit
 import math
+import os
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
+from fitkit import _checkpoint
 from fitkit._history import History
 from fitkit._loop import Loop
 from fitkit._names import Paths, named_leaves
@@ -200,8 +202,11 @@ class Fit:
         Exception
             Whatever the user's function raised.
         """
-        self._launch(self.step + _whole("run", n))
-        self._watch(progress)
+        try:
+            self._launch(self.step + _whole("run", n))
+            self._watch(progress)
+        except KeyboardInterrupt:
+            self.pause()
 
     def start(self, n: int = 1000) -> None:
         """Take `n` steps in the background, and return at once.
@@ -336,12 +341,71 @@ class Fit:
             If the fit was never at `step`.
         """
         self.pause()
-        if not 0 <= step <= self.step:
-            raise ValueError(f"rewind: step {step} is not between 0 and {self.step}.")
+        first = self._loop.timeline.first
+        if step != self._loop.lowest.step and not first <= step <= self.step:
+            raise ValueError(f"rewind: step {step} is not between {first} and {self.step}.")
         self._loop.rewind(int(step))
         self.target, self.error = self.step, None
         self._set_status("stopped" if step else "ready")
         self._note(f"rewound to step {step:,}")
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the fit to a file: state, best state, history, learning rates, events.
+
+        A running fit is paused for it and goes on.
+
+        Parameters
+        ----------
+        path
+            The file; one of that name is replaced.
+        """
+        running = not self._still.is_set()
+        self.pause()
+        loop, steering = self._loop, self._steering
+        header = {
+            "names": self.names,
+            "step": self.step,
+            "loss": self.loss,
+            "lowest": loop.lowest,
+            "factors": dict(steering.factors),
+            "frozen": sorted(steering.frozen),
+            "events": self.events,
+        }
+        best = loop.timeline.at(loop.lowest.step)
+        _checkpoint.write(path, header, (loop.now.state, best, loop.history.arrays()))
+        if running and self._status == "paused":
+            self.resume()
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, **problem: Any) -> "Fit":
+        """Go on with a fit that was saved.
+
+        Parameters
+        ----------
+        path
+            A file that `save` wrote.
+        **problem
+            The same ``loss`` or ``residuals``, ``params``, ``args`` and ``optimiser`` that the
+            fit was made with: functions are not in the file.
+
+        Raises
+        ------
+        ValueError
+            If the file is none of ours, or of a fit with other parameters or another optimiser.
+        """
+        fit = cls(**problem)
+        loop, steering = fit._loop, fit._steering
+        like = (loop.now.state, loop.now.state, loop.history.arrays())
+        header, (state, best, history) = _checkpoint.read(path, fit.names, like)
+        steering.factors = header["factors"]
+        steering.frozen = frozenset(header["frozen"]) | steering.frozen
+        steering.publish()
+        loop.history.restore(history)
+        loop.restore(header["step"], state, header["loss"], header["lowest"], best)
+        fit.events = [Event(*event) for event in header["events"]]
+        fit.target = header["step"]
+        fit._set_status("stopped" if header["step"] else "ready")
+        return fit
 
     def wait_for_change(self, since: int, timeout: float | None = None) -> int:
         """Sleep until something visible changed after version `since`; give the new version."""
@@ -365,9 +429,14 @@ class Fit:
 
     def _launch(self, target: int) -> None:
         self._begin(target)
-        self._worker = threading.Thread(target=self._work, name="fitkit-fit", daemon=True)
-        _RUNNING.add(self)
-        self._worker.start()
+        worker = threading.Thread(target=self._work, name="fitkit-fit", daemon=True)
+        try:
+            self._worker = worker
+            _RUNNING.add(self)
+            worker.start()
+        finally:
+            if worker.ident is None:  # Interrupted before it began.
+                self._settle()
 
     def _work(self) -> None:
         try:

@@ -50,7 +50,7 @@ class History:
         self._columns = 1 + 2 * len(self.names)
         per_bin = len(Summary._fields) * 8 * self._columns
         self._bins = int(np.clip(_BUDGET // per_bin, 128, 2048)) // 2 * 2
-        self._data = np.empty((len(Summary._fields), self._bins, self._columns))
+        self._data = np.zeros((len(Summary._fields), self._bins, self._columns))
         self._full = 0
         self._pending: list[np.ndarray] = []
         self._pending_rows = 0
@@ -127,6 +127,20 @@ class History:
         self._full, self._pending_rows = bins, rest
         self._pending = [kept] if rest else []
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Give the whole history as arrays of a size that never changes, to be saved."""
+        pending = np.concatenate(self._pending) if self._pending else np.empty((0, self._columns))
+        rest = _summarise(pending[None])[:, 0] if len(pending) else np.zeros((5, self._columns))
+        counts = np.array([self.width, self._full, self._pending_rows])
+        return {"bins": self._data, "rest": rest, "counts": counts}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take over what `arrays` gave; of rows that fill no bin yet, the last stands for all."""
+        self._data = np.array(arrays["bins"])
+        self.width, self._full, self._pending_rows = (int(n) for n in arrays["counts"])
+        rest = np.repeat(arrays["rest"][1:2], self._pending_rows, axis=0)
+        self._pending = [rest] if len(rest) else []
+
     def _room(self) -> int:
         return (self._bins - self._full) * self.width - self._pending_rows
 
@@ -142,7 +156,7 @@ class History:
             self._pending = [rest] if len(rest) else []
             self._full += count
         if self._full == self._bins:
-            merged = np.empty_like(self._data)
+            merged = np.zeros_like(self._data)
             merged[:, : self._bins // 2] = _merge(self._data[:, 0::2], self._data[:, 1::2])
             self._data, self._full = merged, self._bins // 2
             self.width *= 2

@@ -157,6 +157,14 @@ class Loop:
         if self.lowest.step > step:
             self.lowest = self._lowest_of_history()
 
+    def restore(
+        self, step: int, state: FitState, loss: float, lowest: tuple, best: FitState
+    ) -> None:
+        """Stand where another loop stood."""
+        self.now = Now(step, state, loss)
+        self.lowest = Lowest(*lowest)
+        self.timeline.restart(step, state, self.lowest.step, best)
+
     def settle(self) -> None:
         """Evaluate the loss where the last step led; the record has those of all steps before."""
         with contextlib.suppress(Exception):

@@ -58,8 +58,12 @@ class Steering:
         self.frozen = self.frozen - frozenset(paths) | self._unmapped
         self._publish(f"thawed {', '.join(path for path in paths if path not in stuck)}")
 
-    def _publish(self, words: str) -> None:
+    def publish(self) -> None:
+        """Hand the present factors to the next chunk."""
         self.controls = self._as_controls()
+
+    def _publish(self, words: str) -> None:
+        self.publish()
         self._changed(words)
 
     def _as_controls(self) -> Controls:

@@ -45,6 +45,7 @@ class Timeline:
         self._most = max(8, min(_MOST, _BUDGET // max(size, 1)))
         self._marks = [Mark(0, start, controls)]
         self._changes = [(0, controls)]
+        self.first = 0
 
     def record(self, step: int, state: FitState, controls: Controls) -> None:
         """Keep the state at `step`, from which `controls` steer; thin out the older ones."""
@@ -68,8 +69,16 @@ class Timeline:
             controls = then
         return state
 
+    def restart(self, step: int, state: FitState, other: int, other_state: FitState) -> None:
+        """Start anew at `step`, with one other state that is known."""
+        controls = self._changes[-1][1]
+        known = {other: other_state, step: state}
+        self._marks = [Mark(at, known[at], controls) for at in sorted(known)]
+        self.first = step
+
     def truncate(self, step: int) -> None:
         """Forget what came after `step`."""
+        self.first = min(self.first, step)
         self._marks = [mark for mark in self._marks if mark.step <= step]
         self._changes = [change for change in self._changes if change[0] <= step] or [
             self._changes[0]

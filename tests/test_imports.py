@@ -31,6 +31,7 @@ MODULE_MAP = (
     "_projection",
     "_gauss_newton",
     "_problem",
+    "_checkpoint",
     "_step",
     "_timeline",
     "_loop",
