@@ -99,7 +99,8 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
         updates, state = optimiser.update(grads, state, params, residuals=function_of_params)
 
     where ``residuals(params)`` is a pytree of real arrays, already divided by the errors of the
-    data. `grads` is not used, and may be None. The parameters are any pytree of real arrays.
+    data. `grads` is not used, and may be None. The parameters are any pytree of real arrays. A
+    tree of booleans, ``frozen=``, may say which of them `residuals` holds where they are.
 
     The state, a `GaussNewtonState`, says in `verdict` when to stop. *Converged* (1): at the level
     of rounding the residuals are orthogonal to everything that the parameters can change, and the
@@ -153,6 +154,7 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
         params: PyTree | None = None,
         *,
         residuals: Callable[[PyTree], PyTree] | None = None,
+        frozen: PyTree | None = None,
         **extra: Any,
     ) -> tuple[PyTree, GaussNewtonState]:
         del grads, extra
@@ -164,9 +166,10 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
             )
         flat, unravel = ravel_pytree(params)
         function = _flattened(residuals, unravel)
+        held = _held(frozen, params)
         step, state = jax.lax.cond(
             state.verdict == RUNNING,
-            lambda: _advance(function, flat, state),
+            lambda: _advance(function, flat, held, state),
             lambda: (jnp.zeros_like(flat), state),
         )
         return unravel(step), state
@@ -203,8 +206,17 @@ def _flattened(residuals: Callable, unravel: Callable) -> Callable[[Array], Arra
     return function
 
 
+def _held(frozen: PyTree | None, params: PyTree) -> Bool[Array, " n"]:
+    """Which elements do not move, in the order of ``ravel_pytree``."""
+    if frozen is None:
+        return jnp.array(False)
+    return ravel_pytree(
+        jax.tree.map(lambda flag, leaf: jnp.broadcast_to(flag, jnp.shape(leaf)), frozen, params)
+    )[0]
+
+
 def _advance(
-    function: Callable, flat: Float[Array, " n"], state: GaussNewtonState
+    function: Callable, flat: Float[Array, " n"], held: Bool[Array, " n"], state: GaussNewtonState
 ) -> tuple[Float[Array, " n"], GaussNewtonState]:
     """Take one accepted step, or reach a verdict."""
     residuals, jacobian = _linearised(function, flat)
@@ -226,7 +238,8 @@ def _advance(
     noise = 4 * eps * (1 + _norm(lengths * flat) / norm)
     done, near, eigenvalues, rank = _judge(columns, target, noise, eps)
     # A column that has shrunk to nothing is a plateau that an earlier step ran onto.
-    lost = jnp.any((state.scale > 0) & (lengths * responds <= rank_rtol(unit.dtype) * scale))
+    lost = (state.scale > 0) & (lengths * responds <= rank_rtol(unit.dtype) * scale)
+    lost = jnp.any(lost & ~held)
     done, near = done & ~lost, near & ~lost
 
     safe = jnp.where(scale > 0, scale, 1)
@@ -244,7 +257,7 @@ def _advance(
     first = state.radius == 0
     begin = _Trial(
         radius=jnp.where(first, jnp.where(model.extent > 0, model.extent, 1), state.radius / norm),
-        step=jnp.zeros_like(model.slopes),
+        step=jnp.zeros_like(flat),
         accepted=jnp.array(False),
         exhausted=~finite,
         count=jnp.zeros((), jnp.int32),

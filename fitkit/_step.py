@@ -11,6 +11,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from fitkit._bounds import Bounds
 from fitkit._problem import Params, Problem
 
 #: Memory for what a chunk records, in bytes.
@@ -78,11 +79,15 @@ def initial_state(params: Params, optimiser: optax.GradientTransformation) -> Fi
     return FitState(params, optimiser.init(params))
 
 
-def make_step(problem: Problem, optimiser: optax.GradientTransformation) -> Step:
+def make_step(
+    problem: Problem, optimiser: optax.GradientTransformation, bounds: Bounds | None = None
+) -> Step:
     """Build the pure step: evaluate, let the optimiser propose, scale, move.
 
     A frozen parameter has no gradient, and whatever the optimiser evaluates itself (a line
     search, a Jacobian) holds it where it is; so the others move as if it were a constant.
+    An element that would leave its bounds is treated the same way, for this step, and nothing is
+    evaluated outside of them.
     """
     update = optax.with_extra_args_support(optimiser).update
 
@@ -92,19 +97,24 @@ def make_step(problem: Problem, optimiser: optax.GradientTransformation) -> Step
         params = state.params
         frozen = _like(params, controls.multipliers == 0)
 
-        def held(candidate: Params) -> Params:
-            return jax.tree.map(jnp.where, frozen, params, candidate)
+        loss, gradient = jax.value_and_grad(problem.loss)(params, args)
+        if bounds is not None:
+            frozen = jax.tree.map(jnp.logical_or, frozen, bounds.blocked(params, gradient))
 
-        def value_fn(candidate: Params, residuals: Any = None) -> Array:
+        def held(candidate: Params) -> Params:
+            inside = candidate if bounds is None else bounds.project(candidate)
+            return jax.tree.map(jnp.where, frozen, params, inside)
+
+        def value_fn(candidate: Params, residuals: Any = None, frozen: Any = None) -> Array:
             # optax's line searches refuse extra arguments that this would not take.
             return problem.loss(held(candidate), args)
 
-        loss, gradient = jax.value_and_grad(problem.loss)(params, args)
         free_gradient = jax.tree.map(lambda f, g: jnp.where(f, 0, g), frozen, gradient)
         extra: dict[str, Any] = {
             "value": loss,
             "grad": free_gradient,
             "value_fn": value_fn,
+            "frozen": frozen,
         }
         if problem.residuals_function is not None:
             extra["residuals"] = lambda candidate: problem.residuals(held(candidate), args)
@@ -116,10 +126,14 @@ def make_step(problem: Problem, optimiser: optax.GradientTransformation) -> Step
             updates,
         )
         moved = optax.apply_updates(params, updates)
+        finite = _all_finite(moved)
+        if bounds is not None:
+            moved = bounds.project(moved)
+            updates = jax.tree.map(jnp.subtract, moved, params)
         info = StepInfo(loss, _norms(gradient), _norms(updates))
         outcome = jnp.where(
             jnp.isfinite(loss) & _all_finite(free_gradient),
-            jnp.where(_all_finite(moved), GOOD, BAD_UPDATE),
+            jnp.where(finite, GOOD, BAD_UPDATE),
             BAD_EVALUATION,
         )
         return FitState(moved, optimiser_state), info, outcome.astype(jnp.int32)

@@ -136,6 +136,14 @@ def test_a_linear_problem_takes_one_step():
     assert count == 2  # the step, and the verdict
 
 
+def test_float32_parameters_and_float64_data():
+    start = arrays(START, jnp.float32)
+    params, state, _ = minimise(decay, start)  # whose data are float64
+    assert state.verdict == CONVERGED
+    assert params["rate"].dtype == jnp.float32
+    np.testing.assert_allclose(params["rate"], decay_solution()[1], rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_a_problem_without_residuals_at_its_solution(dtype):
     def rosenbrock(p):
@@ -196,16 +204,14 @@ def decay_solution():
     ).x
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_two_parameters_that_enter_as_a_product(dtype):
-    params, state, _ = minimise(decay, arrays(START, dtype))
+def test_two_parameters_that_enter_as_a_product():
+    params, state, _ = minimise(decay, START)
     product, rate = decay_solution()
     assert state.verdict == CONVERGED
     assert state.rank == 2
-    # In float32 the residuals are known to 1e-6 of their error bars of a percent or so.
-    rtol = 1e-5 if dtype == jnp.float32 else 1e-7
-    np.testing.assert_allclose(params["gain"] * params["flux"], product, rtol=rtol)
-    np.testing.assert_allclose(params["rate"], rate, rtol=rtol)
+    # SciPy stops at half of the digits.
+    np.testing.assert_allclose(params["gain"] * params["flux"], product, rtol=1e-7)
+    np.testing.assert_allclose(params["rate"], rate, rtol=1e-7)
     # Steps of minimum norm have no component along the free direction.
     assert 0.3 < params["gain"] < 3
 
@@ -286,18 +292,13 @@ def test_a_kink_that_no_step_gets_over_is_stalled():
 
 def test_steps_into_nowhere_are_rejected():
     def residuals(p):
-        return jnp.log(p["a"] * x + 1e-3) + p["b"] * x - 1 / (1 + x)  # NaN for negative a
+        return jnp.log(p["a"] * (1 + x)) + p["b"] * x - 1 / (1 + x)  # NaN for negative a
 
+    # The first full step leads to a = -146, and log(a (1 + x)) is linear in log(a).
     params, state, _ = minimise(residuals, {"a": jnp.array(50.0), "b": jnp.array(20.0)})
     assert state.verdict == CONVERGED
-    assert params["a"] > 0
-    reference = least_squares(
-        lambda v: residuals({"a": v[0], "b": v[1]}),
-        [float(params["a"]), float(params["b"])],
-        bounds=([0, -np.inf], np.inf),
-        xtol=1e-15,
-    )
-    np.testing.assert_allclose([params["a"], params["b"]], reference.x, rtol=1e-6)
+    slope, offset = np.polyfit(x, 1 / (1 + x) - np.log(1 + x), 1)
+    np.testing.assert_allclose([params["a"], params["b"]], [np.exp(offset), slope], rtol=1e-8)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
