@@ -35,6 +35,7 @@ MODULE_MAP = (
     "_step",
     "_timeline",
     "_loop",
+    "_runner",
     "_steering",
     "_result",
     "_fit",
