@@ -16,6 +16,7 @@ from fitkit._optimisers import delay as delay
 from fitkit._optimisers import map_optimisers as map_optimisers
 from fitkit._projection import EigenProjection as EigenProjection
 from fitkit._projection import eigen_projected as eigen_projected
+from fitkit._result_plots import Result as Result
 from fitkit._spectrum import decompose as decompose
 from fitkit._spectrum import eigen_projection as eigen_projection
 

@@ -65,6 +65,31 @@ def loss_hessian(
     loss: Callable, free: PyTree, held: PyTree, args: Any
 ) -> tuple[Float[Array, ""], Float[Array, "n n"]]:
     """Value and Hessian of a loss by Hessian-vector products (forward over reverse)."""
+    function, flat = _flat_loss(loss, free, held, args)
+    product = _forward(jax.grad(function), flat)
+    return function(flat), _mapped(product, jnp.eye(flat.size, dtype=flat.dtype))
+
+
+@eqx.filter_jit
+def residual_gradient(
+    residuals: Callable, free: PyTree, held: PyTree, args: Any
+) -> tuple[Float[Array, " m"], Float[Array, " n"]]:
+    """Flat residuals, and the gradient of half the sum of their squares."""
+    function, flat = _flat(residuals, free, held, args, None)
+    values, pull = jax.vjp(function, flat)
+    return values, pull(values)[0]
+
+
+@eqx.filter_jit
+def value_and_gradient(
+    loss: Callable, free: PyTree, held: PyTree, args: Any
+) -> tuple[Float[Array, ""], Float[Array, " n"]]:
+    """Value and flat gradient of a loss."""
+    function, flat = _flat_loss(loss, free, held, args)
+    return jax.value_and_grad(function)(flat)
+
+
+def _flat_loss(loss: Callable, free: PyTree, held: PyTree, args: Any) -> tuple[Callable, Array]:
     flat, whole = _vector(free, held)
 
     def function(x: Float[Array, " n"]) -> Float[Array, ""]:
@@ -76,8 +101,7 @@ def loss_hessian(
             )
         return value
 
-    product = _forward(jax.grad(function), flat)
-    return function(flat), _mapped(product, jnp.eye(flat.size, dtype=flat.dtype))
+    return function, flat
 
 
 def _vector(free: PyTree, held: PyTree) -> tuple[Array, Callable]:
