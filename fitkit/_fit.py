@@ -1,12 +1,8 @@
 """`Fit`: the one live object, that runs in the background and is watched and steered meanwhile."""
 
-import atexit
 import math
 import os
 import sys
-import threading
-import time
-import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +19,7 @@ from fitkit._names import Paths, named_leaves
 from fitkit._optimisers import assign, injected_learning_rates, map_optimisers
 from fitkit._problem import LossFunction, ResidualsFunction, make_problem
 from fitkit._result import Result
+from fitkit._runner import Runner
 from fitkit._steering import LearningRates, Steering
 from fitkit._step import StepInfo, verdict_of
 from fitkit._verdict import make_result
@@ -103,19 +100,11 @@ class Fit:
             optimiser = map_optimisers(arrays, optimiser)[0]
 
         self.events: list[Event] = []
-        self.error: BaseException | None = None
-        self.target = 0
-        self.version = 0
-        self._status = "ready"
-        self._condition = threading.Condition()
-        self._still = threading.Event()
-        self._still.set()
-        self._pause = threading.Event()
-        self._worker: threading.Thread | None = None
         unmapped = tuple(path for path, own in self._assignment.items() if own is None)
         self._steering = Steering(self.names, unmapped, self._note)
         self.learning_rates = LearningRates(self._steering, self._own_learning_rates)
         self._loop = Loop(self._problem, arrays, data, optimiser, self._steering.controls)
+        self._runner = Runner(self._loop, lambda: self._steering.controls)
         if not math.isfinite(self.loss):
             raise ValueError(
                 f"Fit: the loss is {self.loss} at the start. Start where the model is finite; "
@@ -167,17 +156,32 @@ class Fit:
         One of ``"ready"``, ``"compiling"``, ``"running"``, ``"paused"``, ``"finished"`` (all steps
         taken), ``"stopped"``, ``"converged"``, ``"stalled"``, ``"non-finite"``, ``"failed"``.
         """
-        return self._status
+        return self._runner.status
+
+    @property
+    def target(self) -> int:
+        """The step at which the present run ends; 0 if it was stopped."""
+        return self._runner.target
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the user's function raised in the latest run, or None."""
+        return self._runner.error
+
+    @property
+    def version(self) -> int:
+        """A number that grows with every change that can be seen; see `wait_for_change`."""
+        return self._runner.version
 
     @property
     def message(self) -> str:
         """What the fit is doing, in a line."""
         if self.error is not None:
             return f"failed at step {self.step:,}: {type(self.error).__name__}: {self.error}"
-        if self._status == "non-finite":
+        if self.status == "non-finite":
             return f"non-finite at step {self.step + 1:,}; the last finite state is kept"
         of = f" of {self.target:,}" if self.target > self.step else ""
-        return f"{self._status}: step {self.step:,}{of}, loss {self.loss:.6g}"
+        return f"{self.status}: step {self.step:,}{of}, loss {self.loss:.6g}"
 
     def __repr__(self) -> str:
         frozen = f"; frozen: {', '.join(sorted(self.frozen))}" if self.frozen else ""
@@ -208,10 +212,13 @@ class Fit:
             Whatever the user's function raised.
         """
         try:
-            self._launch(self.step + _whole("run", n))
-            self._watch(progress)
+            self._runner.launch(self.step + _whole("run", n))
+            self._runner.watch(show=self._show_progress if progress else None)
         except KeyboardInterrupt:
             self.pause()
+        if progress:
+            print(f"\r{self.message:<100}", flush=True)
+        self._raise_error()
 
     def start(self, n: int = 1000) -> None:
         """Take `n` steps in the background, and return at once.
@@ -223,7 +230,7 @@ class Fit:
         RuntimeError
             If the fit is running already.
         """
-        self._launch(self.step + _whole("start", n))
+        self._runner.launch(self.step + _whole("start", n))
 
     def resume(self) -> None:
         """Go on, in the background, to the end of the run that was paused.
@@ -233,11 +240,11 @@ class Fit:
         RuntimeError
             If nothing is left of it, or the fit is running.
         """
-        if self._still.is_set() and self.target <= self.step:
+        if not self._runner.active and self.target <= self.step:
             raise RuntimeError(
                 f"resume: nothing is left of the last run ({self.message}). Use run(n) or start(n)."
             )
-        self._launch(self.target)
+        self._runner.launch(self.target)
 
     def pause(self, block: bool = True) -> None:
         """Stop after the chunk at hand, a tenth of a second or so; `resume` goes on.
@@ -247,16 +254,11 @@ class Fit:
         block
             Whether to return only when the fit stands still.
         """
-        self._pause.set()
-        if block and threading.current_thread() is not self._worker:
-            self._still.wait()
+        self._runner.pause(block)
 
     def stop(self, block: bool = True) -> None:
         """Stop after the chunk at hand, and give up what is left of the run."""
-        self.target = 0
-        self.pause(block)
-        if self._still.is_set():
-            self._settle()
+        self._runner.stop(block)
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the fit stands still. Interrupting this pauses the fit.
@@ -273,7 +275,8 @@ class Fit:
         Exception
             Whatever the user's function raised.
         """
-        self._watch(progress=False, timeout=timeout)
+        self._runner.watch(timeout)
+        self._raise_error()
 
     def steps(self, n: int | None = None, every: int = 1) -> Iterator[StepInfo]:
         """Run in a loop of your own, which is handed control after every `every` steps.
@@ -293,20 +296,10 @@ class Fit:
             The loss and norms recorded of the last step taken, as numpy numbers and arrays.
         """
         every = _whole("steps", every)
-        self._begin(self.step + (sys.maxsize // 2 if n is None else _whole("steps", n)))
-        try:
-            for taken in self._loop.chunks(self._left, self._controls, every):
-                self._follow(taken.end)
-                if len(taken.rows):
-                    yield StepInfo.of_row(taken.rows[-1])
-        except GeneratorExit:
-            self._pause.set()
-            raise
-        except BaseException as error:
-            self._fail(error)
-            raise
-        finally:
-            self._settle()
+        self._runner.begin(self.step + (sys.maxsize // 2 if n is None else _whole("steps", n)))
+        for taken in self._runner.chunks(every):
+            if len(taken.rows):
+                yield StepInfo.of_row(taken.rows[-1])
 
     def freeze(self, pattern: Paths) -> None:
         """Hold parameters where they are, from the next chunk on.
@@ -350,8 +343,8 @@ class Fit:
         if step != self._loop.lowest.step and not first <= step <= self.step:
             raise ValueError(f"rewind: step {step} is not between {first} and {self.step}.")
         self._loop.rewind(int(step))
-        self.target, self.error = self.step, None
-        self._set_status("stopped" if step else "ready")
+        self._runner.target, self._runner.error = self.step, None
+        self._runner.become("stopped" if step else "ready")
         self._note(f"rewound to step {step:,}")
 
     def save(self, path: str | os.PathLike) -> None:
@@ -364,7 +357,7 @@ class Fit:
         path
             The file; one of that name is replaced.
         """
-        running = not self._still.is_set()
+        running = self._runner.active
         self.pause()
         loop, steering = self._loop, self._steering
         header = {
@@ -378,7 +371,7 @@ class Fit:
         }
         best = loop.timeline.at(loop.lowest.step)
         _checkpoint.write(path, header, (loop.now.state, best, loop.history.arrays()))
-        if running and self._status == "paused":
+        if running and self.status == "paused":
             self.resume()
 
     @classmethod
@@ -408,8 +401,8 @@ class Fit:
         loop.history.restore(history)
         loop.restore(header["step"], state, header["loss"], header["lowest"], best)
         fit.events = [Event(*event) for event in header["events"]]
-        fit.target = header["step"]
-        fit._set_status("stopped" if header["step"] else "ready")
+        fit._runner.target = header["step"]
+        fit._runner.become("stopped" if header["step"] else "ready")
         return fit
 
     def fisher(self) -> FisherMatrix:
@@ -441,7 +434,7 @@ class Fit:
         ValueError
             If errors of a loss are to be scaled, which has no scatter to scale them by.
         """
-        now, status = self._loop.now, self._status
+        now, status = self._loop.now, self.status
         optimiser = now.state.optimiser
         knows = bool(optax.tree_utils.tree_get_all_with_path(optimiser, "verdict"))
         return make_result(
@@ -458,86 +451,17 @@ class Fit:
 
     def wait_for_change(self, since: int, timeout: float | None = None) -> int:
         """Sleep until something visible changed after version `since`; give the new version."""
-        with self._condition:
-            self._condition.wait_for(lambda: self.version != since, timeout)
-            return self.version
+        return self._runner.wait_for_change(since, timeout)
 
-    # How it runs.
-
-    def _begin(self, target: int) -> None:
-        with self._condition:
-            if not self._still.is_set():
-                raise RuntimeError(
-                    f"The fit is running already ({self.message}). Call pause(), stop() or wait() "
-                    "first, or make another Fit."
-                )
-            self._still.clear()
-        self._pause.clear()
-        self.target, self.error = target, None
-        self._set_status("running" if self._loop.compiled else "compiling")
-
-    def _launch(self, target: int) -> None:
-        self._begin(target)
-        worker = threading.Thread(target=self._work, name="fitkit-fit", daemon=True)
-        try:
-            self._worker = worker
-            _RUNNING.add(self)
-            worker.start()
-        finally:
-            if worker.ident is None:  # Interrupted before it began.
-                self._settle()
-
-    def _work(self) -> None:
-        try:
-            for taken in self._loop.chunks(self._left, self._controls):
-                self._follow(taken.end)
-        except BaseException as error:  # It reaches the user from `run` or `wait`.
-            self._fail(error)
-        finally:
-            self._settle()
-
-    def _left(self, step: int) -> int:
-        return 0 if self._pause.is_set() else self.target - step
-
-    def _controls(self) -> Any:
-        return self._steering.controls
-
-    def _follow(self, end: str) -> None:
-        """Take over what a chunk came to."""
-        if end == "non-finite":
-            self.events.append(Event(self.step, f"non-finite at step {self.step + 1:,}"))
-        self._set_status(end or "running")
-
-    def _fail(self, error: BaseException) -> None:
-        self.error = error
-        self._set_status("failed")
-
-    def _settle(self) -> None:
-        """Stand still, and say what the fit is from now on."""
-        if self._status in ("running", "compiling"):
-            self._loop.settle()
-            self._status = "paused" if self.step < self.target else "finished"
-        if self.target == 0 and self._status in ("paused", "finished"):
-            self._status = "stopped"
-        _RUNNING.discard(self)
-        self._still.set()
-        self._touch()
-
-    def _watch(self, progress: bool, timeout: float | None = None) -> None:
-        """Wait in the caller's thread, which alone hears an interrupt, until all stands still."""
-        until = math.inf if timeout is None else time.monotonic() + timeout
-        try:
-            while not self._still.wait(max(0.0, min(0.2, until - time.monotonic()))):
-                if progress and self._status == "running":
-                    print(f"\r{_progress_line(self):<100}", end="", flush=True)
-                if time.monotonic() >= until:
-                    raise TimeoutError(f"wait: no end after {timeout} s ({self.message}).")
-        except KeyboardInterrupt:
-            self.pause()
-        if progress:
-            print(f"\r{self.message:<100}", flush=True)
+    def _raise_error(self) -> None:
         if self.error is not None:
             raise self.error
+
+    def _show_progress(self) -> None:
+        if self.status == "running":
+            bar = ("━" * int(24 * self.step / max(self.target, 1))).ljust(24, "─")
+            line = f"{bar} {self.message}, {self.steps_per_second:,.0f} steps/s"
+            print(f"\r{line:<100}", end="", flush=True)
 
     def _own_learning_rates(self) -> dict[str, float]:
         rates = injected_learning_rates(self._loop.now.state.optimiser, self._assignment)
@@ -545,34 +469,7 @@ class Fit:
 
     def _note(self, text: str) -> None:
         self.events.append(Event(self.step, text))
-        self._touch()
-
-    def _set_status(self, status: str) -> None:
-        self._status = status
-        self._touch()
-
-    def _touch(self) -> None:
-        with self._condition:
-            self.version += 1
-            self._condition.notify_all()
-
-
-_RUNNING: weakref.WeakSet[Fit] = weakref.WeakSet()
-
-
-@atexit.register
-def _pause_all() -> None:
-    """Let no thread of ours be inside JAX while the interpreter goes down."""
-    running = list(_RUNNING)
-    for fit in running:
-        fit.pause(block=False)
-    for fit in running:
-        fit._still.wait(10)
-
-
-def _progress_line(fit: Fit) -> str:
-    bar = ("━" * int(24 * fit.step / max(fit.target, 1))).ljust(24, "─")
-    return f"{bar} {fit.message}, {fit.steps_per_second:,.0f} steps/s"
+        self._runner.touch()
 
 
 def _whole(event: str, n: Any) -> int:

@@ -102,13 +102,13 @@ def test_loss_or_residuals():
 
 
 def test_unknown_paths_list_the_nearest():
-    with pytest.raises(UnknownPathError, match="'amplitud'.*'amplitude'"):
+    with pytest.raises(UnknownPathError, match=r"'amplitud'.*'amplitude'"):
         make({"amplitud": optax.sgd(0.1)})
     fit = make()
-    with pytest.raises(UnknownPathError, match="learning_rates: no parameter 'rat'.*'rate'"):
+    with pytest.raises(UnknownPathError, match=r"learning_rates: no parameter 'rat'.*'rate'"):
         fit.learning_rates["rat"] = 0.1
     for method in (fit.freeze, fit.thaw):
-        with pytest.raises(UnknownPathError, match="'ofset'.*'offset'"):
+        with pytest.raises(UnknownPathError, match=r"'ofset'.*'offset'"):
             method("ofset")
 
 

@@ -36,6 +36,7 @@ MODULE_MAP = (
     "_step",
     "_timeline",
     "_loop",
+    "_runner",
     "_steering",
     "_result",
     "_verdict",
