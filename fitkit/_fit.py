@@ -296,7 +296,11 @@ class Fit:
             The loss and norms recorded of the last step taken, as numpy numbers and arrays.
         """
         every = _whole("steps", every)
-        self._runner.begin(self.step + (sys.maxsize // 2 if n is None else _whole("steps", n)))
+        count = sys.maxsize // 2 if n is None else _whole("steps", n)
+        return self._steps(count, every)
+
+    def _steps(self, count: int, every: int) -> Iterator[StepInfo]:
+        self._runner.begin(self.step + count)
         for taken in self._runner.chunks(every):
             if len(taken.rows):
                 yield StepInfo.of_row(taken.rows[-1])

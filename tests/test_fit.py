@@ -121,7 +121,7 @@ def test_bad_learning_rate(rate):
 
 
 @pytest.mark.parametrize("n", [0, -1, 2.5, True, "3"])
-@pytest.mark.parametrize("method", ["run", "start"])
+@pytest.mark.parametrize("method", ["run", "start", "steps"])
 def test_bad_number_of_steps(method, n):
     fit = make()
     with pytest.raises(ValueError, match=f"{method}: {n!r} steps; must be a whole number"):
