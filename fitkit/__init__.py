@@ -19,6 +19,7 @@ from fitkit._projection import eigen_projected as eigen_projected
 from fitkit._result_plots import Result as Result
 from fitkit._spectrum import decompose as decompose
 from fitkit._spectrum import eigen_projection as eigen_projection
+from fitkit._transforms import max_step_size as max_step_size
 
 __version__ = _version("fitkit")
 
