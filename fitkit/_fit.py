@@ -4,18 +4,20 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import optax
 from jaxtyping import PyTree
 
 from fitkit import _checkpoint
+from fitkit._explain import explain_start
 from fitkit._fisher import fisher_matrix
 from fitkit._fisher_matrix import FisherMatrix
 from fitkit._history import History
 from fitkit._loop import Loop
 from fitkit._names import Paths, named_leaves
+from fitkit._nonfinite import NonFiniteReport
 from fitkit._optimisers import assign, injected_learning_rates, map_optimisers
 from fitkit._problem import LossFunction, ResidualsFunction, make_problem
 from fitkit._result import Result
@@ -58,6 +60,12 @@ class Fit:
     optimiser
         One optax optimiser for all parameters, or a mapping from paths, subtrees and globs to
         optimisers (see `map_optimisers`). A parameter that it leaves out stays frozen.
+    on_nonfinite
+        What to do at a step whose loss, gradient, update or new parameters are not finite.
+        ``"stop"`` there, keep the last finite state, and explain (see `report`). ``"skip"`` the
+        step and count it (`skipped`); a hundred in a row stop the fit. ``"zero"``: put zero in
+        the place of what is not finite in the gradient and the update, and count it (`zeroed`);
+        a loss that is not finite stops the fit.
 
     Raises
     ------
@@ -89,7 +97,12 @@ class Fit:
         optimiser: optax.GradientTransformation
         | Mapping[Paths, optax.GradientTransformation]
         | None = None,
+        on_nonfinite: Literal["stop", "skip", "zero"] = "stop",
     ) -> None:
+        if on_nonfinite not in ("stop", "skip", "zero"):
+            raise ValueError(
+                f"Fit: on_nonfinite={on_nonfinite!r}; must be 'stop', 'skip' or 'zero'."
+            )
         self._problem, arrays, data = make_problem(loss, residuals, params, args)
         self._args = args
         self.names: tuple[str, ...] = tuple(named_leaves(arrays))
@@ -103,12 +116,14 @@ class Fit:
         unmapped = tuple(path for path, own in self._assignment.items() if own is None)
         self._steering = Steering(self.names, unmapped, self._note)
         self.learning_rates = LearningRates(self._steering, self._own_learning_rates)
-        self._loop = Loop(self._problem, arrays, data, optimiser, self._steering.controls)
+        self._loop = Loop(
+            self._problem, arrays, data, optimiser, self._steering.controls, on_nonfinite
+        )
         self._runner = Runner(self._loop, lambda: self._steering.controls)
         if not math.isfinite(self.loss):
             raise ValueError(
-                f"Fit: the loss is {self.loss} at the start. Start where the model is finite; "
-                "`fitkit.find_nonfinite` says which operation made it so."
+                f"Fit: the loss is {self.loss} at the start. Start where the model is finite.\n"
+                f"{explain_start(self._problem, arrays, data) or ''}"
             )
 
     # What can be seen.
@@ -174,14 +189,39 @@ class Fit:
         return self._runner.version
 
     @property
+    def report(self) -> NonFiniteReport | None:
+        """Where the value was born that ended the last run as ``"non-finite"``; else None.
+
+        It is made when first asked for, by replaying the failing step, and takes about a second.
+        """
+        return self._loop.report() if self.status == "non-finite" else None
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were skipped because they were not finite."""
+        mended = self._loop.now.state.mended
+        return 0 if mended is None else int(mended.skipped)
+
+    @property
+    def zeroed(self) -> int:
+        """How many elements of gradients and updates were not finite and became zero."""
+        mended = self._loop.now.state.mended
+        return 0 if mended is None else int(mended.zeroed)
+
+    @property
     def message(self) -> str:
         """What the fit is doing, in a line."""
         if self.error is not None:
             return f"failed at step {self.step:,}: {type(self.error).__name__}: {self.error}"
         if self.status == "non-finite":
-            return f"non-finite at step {self.step + 1:,}; the last finite state is kept"
+            known = self._loop.known_report
+            why = f": {known.operation} at {known.place}" if known else ""
+            return (
+                f"non-finite at step {self.step + 1:,}{why}; the last finite state is kept"
+                f"{self._mended()}"
+            )
         of = f" of {self.target:,}" if self.target > self.step else ""
-        return f"{self.status}: step {self.step:,}{of}, loss {self.loss:.6g}"
+        return f"{self.status}: step {self.step:,}{of}, loss {self.loss:.6g}{self._mended()}"
 
     def __repr__(self) -> str:
         frozen = f"; frozen: {', '.join(sorted(self.frozen))}" if self.frozen else ""
@@ -216,8 +256,11 @@ class Fit:
             self._runner.watch(show=self._show_progress if progress else None)
         except KeyboardInterrupt:
             self.pause()
+        report = self.report
         if progress:
             print(f"\r{self.message:<100}", flush=True)
+        if report is not None:
+            print(report, flush=True)
         self._raise_error()
 
     def start(self, n: int = 1000) -> None:
@@ -276,6 +319,8 @@ class Fit:
             Whatever the user's function raised.
         """
         self._runner.watch(timeout)
+        if self.report is not None:
+            print(self.report, flush=True)
         self._raise_error()
 
     def steps(self, n: int | None = None, every: int = 1) -> Iterator[StepInfo]:
@@ -456,6 +501,13 @@ class Fit:
     def wait_for_change(self, since: int, timeout: float | None = None) -> int:
         """Sleep until something visible changed after version `since`; give the new version."""
         return self._runner.wait_for_change(since, timeout)
+
+    def _mended(self) -> str:
+        """Say what was skipped or zeroed: never silently."""
+        steps, elements = self.skipped, self.zeroed
+        return (f", {steps:,} steps skipped" if steps else "") + (
+            f", {elements:,} non-finite elements zeroed" if elements else ""
+        )
 
     def _raise_error(self) -> None:
         if self.error is not None:

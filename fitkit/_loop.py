@@ -1,6 +1,7 @@
 """The host side of the compiled step: chunk after chunk, each read while the next one runs."""
 
 import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -11,8 +12,10 @@ import numpy as np
 import optax
 from jaxtyping import Float, PyTree
 
+from fitkit._explain import explain
 from fitkit._history import History
 from fitkit._names import named_leaves
+from fitkit._nonfinite import NonFiniteReport
 from fitkit._problem import Params, Problem
 from fitkit._step import (
     BAD_EVALUATION,
@@ -77,6 +80,8 @@ class Loop:
         One optax transformation for all parameters.
     controls
         What steers the first steps.
+    on_nonfinite
+        What to do at a step that is not finite: ``"stop"``, ``"skip"`` or ``"zero"``.
     """
 
     def __init__(
@@ -86,9 +91,14 @@ class Loop:
         args: PyTree,
         optimiser: optax.GradientTransformation,
         controls: Controls,
+        on_nonfinite: str = "stop",
     ) -> None:
         self.args = args
-        self.step = make_step(problem, optimiser)
+        self.step = make_step(problem, optimiser, on_nonfinite=on_nonfinite)
+        self._problem = problem
+        self._failing: tuple[int, int, Controls] | None = None
+        self._report_lock = threading.Lock()
+        self.known_report: NonFiniteReport | None = None
         self.compiled = False
         self.capacity = capacity(params)
         self.seconds_per_step = 0.0
@@ -96,7 +106,7 @@ class Loop:
         self._loss = jax.jit(problem.loss)
         self._size = 8
         self._last_read = 0.0
-        state = initial_state(params, optimiser)
+        state = initial_state(params, optimiser, on_nonfinite)
         self.now = Now(0, state, self.loss_at(state))
         self.lowest = Lowest(0, self.now.loss)
         self.history = History(named_leaves(params))
@@ -121,6 +131,7 @@ class Loop:
             The length of the chunks. None lets it follow the clock; then the next chunk is queued
             before the last is read, so that the device need not wait for us.
         """
+        self._failing = self.known_report = None
         depth = 1 if every else 2
         queue: deque[_Queued] = deque()
         step, state, outcome = self.now.step, self.now.state, np.int32(GOOD)
@@ -148,8 +159,16 @@ class Loop:
             while queue and not self._read(queue.popleft()).end:
                 pass
 
+    def report(self) -> NonFiniteReport | None:
+        """Replay the step that ended the last run, if that was not finite; once."""
+        with self._report_lock:
+            if self.known_report is None and self._failing is not None:
+                self.known_report = self._explained(*self._failing)
+            return self.known_report
+
     def rewind(self, step: int) -> None:
         """Go back to an earlier step, and forget what came after it."""
+        self._failing = self.known_report = None
         state = self.timeline.at(step)
         self.timeline.truncate(step)
         self.history.truncate(step)
@@ -182,22 +201,33 @@ class Loop:
         rows = np.asarray(chunk.rows)[:count]
         self.timeline.record(start, self.now.state, controls)
         if outcome != GOOD:
-            return self._undo(start, count, outcome, rows)
+            return self._undo(queued, count, outcome, rows)
         self.history.append(rows)
         self._keep_lowest(start, rows[:, 0])
         loss = float(rows[-1, 0]) if count else self.now.loss
         self.now = Now(start + count, chunk.state, loss)
         return Taken(rows, _VERDICTS[int(chunk.verdict)])
 
-    def _undo(self, start: int, count: int, outcome: int, rows: np.ndarray) -> Taken:
+    def _undo(self, queued: _Queued, count: int, outcome: int, rows: np.ndarray) -> Taken:
         """Go back to the last state at which loss, gradient and parameters are finite."""
+        start = queued.start
         failed = start + count - 1
         good = max(failed - (outcome == BAD_EVALUATION), 0)
         rows = rows[: max(good - start, 0)]
         self.history.append(rows)
         self._keep_lowest(start, rows[:, 0])
         self.rewind(good)
+        self._failing = (failed, outcome, queued.controls)
         return Taken(rows, "non-finite")
+
+    def _explained(self, failed: int, outcome: int, controls: Controls) -> NonFiniteReport | None:
+        good, state = self.now.step, self.now.state
+        latest = good - 1
+        if outcome == BAD_EVALUATION and failed > good:
+            latest, state = good, self._again(state, controls, failed - good)
+        known = range(latest, max(latest - 4, self.timeline.first - 1), -1)
+        earlier = [self.timeline.at(step).params for step in known]
+        return explain(self._problem, self.step, state, controls, self.args, earlier)
 
     def _again(self, state: FitState, controls: Controls, steps: int) -> FitState:
         """Run good steps once more, for a state that was not kept."""
@@ -220,7 +250,8 @@ class Loop:
 
     def _keep_lowest(self, start: int, losses: np.ndarray) -> None:
         if len(losses):
-            index = int(np.argmin(losses))
+            # A loss that is not finite was skipped.
+            index = int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))
             if losses[index] < self.lowest.loss:
                 self.lowest = Lowest(start + index, float(losses[index]))
 

@@ -1,5 +1,6 @@
 """The compiled step of a fit, and the chunk: many steps that stop by themselves where one fails."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from fitkit._bounds import Bounds
+from fitkit._nonfinite import zero_nan_check
 from fitkit._problem import Params, Problem
 
 #: Memory for what a chunk records, in bytes.
@@ -20,12 +22,24 @@ _RECORD_BUDGET = 1_000_000
 #: What `Chunk.outcome` says of the step after the last good one.
 GOOD, BAD_EVALUATION, BAD_UPDATE = 0, 1, 2
 
+#: Steps skipped in a row after which a fit stops all the same.
+MOST_SKIPPED = 100
+
 
 class FitState(eqx.Module):
     """What a step changes: the parameters and the optimiser's state."""
 
     params: Params
     optimiser: optax.OptState
+    mended: "Mended | None" = None
+
+
+class Mended(eqx.Module):
+    """How often a fit that shall not stop at a non-finite value went on over one."""
+
+    skipped: Int[Array, ""]
+    zeroed: Int[Array, ""]
+    in_a_row: Int[Array, ""]
 
 
 class Controls(eqx.Module):
@@ -74,13 +88,20 @@ class Step(Protocol):
     ) -> tuple[FitState, StepInfo, Int[Array, ""]]: ...
 
 
-def initial_state(params: Params, optimiser: optax.GradientTransformation) -> FitState:
+def initial_state(
+    params: Params, optimiser: optax.GradientTransformation, on_nonfinite: str = "stop"
+) -> FitState:
     """Give the state before the first step."""
-    return FitState(params, optimiser.init(params))
+    none = jnp.int32(0)
+    mended = None if on_nonfinite == "stop" else Mended(none, none, none)
+    return FitState(params, optimiser.init(params), mended)
 
 
 def make_step(
-    problem: Problem, optimiser: optax.GradientTransformation, bounds: Bounds | None = None
+    problem: Problem,
+    optimiser: optax.GradientTransformation,
+    bounds: Bounds | None = None,
+    on_nonfinite: str = "stop",
 ) -> Step:
     """Build the pure step: evaluate, let the optimiser propose, scale, move.
 
@@ -88,6 +109,9 @@ def make_step(
     search, a Jacobian) holds it where it is; so the others move as if it were a constant.
     An element that would leave its bounds is treated the same way, for this step, and nothing is
     evaluated outside of them.
+
+    With `on_nonfinite` ``"skip"`` a step that is not finite leaves the state as it was, and with
+    ``"zero"`` what is not finite in the gradient or the update becomes zero; both are counted.
     """
     update = optax.with_extra_args_support(optimiser).update
 
@@ -110,6 +134,10 @@ def make_step(
             return problem.loss(held(candidate), args)
 
         free_gradient = jax.tree.map(lambda f, g: jnp.where(f, 0, g), frozen, gradient)
+        zeroed = jnp.int32(0)
+        if on_nonfinite == "zero":
+            zeroed += _count_bad(free_gradient)
+            free_gradient = zero_nan_check(free_gradient, infinities=True)
         extra: dict[str, Any] = {
             "value": loss,
             "grad": free_gradient,
@@ -125,6 +153,9 @@ def make_step(
             _like(params, controls.multipliers),
             updates,
         )
+        if on_nonfinite == "zero":
+            zeroed += _count_bad(updates)
+            updates = zero_nan_check(updates, infinities=True)
         moved = optax.apply_updates(params, updates)
         finite = _all_finite(moved)
         if bounds is not None:
@@ -136,7 +167,11 @@ def make_step(
             jnp.where(finite, GOOD, BAD_UPDATE),
             BAD_EVALUATION,
         )
-        return FitState(moved, optimiser_state), info, outcome.astype(jnp.int32)
+        outcome = outcome.astype(jnp.int32)
+        after = FitState(moved, optimiser_state, state.mended)
+        if state.mended is not None:
+            after, outcome = _mend(state, after, zeroed, outcome, on_nonfinite == "skip")
+        return after, info, outcome
 
     return step
 
@@ -200,6 +235,32 @@ def verdict_of(state: FitState) -> Int[Array, ""]:
         return jnp.int32(0)
     together = jnp.stack(verdicts)
     return jnp.where(jnp.any(together == 0), 0, jnp.max(together)).astype(jnp.int32)
+
+
+def _mend(
+    before: FitState, after: FitState, zeroed: Array, outcome: Array, skip: bool
+) -> tuple[FitState, Array]:
+    """Go on over a step that is not finite, and count it."""
+    old = before.mended
+    assert old is not None
+    bad = (outcome != GOOD) & skip
+    in_a_row = jnp.where(bad, old.in_a_row + 1, 0)
+    mended = Mended(old.skipped + bad, old.zeroed + zeroed, in_a_row)
+    if skip:
+        after = jax.tree.map(
+            lambda a, b: jnp.where(bad, a, b),
+            FitState(before.params, before.optimiser),
+            FitState(after.params, after.optimiser),
+        )
+        # From the same state the same step follows: unless something else changes, none will be
+        # good again.
+        outcome = jnp.where(bad & (in_a_row < MOST_SKIPPED), GOOD, outcome)
+    return FitState(after.params, after.optimiser, mended), outcome
+
+
+def _count_bad(tree: PyTree) -> Array:
+    counts = [jnp.sum(~jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return functools.reduce(jnp.add, counts).astype(jnp.int32)
 
 
 def _like(params: Params, values: Array) -> PyTree:
