@@ -34,6 +34,7 @@ MODULE_MAP = (
     "_problem",
     "_checkpoint",
     "_step",
+    "_explain",
     "_timeline",
     "_loop",
     "_runner",
