@@ -184,6 +184,14 @@ class FisherMatrix(eqx.Module):
         """
         return combination(np.asarray(self.eigenvectors[mode]), np.asarray(self.scale), self.labels)
 
+    def given(self, known: Bool[np.ndarray, " n"]) -> "FisherMatrix":
+        """Fisher matrix of the other elements if those marked in `known` were known exactly."""
+        left = np.flatnonzero(~np.asarray(known))
+        labels = tuple(self.labels[i] for i in left)
+        if self.squared:
+            return from_matrix(labels, self.matrix[left][:, left], self.rtol)
+        return from_root(labels, self._root[:, left], self.rtol)
+
     def __add__(self, other: "FisherMatrix") -> "FisherMatrix":
         if not isinstance(other, FisherMatrix):
             return NotImplemented

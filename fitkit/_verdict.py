@@ -1,20 +1,22 @@
 """Work out what a fit says at the end, and whether to believe it."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Bool, Float, PyTree
 
+from fitkit._bounds import Bounds
 from fitkit._fisher import fisher_matrix, split_params
 from fitkit._fisher_matrix import FisherMatrix
 from fitkit._jacobian import residual_gradient, value_and_gradient
 from fitkit._mean import is_mean
-from fitkit._names import Paths, named_leaves
-from fitkit._result import Result, names_of_elements
+from fitkit._names import Paths, named_elements, named_leaves
+from fitkit._result import Result
 
 # Bates and Watts (Technometrics 23, 179, 1981): a minimum is reached when the step to it is a
 # thousandth of a standard error, for which rounding the result does not matter any more.
@@ -32,7 +34,7 @@ def make_result(
     status: str = "finished",
     steps: int = 0,
     absolute_sigma: bool = True,
-    bounds: Mapping[str, tuple[Any, Any]] | None = None,
+    bounds: Bounds | None = None,
 ) -> Result:
     """Work out what a fit says.
 
@@ -50,7 +52,8 @@ def make_result(
         Whether residuals are in units of the true σ. If not, errors are scaled by the square root
         of the reduced chi-square.
     bounds
-        Lower and upper bound (either may be None) by parameter path.
+        Limits that the fit kept to. At one that holds an element back, the gradient need not
+        vanish.
 
     Raises
     ------
@@ -83,14 +86,17 @@ def make_result(
     covariance = _times(np.asarray(fisher.covariance), scale**2)
     errors = _times(np.asarray(fisher.errors), scale)
 
-    latent = np.asarray(fisher.projection).T @ gradient
-    distance = float(np.linalg.norm(latent))
-    step = np.abs(np.asarray(fisher.projection) @ latent)
-    precision = jnp.result_type(*jax.tree.leaves(free))
     position = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(free)])
+    blocked = _blocked(bounds, fisher.labels, position, gradient)
+    movable = fisher.given(blocked) if blocked.any() else fisher
+    projection = np.asarray(movable.projection)
+    latent = projection.T @ gradient[~blocked]
+    distance = float(np.linalg.norm(latent))
+    precision = jnp.result_type(*jax.tree.leaves(free))
     # Where the data are met exactly, there is no scatter to compare with: what counts then is that
     # the step to the minimum no longer changes half of a parameter's digits.
-    still = bool(np.all(step <= math.sqrt(float(jnp.finfo(precision).eps)) * np.abs(position)))
+    digits = math.sqrt(float(jnp.finfo(precision).eps)) * np.abs(position[~blocked])
+    still = bool(np.all(np.abs(projection @ latent) <= digits))
     if reduced:
         distance /= math.sqrt(reduced)
     converged = (distance <= CLOSE or still) if verdict is None else verdict
@@ -103,7 +109,11 @@ def make_result(
         residuals, loss, params, args, fisher, precision, value, reduced, freedom, absolute_sigma
     )
     values, error_of = _by_path(params, free, errors)
-    warnings += _on_bounds(values, error_of, bounds or {})
+    if bounds is not None:
+        warnings += [
+            f"{name} is on its bound: its error is no standard error"
+            for name in bounds.touched(eqx.filter(params, lambda leaf: not callable(leaf)))
+        ]
     return Result(
         params=params,
         values=values,
@@ -188,23 +198,28 @@ def _warnings(
     return warnings
 
 
-def _on_bounds(
-    values: dict[str, np.ndarray],
-    errors: dict[str, np.ndarray],
-    bounds: Mapping[str, tuple[Any, Any]],
-) -> list[str]:
-    """Say which elements are within a thousandth of their error (or of rounding) of a bound."""
-    warnings = []
-    for path, (lower, upper) in bounds.items():
-        value, error = values[path], errors[path]
-        near = np.where(np.isfinite(error), CLOSE * error, 0) + 1e-8 * np.abs(value)
-        for side, bound in (("lower", lower), ("upper", upper)):
-            if bound is None:
-                continue
-            names = np.array(names_of_elements(path, value)).reshape(value.shape)
-            for name in names[np.abs(value - np.asarray(bound)) <= near].flat:
-                warnings.append(f"{name} is on its {side} bound: its error is no standard error")
-    return warnings
+def _blocked(
+    bounds: Bounds | None,
+    labels: tuple[str, ...],
+    position: Float[np.ndarray, " n"],
+    gradient: Float[np.ndarray, " n"],
+) -> Bool[np.ndarray, " n"]:
+    """Which elements sit on a limit with a loss that falls further outside."""
+    if bounds is None:
+        return np.zeros(len(labels), bool)
+    names = named_elements(bounds.lower)
+    lower, upper = (
+        dict(
+            zip(
+                names,
+                np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]),
+                strict=True,
+            )
+        )
+        for tree in (bounds.lower, bounds.upper)
+    )
+    low, high = (np.array([limits[label] for label in labels]) for limits in (lower, upper))
+    return ((position <= low) & (gradient > 0)) | ((position >= high) & (gradient < 0))
 
 
 def _by_path(

@@ -250,6 +250,15 @@ def test_a_prior_frees_nothing():
     assert both.errors[0] == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("memory", [2**29, 1000])
+def test_what_would_follow_if_some_were_known(memory):
+    fisher = fk.fisher_matrix(product, PRODUCT, PRODUCT_ARGS, memory=memory)
+    given = fisher.given(np.array([False, True, False, False, False]))
+    assert given.labels == ("a", "idle[0]", "idle[1]", "rate")
+    frozen = fk.fisher_matrix(product, PRODUCT, PRODUCT_ARGS, frozen="b")
+    np.testing.assert_allclose(given.errors, frozen.errors, rtol=1e-10)
+
+
 def test_unlike_parameters_do_not_add():
     one = fk.fisher_matrix(line, LINE, LINE_ARGS)
     other = fk.fisher_matrix(product, PRODUCT, PRODUCT_ARGS)

@@ -11,6 +11,7 @@ import pytest
 import scipy.optimize
 
 import fitkit as fk
+from fitkit._bounds import bounded
 from fitkit._mean import is_mean
 from fitkit._verdict import make_result
 
@@ -250,11 +251,19 @@ def test_warnings():
 
 
 def test_a_parameter_on_its_bound():
-    bounds = {"slope": (SLOPE, None), "offset": (None, 10.0), "idle": (0.0, 5.0)}
-    result = make_result(residuals=line, params=BEST, frozen="idle", bounds=bounds)
-    assert result.warnings[0].startswith("slope is on its lower bound")
-    assert result.warnings[1].startswith("idle[0] is on its lower bound")
-    assert len(result.warnings) == 2
+    limits = {"slope": (SLOPE + 1.0, None), "offset": (None, 10.0), "idle": (0.0, 5.0)}
+    # The best offset for a slope that is held back by its bound.
+    params = {**BEST, "slope": SLOPE + 1.0, "offset": np.mean(Y - (SLOPE + 1.0) * X)}
+    bounds = bounded(limits, params)
+    result = make_result(residuals=line, params=params, frozen="idle", bounds=bounds)
+    on = [warning.split(" is on its bound")[0] for warning in result.warnings]
+    assert on[-2:] == ["idle[0]", "slope"]
+    assert result.success
+    assert not make_result(residuals=line, params=params, frozen="idle").success
+    # Where descent leads back inside, a bound is no excuse.
+    params["slope"] = np.float64(SLOPE - 1.0)
+    bounds = bounded({"slope": (SLOPE - 1.0, None)}, params)
+    assert not make_result(residuals=line, params=params, frozen="idle", bounds=bounds).success
 
 
 def test_text(result):
