@@ -51,13 +51,17 @@ class Bounds(eqx.Module):
             self.upper,
         )
 
+    def by_path(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Lower and upper limits of every parameter, by its path."""
+        lower, upper = named_leaves(self.lower), named_leaves(self.upper)
+        return {path: (np.asarray(lower[path]), np.asarray(upper[path])) for path in lower}
+
     def touched(self, params: PyTree[Float[Array, "..."]]) -> tuple[str, ...]:
         """Name the elements that sit on a limit: ``("flux", "r2[1]")``."""
-        names = []
-        lower, upper = named_leaves(self.lower), named_leaves(self.upper)
+        names, limits = [], self.by_path()
         for path, leaf in named_leaves(params).items():
-            values = np.asarray(leaf)
-            on = (values <= np.asarray(lower[path])) | (values >= np.asarray(upper[path]))
+            values, (lower, upper) = np.asarray(leaf), limits[path]
+            on = (values <= lower) | (values >= upper)
             names += [element_name(path, tuple(map(int, index))) for index in np.argwhere(on)]
         return tuple(names)
 

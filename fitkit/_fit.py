@@ -11,9 +11,11 @@ import optax
 from jaxtyping import PyTree
 
 from fitkit import _checkpoint
+from fitkit._bounds import bounded
 from fitkit._explain import explain_start
 from fitkit._fisher import fisher_matrix
 from fitkit._fisher_matrix import FisherMatrix
+from fitkit._gauss_newton import gauss_newton
 from fitkit._history import History
 from fitkit._loop import Loop
 from fitkit._names import Paths, named_leaves
@@ -59,7 +61,13 @@ class Fit:
         What the function needs besides, passed on as it is: a model, the data.
     optimiser
         One optax optimiser for all parameters, or a mapping from paths, subtrees and globs to
-        optimisers (see `map_optimisers`). A parameter that it leaves out stays frozen.
+        optimisers (see `map_optimisers`). A parameter that it leaves out stays frozen. Left out
+        altogether, residuals are fitted with `gauss_newton`.
+    bounds
+        ``{"flux": (0, None)}``: from a path, subtree or glob to the lower and upper limit of its
+        elements, in the parameter's unit; None is no limit. Whatever the optimiser, a step that
+        leads outside ends on the bound, and an element that the data push against its bound is
+        held there until they no longer do; nothing is evaluated outside.
     on_nonfinite
         What to do at a step whose loss, gradient, update or new parameters are not finite.
         ``"stop"`` there, keep the last finite state, and explain (see `report`). ``"skip"`` the
@@ -85,6 +93,13 @@ class Fit:
     >>> fit.run(500, progress=False)
     >>> round(float(fit.params["slope"]), 2)
     3.0
+
+    Residuals need no optimiser, and then the fit knows by itself when it is done:
+
+    >>> fit = fk.Fit(residuals=residuals, params={"slope": 1.0, "offset": 0.0})
+    >>> fit.run(500, progress=False)
+    >>> fit.status
+    'converged'
     """
 
     def __init__(
@@ -97,6 +112,7 @@ class Fit:
         optimiser: optax.GradientTransformation
         | Mapping[Paths, optax.GradientTransformation]
         | None = None,
+        bounds: Mapping[Paths, tuple[Any, Any]] | None = None,
         on_nonfinite: Literal["stop", "skip", "zero"] = "stop",
     ) -> None:
         if on_nonfinite not in ("stop", "skip", "zero"):
@@ -107,7 +123,13 @@ class Fit:
         self._args = args
         self.names: tuple[str, ...] = tuple(named_leaves(arrays))
         if optimiser is None:
-            raise ValueError("Fit: `optimiser` is missing; pass one, such as optax.adam(1e-2).")
+            if residuals is None:
+                raise ValueError(
+                    "Fit: a loss needs an `optimiser`, such as optax.adam(1e-2). (Residuals do "
+                    "without: they are fitted with fitkit.gauss_newton.)"
+                )
+            optimiser = gauss_newton()
+        self._bounds = None if bounds is None else bounded(bounds, arrays)
         self._assignment = assign(self.names, optimiser)
         if isinstance(optimiser, Mapping):
             optimiser = map_optimisers(arrays, optimiser)[0]
@@ -117,7 +139,13 @@ class Fit:
         self._steering = Steering(self.names, unmapped, self._note)
         self.learning_rates = LearningRates(self._steering, self._own_learning_rates)
         self._loop = Loop(
-            self._problem, arrays, data, optimiser, self._steering.controls, on_nonfinite
+            self._problem,
+            arrays,
+            data,
+            optimiser,
+            self._steering.controls,
+            self._bounds,
+            on_nonfinite,
         )
         self._runner = Runner(self._loop, lambda: self._steering.controls)
         if not math.isfinite(self.loss):
@@ -432,8 +460,8 @@ class Fit:
         path
             A file that `save` wrote.
         **problem
-            The same ``loss`` or ``residuals``, ``params``, ``args`` and ``optimiser`` that the
-            fit was made with: functions are not in the file.
+            The same ``loss`` or ``residuals``, ``params``, ``args``, ``optimiser`` and ``bounds``
+            that the fit was made with: functions are not in the file.
 
         Raises
         ------
@@ -496,6 +524,7 @@ class Fit:
             status=status,
             steps=now.step,
             absolute_sigma=absolute_sigma,
+            bounds=None if self._bounds is None else self._bounds.by_path(),
         )
 
     def wait_for_change(self, since: int, timeout: float | None = None) -> int:

@@ -1,6 +1,7 @@
 """The host side of the compiled step: chunk after chunk, each read while the next one runs."""
 
 import contextlib
+import dataclasses
 import threading
 import time
 from collections import deque
@@ -12,7 +13,9 @@ import numpy as np
 import optax
 from jaxtyping import Float, PyTree
 
+from fitkit._bounds import Bounds
 from fitkit._explain import explain
+from fitkit._gauss_newton import restart
 from fitkit._history import History
 from fitkit._names import named_leaves
 from fitkit._nonfinite import NonFiniteReport
@@ -80,6 +83,8 @@ class Loop:
         One optax transformation for all parameters.
     controls
         What steers the first steps.
+    bounds
+        What the parameters keep to.
     on_nonfinite
         What to do at a step that is not finite: ``"stop"``, ``"skip"`` or ``"zero"``.
     """
@@ -91,10 +96,11 @@ class Loop:
         args: PyTree,
         optimiser: optax.GradientTransformation,
         controls: Controls,
+        bounds: Bounds | None = None,
         on_nonfinite: str = "stop",
     ) -> None:
         self.args = args
-        self.step = make_step(problem, optimiser, on_nonfinite=on_nonfinite)
+        self.step = make_step(problem, optimiser, bounds, on_nonfinite=on_nonfinite)
         self._problem = problem
         self._failing: tuple[int, int, Controls] | None = None
         self._report_lock = threading.Lock()
@@ -134,6 +140,11 @@ class Loop:
         self._failing = self.known_report = None
         depth = 1 if every else 2
         queue: deque[_Queued] = deque()
+        if int(verdict_of(self.now.state)):
+            # What the optimiser judged may have been changed; a mere pause must change nothing.
+            again = restart(self.now.state.optimiser)
+            state = dataclasses.replace(self.now.state, optimiser=again)
+            self.now = self.now._replace(state=state)
         step, state, outcome = self.now.step, self.now.state, np.int32(GOOD)
         try:
             while True:

@@ -151,3 +151,15 @@ def test_bad_bounds_are_refused(bounds, error, words):
     with pytest.raises(error) as caught:
         bounded(bounds, {"flux": jnp.array(1.0), "r": jnp.array([1.0, 2.0])})
     assert words in str(caught.value)
+
+
+def test_fit_keeps_to_its_bounds_and_says_so():
+    fit = fk.Fit(residuals=residuals, params=START, bounds={"offset": (0, None)})
+    fit.run(100, progress=False)
+    assert fit.status == "converged"
+    np.testing.assert_allclose(
+        values(fit.params), reference([-np.inf, -np.inf, 0], np.inf), rtol=1e-6, atol=1e-8
+    )
+    assert any("offset is on its lower bound" in line for line in fit.result().warnings)
+    with pytest.raises(ValueError, match="starts outside"):
+        fk.Fit(residuals=residuals, params=START, bounds={"offset": (1, None)})

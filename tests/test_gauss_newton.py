@@ -367,3 +367,44 @@ def test_bad_input_is_refused():
         optimiser.update(params, state, params)
     with pytest.raises(TypeError, match="must be real floating arrays, got complex128"):
         optimiser.update(params, state, params, residuals=lambda p: p + 1j)
+
+
+# As the default of Fit
+
+
+@pytest.mark.parametrize("name", nist.problems)
+def test_nist_through_fit(name):
+    problem = nist.problems[name]
+    fit = fk.Fit(residuals=problem.residuals, params=problem.starts[0], args=problem.args)
+    fit.run(1000, progress=False)
+    assert fit.status == "converged"
+    assert fit.step < 1000
+    assert problem.digits(fit.params) >= 7
+
+
+def test_a_new_run_looks_again():
+    fit = fk.Fit(residuals=lambda params, args: decay(params), params=START)
+    fit.freeze("rate")
+    fit.run(100, progress=False)
+    assert (fit.status, fit.params["rate"]) == ("converged", START["rate"])
+    steps = fit.step
+    fit.run(100, progress=False)
+    assert fit.status == "converged"
+    assert fit.step <= steps + 2  # nothing is left to do
+    fit.thaw("rate")
+    fit.run(100, progress=False)
+    assert fit.status == "converged"
+    np.testing.assert_allclose(fit.params["rate"], decay_solution()[1], rtol=1e-7)
+
+
+def test_freezing_during_a_run_is_no_plateau():
+    fit = fk.Fit(residuals=lambda params, args: decay(params), params=START)
+    for count, _ in enumerate(fit.steps(100)):
+        if count == 1:
+            fit.freeze("rate")
+    assert fit.status == "converged"
+
+
+def test_a_loss_needs_an_optimiser():
+    with pytest.raises(ValueError, match="a loss needs an `optimiser`"):
+        fk.Fit(loss=lambda params, args: params**2, params=1.0)

@@ -31,6 +31,7 @@ MODULE_MAP = (
     "_mean",
     "_projection",
     "_gauss_newton",
+    "_bounds",
     "_problem",
     "_checkpoint",
     "_step",
