@@ -524,7 +524,7 @@ class Fit:
             status=status,
             steps=now.step,
             absolute_sigma=absolute_sigma,
-            bounds=None if self._bounds is None else self._bounds.by_path(),
+            bounds=self._bounds,
         )
 
     def wait_for_change(self, since: int, timeout: float | None = None) -> int:

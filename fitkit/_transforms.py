@@ -83,6 +83,7 @@ def max_step_size(
            [0.6, 0. ]], dtype=float32)
     """
     captured, count = _captured(systems, num_systems)
+    limit = jnp.asarray(limit) if isinstance(limit, list | tuple) else limit
     _check_limit(limit, count)
 
     def init(params: PyTree) -> MaxStepSizeState:

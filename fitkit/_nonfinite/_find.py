@@ -10,7 +10,7 @@ import jax.extend.core as jex
 from jaxtyping import PyTree
 
 from fitkit._names import path_of
-from fitkit._nonfinite._evaluate import nonfinite_mask, to_host
+from fitkit._nonfinite._evaluate import is_inexact, nonfinite_mask, to_host
 from fitkit._nonfinite._labels import Inputs, name_inputs, name_outputs
 from fitkit._nonfinite._replay import run
 from fitkit._nonfinite._report import NonFiniteReport
@@ -78,7 +78,7 @@ def value_and_gradient(function: Callable) -> Callable:
     """Make of a loss the function of its value and gradient, for parameters of any pytree."""
 
     def value_and_grad(params: Any, *rest: Any) -> Any:
-        floating, other = eqx.partition(params, eqx.is_inexact_array_like)
+        floating, other = eqx.partition(params, _is_differentiable)
         return jax.value_and_grad(lambda p: function(eqx.combine(p, other), *rest))(floating)
 
     return value_and_grad
@@ -183,6 +183,10 @@ def _bad(closed: Any, outputs: Any) -> list[int]:
         if (isinstance(atom, jex.Literal) or atom not in given)
         and nonfinite_mask(to_host(value)) is not None
     ]
+
+
+def _is_differentiable(leaf: Any) -> bool:
+    return isinstance(leaf, float | complex) or is_inexact(leaf)
 
 
 def _array(value: Any) -> Any:

@@ -93,7 +93,7 @@ def tell_site(
     own = user_frames(frames)
     library = library_function(frames)
     text = operation.text
-    if library and library not in text:
+    if library and library not in text and site.kind == "made":
         text = f"{text}, inside {library}"
     if family == "learning rate":
         text += ": the learning rate is too large"
