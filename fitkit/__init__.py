@@ -1,8 +1,8 @@
 """Watch and steer the fit of a differentiable model from a notebook."""
 
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from fitkit._dashboard import Dashboard as Dashboard
 from fitkit._fisher import fisher_matrix as fisher_matrix
 from fitkit._fisher_matrix import FisherMatrix as FisherMatrix
 from fitkit._fit import Fit as Fit
@@ -21,6 +21,22 @@ from fitkit._spectrum import decompose as decompose
 from fitkit._spectrum import eigen_projection as eigen_projection
 from fitkit._transforms import max_step_size as max_step_size
 
+if _TYPE_CHECKING:
+    from fitkit._dashboard import Dashboard as Dashboard
+
 __version__ = _version("fitkit")
 
 del _version
+
+
+def __getattr__(name: str) -> object:
+    # Drawing needs matplotlib's figures, which take longer to import than all of fitkit.
+    if name == "Dashboard":
+        from fitkit._dashboard import Dashboard
+
+        return Dashboard
+    raise AttributeError(f"module 'fitkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "Dashboard"])

@@ -22,6 +22,8 @@ MODULE_MAP = (
     "_history",
     "_transforms",
     "_optimisers",
+    "_problem",
+    "_checkpoint",
     "_nonfinite",
     "_spectrum",
     "_words",
@@ -32,8 +34,6 @@ MODULE_MAP = (
     "_projection",
     "_gauss_newton",
     "_bounds",
-    "_problem",
-    "_checkpoint",
     "_step",
     "_explain",
     "_timeline",
@@ -89,7 +89,7 @@ def test_the_package_only_re_exports():
         if isinstance(node, ast.ImportFrom) and node.module.startswith("fitkit._"):
             assert all(alias.name == alias.asname for alias in node.names), ast.unparse(node)
     names = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
-    assert set(names) <= {f"fitkit.{name}" for name in MODULE_MAP} | {"importlib.metadata"}
+    assert set(names) <= {f"fitkit.{name}" for name in MODULE_MAP} | {"importlib.metadata", "typing"}
 
 
 def run_python(code: str, **environment: str) -> str:
@@ -121,23 +121,26 @@ def test_import_starts_nothing():
     """No JAX backend (there is none of that name), no pyplot with its global figures, no thread."""
     code = (
         "import sys, threading, fitkit\n"
-        "assert 'matplotlib.pyplot' not in sys.modules\n"
+        "assert not {'matplotlib.pyplot', 'matplotlib.figure'} & {*sys.modules}\n"
         "assert threading.active_count() == 1"
     )
     run_python(code, JAX_PLATFORMS="none_such")
 
 
 PUBLIC = sorted(
-    name for name, value in vars(fitkit).items() if not name.startswith("_") and callable(value)
+    name for name in dir(fitkit) if not name.startswith("_") and callable(getattr(fitkit, name))
 )
+# Nobody makes these; the examples of the functions that do show them.
+RECORDS = {"FisherMatrix", "NonFiniteError", "NonFiniteReport", "Result"}
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_has_an_example_that_runs(name):
     value = getattr(fitkit, name)
     assert inspect.getdoc(value), f"fitkit.{name} has no docstring"
-    tests = doctest.DocTestFinder(recurse=True).find(value, name, globs={})
-    assert any(test.examples for test in tests), f"fitkit.{name} has no example (>>> …)"
+    tests = doctest.DocTestFinder().find(value, name)
+    examples = sum(len(test.examples) for test in tests)
+    assert examples or name in RECORDS, f"fitkit.{name} has no example (>>> …)"
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     runner = doctest.DocTestRunner(optionflags=flags)
     report: list[str] = []
