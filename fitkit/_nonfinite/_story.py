@@ -90,7 +90,7 @@ def tell_site(
     if phase == "optimiser":
         names = _through_state(names, operation, inputs)
     frames = _all_frames(born)
-    own = user_frames(frames)
+    own = user_frames(frames) or _nearest_before(born)
     library = library_function(frames)
     text = operation.text
     if library and library not in text and site.kind == "made":
@@ -258,6 +258,26 @@ def _all_frames(site: Site) -> tuple[Frame, ...]:
             continue
         frames += outer
     return frames
+
+
+def _nearest_before(site: Site) -> tuple[Frame, ...]:
+    """Find the user's line that last touched the operands, where the equation itself has none.
+
+    The sum of squared residuals, for one, is no line of the user's.
+    """
+    scope, todo = site.scope, [] if site.at is None else [site.at]
+    for at in todo:
+        for atom in scope.equations[at].invars:
+            made = None if hasattr(atom, "val") else scope.producers.get(atom)
+            if made is None or made[0] in todo:
+                continue
+            found = user_frames(_all_frames(Site(scope, atom, (), *made)))
+            if found:
+                return found
+            todo.append(made[0])
+        if len(todo) > 50:
+            break
+    return ()
 
 
 def _order(site: Site) -> tuple[Any, ...]:
