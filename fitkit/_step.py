@@ -51,8 +51,9 @@ class Controls(eqx.Module):
 class StepInfo(eqx.Module):
     """What is recorded of a step: looked at, never carried.
 
-    The loss and the norms of its gradient by each parameter are those at the parameters that the
-    step started from; the step norms say how far it moved each parameter, in the parameter's unit.
+    The loss and the norms of its gradient by each parameter (0 for a frozen one) are those at the
+    parameters that the step started from; the step norms say how far it moved each parameter, in
+    the parameter's unit.
     """
 
     loss: Float[Array, ""]
@@ -157,16 +158,16 @@ def make_step(
             zeroed += _count_bad(updates)
             updates = zero_nan_check(updates, infinities=True)
         moved = optax.apply_updates(params, updates)
-        finite = _all_finite(moved)
-        if bounds is not None:
-            moved = bounds.project(moved)
-            updates = jax.tree.map(jnp.subtract, moved, params)
-        info = StepInfo(loss, _norms(gradient), _norms(updates))
+        gradient_norms, step_norms = _norms(free_gradient), _norms(updates)
         outcome = jnp.where(
-            jnp.isfinite(loss) & _all_finite(free_gradient),
-            jnp.where(finite, GOOD, BAD_UPDATE),
+            jnp.isfinite(loss) & jnp.all(jnp.isfinite(gradient_norms)),
+            jnp.where(jnp.all(jnp.isfinite(step_norms)), GOOD, BAD_UPDATE),
             BAD_EVALUATION,
         )
+        if bounds is not None:
+            moved = bounds.project(moved)
+            step_norms = _norms(jax.tree.map(jnp.subtract, moved, params))
+        info = StepInfo(loss, gradient_norms, step_norms)
         outcome = outcome.astype(jnp.int32)
         after = FitState(moved, optimiser_state, state.mended)
         if state.mended is not None:
@@ -274,13 +275,17 @@ def _norms(tree: PyTree) -> Float[Array, " leaves"]:
 
 
 def _norm(leaf: Array) -> Array:
-    """Euclidean norm, scaled so that steps of 1e-25 in float32 do not vanish in their square."""
+    """Euclidean norm; not finite just where an element is not.
+
+    Squares of float32 vanish below 1e-19 and overflow above 1e19, which steps and gradients in
+    SI units do reach. Two scaled sums cover 1e-28 to 1e28, and are faster than a division by the
+    largest element: XLA vectorises a sum, but not a maximum.
+    """
     if leaf.size == 1:
         return jnp.abs(leaf).reshape(())
-    largest = jnp.max(jnp.abs(leaf))
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return scale * jnp.sqrt(jnp.sum(jnp.square(leaf / scale)))
-
-
-def _all_finite(tree: PyTree) -> Array:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+    leaf = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    if leaf.dtype == jnp.float64:
+        return jnp.sqrt(jnp.sum(jnp.square(leaf)))
+    of_small = jnp.sqrt(jnp.sum(jnp.square(leaf * 2.0**30))) * 2.0**-30
+    of_large = jnp.sqrt(jnp.sum(jnp.square(leaf * 2.0**-30))) * 2.0**30
+    return jnp.where(jnp.isfinite(of_small), of_small, of_large)
