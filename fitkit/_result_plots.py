@@ -4,13 +4,14 @@ These are the methods of `Result` that draw. They are attached at the end of thi
 stands above the result on the module map, so that the result itself knows nothing of matplotlib.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from fitkit._result import Result
+
+if TYPE_CHECKING:  # Importing fitkit should not wait for matplotlib's figures.
+    from matplotlib.axes import Axes
 
 # Colours of Okabe and Ito (2008), told apart by colour-blind readers.
 BLUE, ORANGE = "#0072B2", "#D55E00"
@@ -18,7 +19,7 @@ BLUE, ORANGE = "#0072B2", "#D55E00"
 MOST_LABELS = 40
 
 
-def plot_residuals(self: Result, ax: Axes | None = None) -> Axes:
+def plot_residuals(self: Result, ax: "Axes | None" = None) -> "Axes":
     """Draw the residuals in their order, with lines at ±1 of their unit, σ.
 
     Parameters
@@ -48,7 +49,7 @@ def plot_residuals(self: Result, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_correlation(self: Result, ax: Axes | None = None) -> Axes:
+def plot_correlation(self: Result, ax: "Axes | None" = None) -> "Axes":
     """Draw the correlations of the fitted elements: blue negative, red positive.
 
     Parameters
@@ -71,7 +72,7 @@ def plot_correlation(self: Result, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_spectrum(self: Result, ax: Axes | None = None) -> Axes:
+def plot_spectrum(self: Result, ax: "Axes | None" = None) -> "Axes":
     """Draw the units-free Fisher eigenvalues, the rank cut, and what lies below it.
 
     Parameters
@@ -97,11 +98,13 @@ def plot_spectrum(self: Result, ax: Axes | None = None) -> Axes:
         ax.legend()
     ax.set_yscale("log")
     ax.set(xlabel="mode", ylabel="eigenvalue (units-free)")
+    from matplotlib.ticker import MaxNLocator
+
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
 
 
-def _axes(ax: Axes | None) -> Axes:
+def _axes(ax: "Axes | None") -> "Axes":
     if ax is not None:
         return ax
     # Here, because importing fitkit should neither start pyplot nor choose its backend.
