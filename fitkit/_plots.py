@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from fitkit._history import History
+from fitkit._history import History, Summary
 
 # Okabe and Ito's colours for all kinds of colour vision (https://jfly.uni-koeln.de/color/), without
 # the black and the yellow, which vanish on a dark and on a light page. Patterns tell cycles apart.
@@ -44,6 +44,27 @@ class View(NamedTuple):
     xlabel: str = "step"
     legend: tuple[tuple[str, str, Any], ...] = ()
     note: str = ""
+
+
+class Snapshot:
+    """A history at one moment, so that everything in a frame speaks of the same steps."""
+
+    def __init__(self, history: History):
+        self.steps = history.steps
+        self._columns = {("loss", None): history.summary("loss")} | {
+            ("step_norms", path): history.summary("step_norms", path) for path in history.names
+        }
+        # The fit may have appended between two of these reads.
+        shortest = min(len(self.steps), *(len(one.last) for one in self._columns.values()))
+        self.steps = self.steps[:shortest]
+        self._columns = {
+            key: Summary(*(values[:shortest] for values in one))
+            for key, one in self._columns.items()
+        }
+
+    def summary(self, quantity: str, name: str | None = None) -> Summary:
+        """Give what `History.summary` gave at that moment."""
+        return self._columns[quantity, name]
 
 
 def colour(index: int) -> str:
@@ -99,17 +120,16 @@ def dress(axes: Axes, view: View, ink: str = INK) -> None:
         axes.text(0.5, 0.5, view.note, **_text(axes, ink), ha="center", va="center")
 
 
-def lowest(history: History) -> tuple[int, float] | None:
+def lowest(history: History | Snapshot) -> tuple[int, float] | None:
     """Give step and value of the smallest recorded loss, the step as exactly as a bin tells."""
     losses, steps = history.summary("loss").minimum, history.steps
-    losses = losses[: len(steps)]
     if not np.isfinite(losses).any():
         return None
     index = int(np.nanargmin(losses))
     return int(steps[index]), float(losses[index])
 
 
-def loss_view(history: History, end: int, settled: bool = False) -> View:
+def loss_view(history: History | Snapshot, end: int, settled: bool = False) -> View:
     """View of the loss: logarithmic while all of it is positive.
 
     Parameters
@@ -131,7 +151,7 @@ def loss_view(history: History, end: int, settled: bool = False) -> View:
 
 
 def loss_marks(
-    axes: Axes, history: History, events: Iterable[int] = (), ink: str = INK
+    axes: Axes, history: History | Snapshot, events: Iterable[int] = (), ink: str = INK
 ) -> list[Artist]:
     """Artists of the loss: band from minimum to maximum, median, the best ringed.
 
@@ -169,7 +189,7 @@ def loss_marks(
 
 
 def steps_view(
-    history: History,
+    history: History | Snapshot,
     paths: Sequence[str],
     end: int,
     settled: bool = False,
@@ -189,7 +209,7 @@ def steps_view(
 
 def steps_marks(
     axes: Axes,
-    history: History,
+    history: History | Snapshot,
     shown: Mapping[str, int],
     others: Sequence[str] = (),
     units: Mapping[str, float] | None = None,
@@ -304,7 +324,7 @@ def _finite(values: Any) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def _step_limits(history: History, end: int, settled: bool) -> tuple[float, float]:
+def _step_limits(history: History | Snapshot, end: int, settled: bool) -> tuple[float, float]:
     """Keep the first half of the axis from growing with every frame: round numbers only."""
     steps = history.steps
     first = float(steps[0]) if len(steps) else 0.0
@@ -351,16 +371,16 @@ def _columns(steps: Any, *series: Any, columns: int = COLUMNS) -> tuple[np.ndarr
     """Merge neighbouring bins until at most `columns` are left; extremes are kept.
 
     A series is an array, of which the last of each group stays, or an array and the ufunc that
-    merges a group. Lengths may differ by a bin: a running fit appends between two reads.
+    merges a group.
     """
     pairs = [one if isinstance(one, tuple) else (one, None) for one in (steps, *series)]
-    length = min(len(values) for values, _ in pairs)
+    length = len(steps)
     stride = max(1, -(-length // columns))
     ends = np.arange(length - 1, -1, -stride)[::-1]
     starts = np.concatenate(([0], ends[:-1] + 1)) if length else ends
     merged = []
     for values, merge in pairs:
-        values = np.asarray(values, dtype=float)[:length]
+        values = np.asarray(values, dtype=float)
         thin = length and merge is not None
         merged.append(merge.reduceat(values, starts) if thin else values[ends])
     return tuple(merged)

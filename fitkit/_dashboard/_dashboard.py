@@ -16,7 +16,7 @@ from fitkit._dashboard._painter import Painter, Panel, blank, finished, still
 from fitkit._dashboard._place import LIVE_CLASS, Place, cell_id, execute_request, has_person
 from fitkit._dashboard._rows import VISIBLE, Rows
 from fitkit._fit import Fit
-from fitkit._plots import figures, loss_marks, loss_view, steps_marks, steps_view
+from fitkit._plots import Snapshot, figures, loss_marks, loss_view, steps_marks, steps_view
 
 PANELS = ("loss", "steps")
 INTERVAL = 0.5  # seconds between frames, and
@@ -186,7 +186,7 @@ class Dashboard:
 
     def _draw(self) -> list[Panel]:
         """Describe the panels of this moment."""
-        fit, history = self.fit, self.fit.history
+        fit, history = self.fit, Snapshot(self.fit.history)
         settled = fit.status not in BUSY and fit.status != "paused"
         end = fit.step if settled else max(fit.target, fit.step)
         shown = dict(list(zip(fit.names, range(len(fit.names)), strict=True))[:VISIBLE])

@@ -140,7 +140,8 @@ class Row:
         frozen = self.path in self._fit.frozen
         with self._quietly():
             self._reach(rate)
-            if rate > 0:
+            # Not where only rounding differs: answering a move would undo the next one on its way.
+            if rate > 0 and rounded(self.slider.value) != rounded(notch(rate)):
                 self.slider.value = notch(rate)
             self.rate.value = rate
             self.freeze.value = frozen

@@ -1,0 +1,196 @@
+"""The dashboard in a real JupyterLab and a real Chromium: what a person does, sees and saves."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import browser
+import numpy as np
+import pytest
+
+REASON = browser.missing()
+if REASON and os.environ.get("CI") != "true":
+    pytest.skip(REASON, allow_module_level=True)
+
+MODEL = """
+import json, threading, time
+import jax.numpy as jnp, optax
+import fitkit as fk
+
+traces = []
+
+def loss(params, args):
+    traces.append(1)
+    return jnp.sum((params["flux"] - 3.0) ** 2) + (params["star"]["x"] - 1.0) ** 2 + 0.1
+
+fit = fk.Fit(
+    loss=loss,
+    params={"flux": jnp.zeros(3), "star": {"x": 0.5, "y": 2.0}},
+    optimiser=optax.adam(1e-6),
+)
+
+def tell():
+    version = -1
+    with open("NAME.told", "a") as file:
+        while True:
+            version = fit.wait_for_change(version)
+            print(json.dumps({
+                "t": time.time(), "status": fit.status, "step": fit.step, "traces": len(traces),
+                "flux": fit.learning_rates["flux"], "frozen": sorted(fit.frozen),
+            }), file=file, flush=True)
+
+threading.Thread(target=tell, daemon=True).start()
+"""
+
+
+class Notebook:
+    """A notebook with a dashboard, and what its kernel tells through a file."""
+
+    def __init__(self, page, server, name, *cells):
+        self.page, self.server, self.name = page, server, f"{name}.ipynb"
+        self.path = server.write(self.name, [MODEL.replace("NAME", name), *cells])
+        self._told = server.folder / f"{name}.told"
+        browser.open_notebook(page, server, self.name)
+        browser.command(page, "notebook:run-all-cells")
+        self.button("Pause").wait_for()
+
+    def told(self):
+        lines = self._told.read_text().splitlines() if self._told.exists() else []
+        return json.loads(lines[-1]) if lines else {"status": None}
+
+    def until(self, true, what):
+        return browser.wait_until(lambda: true(told := self.told()) and told, what)
+
+    def button(self, name):
+        return self.page.get_by_role("button", name=name)
+
+    def slider(self, number):
+        return self.page.locator(".fitkit-row [role=slider]").nth(number)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with browser.lab(tmp_path_factory.mktemp("lab")) as server:
+        yield server
+
+
+@pytest.fixture
+def page(tmp_path):
+    with browser.chromium(tmp_path) as page:
+        yield page
+
+
+def screenshot(page, name, tmp_path):
+    folder = Path(os.environ.get("FITKIT_SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=str(folder / f"{name}.png"))
+
+
+def assert_reads_well_when_reopened(page, server, name):
+    """The notebook of a kernel that is gone: a picture, and no widget that failed."""
+    page.goto("about:blank")
+    server.shut_kernels()
+    browser.open_notebook(page, server, name)
+    picture = page.locator(".jp-OutputArea img:visible")
+    picture.wait_for()
+    assert picture.evaluate("image => image.naturalWidth") > 900
+    browser.wait_until(
+        lambda: page.get_by_text("Loading widget").locator("visible=true").count() == 0,
+        "the widget manager to give up",
+    )
+    shown = page.locator(".jp-Notebook").inner_text()
+    assert "not found" not in shown
+    assert "rror" not in shown
+
+
+def test_a_running_fit_is_steered_saved_and_reopened(page, server, tmp_path):
+    notebook = Notebook(page, server, "steered", "fk.Dashboard(fit)", "fit.start(10**9)")
+    told = notebook.until(lambda told: told["status"] == "running", "the fit to run")
+    traces = told["traces"]
+
+    delays = []
+    notebook.slider(0).focus()
+    for _ in range(20):
+        before = notebook.told()["flux"]
+        pressed = time.time()
+        page.keyboard.press("ArrowRight")
+        now = notebook.until(lambda told, was=before: told["flux"] > was, "the learning rate")
+        delays.append(now["t"] - pressed)
+    median, worst = np.quantile(delays, [0.5, 0.95])
+    print(f"slider to fit: median {median:.3f} s, 95th percentile {worst:.3f} s")
+    assert median < 0.3
+    # The last notch of twenty: 10 ** (20 * 0.05), of the multiplier that began at one.
+    assert notebook.told()["flux"] == pytest.approx(10.0, rel=1e-5)
+
+    box = notebook.slider(1).bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 60, box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+
+    notebook.button("Freeze").first.focus()
+    page.keyboard.press("Space")
+    notebook.until(lambda told: told["frozen"] == ["flux"], "flux to freeze by key")
+    screenshot(page, "running", tmp_path)
+
+    notebook.button("Pause").click()
+    notebook.until(lambda told: told["status"] == "paused", "the fit to pause")
+    notebook.button("Resume").click()
+    notebook.until(lambda told: told["status"] == "running", "the fit to go on")
+    notebook.button("Stop").click()
+    stopped = notebook.until(lambda told: told["status"] == "stopped", "the fit to stop")
+
+    # The controls outlive the run: five hundred more.
+    page.get_by_label("steps", exact=True).fill("500")
+    page.keyboard.press("Tab")
+    notebook.button("Run").click()
+    finished = notebook.until(
+        lambda told: told["status"] == "finished" and told["step"] == stopped["step"] + 500,
+        "500 more steps",
+    )
+    assert finished["traces"] == traces
+
+    page.get_by_text("Finished").first.wait_for()
+    screenshot(page, "finished", tmp_path)
+    saved = browser.save(page, notebook.path)
+    assert "widgets" not in saved.metadata
+    assert any("image/png" in output.get("data", {}) for output in saved.cells[1].outputs)
+    assert notebook.path.stat().st_size < 300_000
+    assert_reads_well_when_reopened(page, server, notebook.name)
+    screenshot(page, "reopened", tmp_path)
+
+
+def test_a_closed_dashboard_leaves_only_its_picture(page, server, tmp_path):
+    notebook = Notebook(page, server, "closed", "fk.Dashboard(fit)", "fit.run(2000)")
+    notebook.until(lambda told: told["status"] == "finished", "the fit to finish")
+    notebook.button("Close").click()
+    notebook.button("Close").wait_for(state="detached")
+    page.locator(".jp-OutputArea img:visible").wait_for()
+    saved = browser.save(page, notebook.path)
+    kinds = {kind for output in saved.cells[1].outputs for kind in output.get("data", {})}
+    assert kinds == {"image/png", "text/html", "text/plain"}
+    assert_reads_well_when_reopened(page, server, notebook.name)
+
+
+def test_running_the_cell_again_leaves_one_thread_and_no_widgets(page, server):
+    count = """
+import gc, ipywidgets, warnings
+warnings.simplefilter("ignore")
+gc.collect()
+threads = [t for t in threading.enumerate() if t.name == "fitkit dashboard" and t.is_alive()]
+print("counted", len(ipywidgets.Widget.widgets), len(threads))
+"""
+    notebook = Notebook(page, server, "again", "fk.Dashboard(fit)", count)
+    first = page.get_by_text("counted").last.inner_text()
+    for _ in range(3):
+        page.locator(".jp-Notebook .jp-CodeCell").nth(1).locator(".jp-InputPrompt").click()
+        browser.command(page, "notebook:run-cell")
+        notebook.button("Pause").wait_for()
+    page.locator(".jp-Notebook .jp-CodeCell").nth(2).locator(".jp-InputPrompt").click()
+
+    def counted():
+        browser.command(page, "notebook:run-cell")
+        return page.get_by_text("counted").last.inner_text() == first
+
+    browser.wait_until(counted, f"the counts of widgets and threads to return to '{first}'")
