@@ -45,7 +45,7 @@ def dashboard(fit):
 
 
 def row(dashboard, path):
-    return next(row for row in dashboard._rows.rows if row.path == path)
+    return next(row for row in dashboard._table.rows if row.paths == (path,))
 
 
 def soon(true, what):
@@ -250,17 +250,60 @@ def test_panels_are_chosen_and_unknown_ones_refused(fit):
         fk.Dashboard(fit, panels=["lost"])
 
 
-def test_hundreds_of_parameters_get_a_dozen_rows():
-    params = {f"mirror{i}": jnp.array(float(i)) for i in range(300)}
-    fit = fk.Fit(
-        loss=lambda p, a: sum(jnp.square(x) for x in p.values()),
+@pytest.fixture(scope="module")
+def mirrors():
+    params = {f"m{i:03}": {"tip": jnp.array(1.0 + i), "tilt": jnp.array(2.0)} for i in range(150)}
+    return fk.Fit(
+        loss=lambda p, a: sum(jnp.square(m["tip"]) + m["tilt"] ** 2 for m in p.values()),
         params=params,
         optimiser=optax.adam(0.1),
     )
-    dashboard = fk.Dashboard(fit)
-    dashboard.refresh()
-    assert len(dashboard._rows.rows) == 12
+
+
+@pytest.fixture
+def many(mirrors):
+    dashboard = fk.Dashboard(mirrors)
+    _ = dashboard.widget
+    yield dashboard
     dashboard.close()
+
+
+def test_hundreds_of_parameters_come_in_pages(many):
+    assert len(many._table.rows) == 12
+    many._table.on.click()
+    many.refresh()
+    assert row(many, "m006.tip").slider.description == "m006.tip"
+    assert many._table.where.value == "13–24 of 300"
+    many._table.back.click()
+    many.refresh()
+    assert row(many, "m000.tip")
+    assert many._table.back.disabled
+
+
+@pytest.mark.parametrize(("words", "count"), [("tilt", 150), ("m01?.tip", 10), ("none such", 0)])
+def test_a_filter_shows_what_matches(many, words, count):
+    many._table.filter.value = words
+    many.refresh()
+    assert many._table.where.value.endswith(f"of {count}" if count else "none match")
+    hidden = [r for r in many._table.rows if "fitkit-gone" in r.box._dom_classes]
+    assert len(hidden) == max(0, 12 - count)
+
+
+def test_all_that_match_are_steered_together_and_keep_their_ratios(mirrors, many):
+    mirrors.learning_rates["m000.tilt"] = 0.1
+    many._table.filter.value = "m00?.tilt"
+    many.refresh()
+    together = many._table.together
+    assert len(together.paths) == 10
+    assert together.rate.value == pytest.approx(0.1**0.1, rel=1e-5)
+    together.rate.value = 10 * together.rate.value
+    assert mirrors.learning_rates["m000.tilt"] == pytest.approx(1.0, rel=1e-5)
+    assert mirrors.learning_rates["m001.tilt"] == pytest.approx(10.0, rel=1e-5)
+    assert mirrors.learning_rates["m010.tilt"] == 1.0
+    together.freeze.value = True
+    assert mirrors.frozen == set(together.paths)
+    together.freeze.value = False
+    assert not mirrors.frozen
 
 
 def test_closing_leaves_the_fit_running(fit):

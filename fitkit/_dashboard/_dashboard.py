@@ -14,7 +14,7 @@ from fitkit._dashboard._header import BUSY, Header, headline
 from fitkit._dashboard._look import SHEET
 from fitkit._dashboard._painter import Painter, Panel, blank, finished, still
 from fitkit._dashboard._place import LIVE_CLASS, Place, cell_id, execute_request, has_person
-from fitkit._dashboard._rows import VISIBLE, Rows
+from fitkit._dashboard._table import VISIBLE, Table
 from fitkit._fit import Fit
 from fitkit._plots import Snapshot, figures, loss_marks, loss_view, steps_marks, steps_view
 
@@ -113,7 +113,7 @@ class Dashboard:
                 self._leg = (target, step)
             self._header.refresh(self._leg[1])
             self._header.say(self._trouble or trouble(self.fit))
-            self._rows.refresh()
+            self._table.refresh()
 
     def _refresh_figure(self) -> None:
         with self._lock:
@@ -163,14 +163,14 @@ class Dashboard:
         self._painter = Painter()
         self._header = Header(self.fit, act)
         self._header.close.on_click(_weak_close(self))
-        self._rows = Rows(self.fit, act)
+        self._table = Table(self.fit, act)
         self._image = widgets.Image(value=blank(), format="png")
         self._image.add_class("fitkit-figure")
         # An Image can carry no alternative text, and a tooltip breaks its view.
         words = widgets.HTML(f"Plots below: {', '.join(self.panels)}.")
         words.add_class("fitkit-unseen")
         self._box = widgets.VBox(
-            [widgets.HTML(SHEET), *self._header.parts, words, self._image, self._rows.box]
+            [widgets.HTML(SHEET), *self._header.parts, words, self._image, self._table.box]
         )
         self._box.add_class(LIVE_CLASS)
         self._forget = weakref.finalize(self, _abandon, self._stop, self._wake, self._box)
@@ -189,7 +189,10 @@ class Dashboard:
         fit, history = self.fit, Snapshot(self.fit.history)
         settled = fit.status not in BUSY and fit.status != "paused"
         end = fit.step if settled else max(fit.target, fit.step)
-        shown = dict(list(zip(fit.names, range(len(fit.names)), strict=True))[:VISIBLE])
+        if self._box is None:
+            shown = {path: index for index, path in enumerate(fit.names[:VISIBLE])}
+        else:
+            shown = self._table.in_sight()
         others = [path for path in fit.names if path not in shown]
         events = [event.step for event in tuple(fit.events)]
         built = {
@@ -274,27 +277,29 @@ def _watch(
 ) -> None:
     """Refresh a dashboard whenever its fit changed, until it is closed or forgotten."""
     seen = drawn = -1
-    due = 0.0
+    due, rested, asked = 0.0, False, False
     while not stop.is_set():
-        patience = 1.0 if seen == drawn else max(0.0, due - time.monotonic())
+        patience = 1.0 if seen == drawn and not asked else max(0.0, due - time.monotonic())
         version = fit.wait_for_change(seen, timeout=patience)
-        now = time.monotonic()
-        draw = version != drawn and (now >= due or fit.status not in BUSY)
-        if version == seen and not draw and not wake.is_set():
-            continue
-        seen = version
+        asked = asked or wake.is_set()
         wake.clear()
+        now, resting = time.monotonic(), fit.status not in BUSY
+        # The frame in which a fit comes to rest is drawn at once, and so is the last of all.
+        draw = (version != drawn or asked) and (now >= due or (resting and not rested))
+        if version == seen and not draw and not asked:
+            continue
         begun = time.thread_time()
         one = dashboard()
         if one is None or stop.is_set():
             return
         one._tick(draw)
         del one
+        seen = version
         if draw:
-            drawn = version
+            drawn, rested, asked = version, resting, False
             spent = time.thread_time() - begun
             due = now + min(max(INTERVAL, spent / SHARE), SLOWEST)
-        wake.wait(INTERVAL)
+        wake.wait(INTERVAL / 4)
 
 
 def _weak_act(dashboard: Dashboard) -> Callable[[Callable[[], Any]], None]:

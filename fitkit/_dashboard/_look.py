@@ -43,6 +43,14 @@ SHEET = """<style>
 .fitkit-live .fitkit-value { flex: 0 1 210px; min-width: 90px; margin: 0; overflow: hidden; }
 .fitkit-value .widget-html-content { white-space: nowrap; text-overflow: ellipsis;
   overflow: hidden; font-variant-numeric: tabular-nums; width: 100%; }
+.fitkit-live .fitkit-bar-of-many { gap: 6px; margin: 4px 0 0; overflow: visible;
+  align-items: center; }
+.fitkit-live .fitkit-filter { flex: 1 1 auto; margin: 0; }
+.fitkit-live .fitkit-filter .widget-label { width: 40px; text-align: left; }
+.fitkit-live .fitkit-bar-of-many .widget-button { width: 34px; margin: 0; border-radius: 3px; }
+.fitkit-live .fitkit-none { display: none; }
+.fitkit-live .fitkit-gone { visibility: hidden; }
+.fitkit-live .fitkit-together { border-bottom: 1px solid var(--jp-border-color2, #bbb); }
 .fitkit-live .fitkit-head { height: 20px; width: 100%; margin: 0; }
 .fitkit-live .fitkit-head .widget-html-content { width: 100%; line-height: 20px; }
 .fitkit-columns { display: flex; column-gap: 8px; font-size: 88%;

@@ -1,4 +1,4 @@
-"""A row of controls per parameter: colour, path, learning rate, freeze, value.
+"""The controls of a parameter, in a row: colour, path, learning rate, freeze, value.
 
 Widgets hold no state. A control is set from the fit by `refresh`; a change made by hand goes to the
 fit unless the fit already has what the control shows, which also ends the echo of `refresh` itself.
@@ -14,12 +14,11 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 
-from fitkit._names import named_leaves
-from fitkit._plots import colour, dash, figures
+from fitkit._fit import Fit
+from fitkit._plots import figures
 
 Act = Callable[[Callable[[], Any]], None]  # do it, and show in words what went wrong
 
-VISIBLE = 12  # rows at a time; a hundred more would make the page crawl
 NOTCH = 0.05  # decades between two notches of the slider
 DECADES = 3  # the slider's reach to either side of the learning rate it starts from
 
@@ -48,11 +47,11 @@ def describe(leaf: Any) -> str:
 
 
 class Row:
-    """The controls of one parameter at a time."""
+    """The controls of one parameter, or of several together, at a time."""
 
-    def __init__(self, fit: Any, act: Act, like: "Row | None" = None):
+    def __init__(self, fit: Fit, act: Act, like: "Row | None" = None):
         self._fit, self._act = fit, act
-        self.path = ""
+        self.paths: tuple[str, ...] = ()
         self.lock = threading.RLock()
         # Rows share layouts and styles: each would be a message channel of its own.
         plain = widgets.Layout() if like is None else like.box.layout
@@ -77,33 +76,40 @@ class Row:
         self.rate.observe(self._typed, "value")
         self.freeze.observe(self._toggled, "value")
 
-    def refresh(self, path: str, index: int, leaf: Any) -> None:
-        """Show what the fit uses for `path`, parameter number `index`, whose value is `leaf`."""
+    def refresh(self, paths: tuple[str, ...], label: str, look: str, value: str) -> None:
+        """Show what the fit uses for `paths`, under this label, with this swatch and value."""
         with self.lock:
-            if path != self.path:
-                self._show(path, index)
+            if paths != self.paths:
+                self.paths = paths
+                self._show(label)
+            self.swatch.value = look
+            self.slider.description = label
+            self.value.value = html.escape(value)
             self._agree()
-            self.value.value = html.escape(describe(leaf))
 
-    def _show(self, path: str, index: int) -> None:
-        self.path = path
-        kind = "multiplier of the learning rate" if self._relative() else "learning rate"
-        line = f"border-top-style:{dash(index)[0]};border-top-color:{colour(index)}"
-        self.swatch.value = f"<i style='{line}'></i>"
-        self.slider.description = path
-        self.slider.tooltip = f"{kind.capitalize()} of {path}, logarithmic: arrow keys move it"
-        self.rate.description = f"{kind} of {path}"
-        self.rate.tooltip = f"{kind.capitalize()} of {path}"
-        self.freeze.tooltip = f"Hold {path} where it is, or let it go again"
-        rate = rounded(self._fit.learning_rates[path])
-        middle = 0 if self._relative() or rate <= 0 else int(np.floor(np.log10(rate)))
+    def _show(self, label: str) -> None:
+        relative = self._fit.learning_rates.relative(self.paths[0])
+        kind = "Multiplier of the learning rate" if relative else "Learning rate"
+        self.slider.tooltip = f"{kind} of {label}, logarithmic: arrow keys move it"
+        self.rate.description = self.rate.tooltip = f"{kind} of {label}"
+        self.freeze.tooltip = f"Hold {label}, or let go again"
+        rate = self._rate()
+        middle = 0 if relative or rate <= 0 else int(np.floor(np.log10(rate)))
         # All three in one message, or the browser would clamp the value to ends on their way.
         with self._quietly(), self.slider.hold_sync(), self.slider.hold_trait_notifications():
             self.slider.min, self.slider.max = middle - DECADES, middle + DECADES
             self.slider.value = notch(rate) if rate > 0 else 10.0**middle
+            self._reach(rate)
 
-    def _relative(self) -> bool:
-        return bool(self._fit.learning_rates.relative(self.path))
+    def _rate(self) -> float:
+        """Give the learning rate; of several the geometric mean of those above zero."""
+        rates = [self._fit.learning_rates[path] for path in self.paths]
+        if len(set(rates)) == 1:
+            return rounded(rates[0])
+        return rounded(float(np.exp(np.mean([math.log(rate) for rate in rates if rate > 0]))))
+
+    def _frozen(self) -> bool:
+        return self._fit.frozen.issuperset(self.paths)
 
     def _reach(self, rate: float) -> None:
         """Lengthen the slider by whole decades until the rate lies on it."""
@@ -113,31 +119,40 @@ class Row:
 
     def _slid(self, change: Any) -> None:
         with self.lock:
-            rate = self._fit.learning_rates[self.path]
+            rate = self._rate()
             if rate <= 0 or rounded(change["new"]) != rounded(notch(rate)):
-                self._set_rate(rounded(change["new"]))
+                self._set_rate(rounded(change["new"]), rate)
 
     def _typed(self, change: Any) -> None:
         with self.lock:
-            if change["new"] != rounded(self._fit.learning_rates[self.path]):
-                self._set_rate(change["new"])
+            rate = self._rate()
+            if change["new"] != rate:
+                self._set_rate(change["new"], rate)
 
-    def _set_rate(self, rate: float) -> None:
+    def _set_rate(self, new: float, rate: float) -> None:
         if not self._showing:
-            self._act(lambda: self._fit.learning_rates.__setitem__(self.path, rate))
+            self._act(lambda: self._set_rates(new, rate))
             self._agree()
+
+    def _set_rates(self, new: float, rate: float) -> None:
+        """Set one learning rate; scale several, so that the ratios between them stay."""
+        groups: dict[float, list[str]] = {}
+        for path in self.paths:
+            groups.setdefault(self._fit.learning_rates[path], []).append(path)
+        for own, paths in groups.items():
+            alone = len(groups) == 1 or rate <= 0
+            self._fit.learning_rates[tuple(paths)] = new if alone else own * new / rate
 
     def _toggled(self, change: Any) -> None:
         with self.lock:
-            if not self._showing and change["new"] != (self.path in self._fit.frozen):
+            if not self._showing and change["new"] != self._frozen():
                 verb = self._fit.freeze if change["new"] else self._fit.thaw
-                self._act(lambda: verb(self.path))
+                self._act(lambda: verb(self.paths))
                 self._agree()
 
     def _agree(self) -> None:
         """Let slider, number and toggle show what the fit has."""
-        rate = rounded(self._fit.learning_rates[self.path])
-        frozen = self.path in self._fit.frozen
+        rate, frozen = self._rate(), self._frozen()
         with self._quietly():
             self._reach(rate)
             # Not where only rounding differs: answering a move would undo the next one on its way.
@@ -156,33 +171,3 @@ class Row:
             yield
         finally:
             self._showing = before
-
-
-class Rows:
-    """The rows in sight of all parameters, with a filter and pages where they are many."""
-
-    def __init__(self, fit: Any, act: Act):
-        self._fit = fit
-        self.rows = [Row(fit, act)]
-        self.rows += [Row(fit, act, self.rows[0]) for _ in range(min(len(fit.names), VISIBLE) - 1)]
-        self.head = widgets.HTML(self._headings())
-        self.head.add_class("fitkit-head")
-        self.box = widgets.VBox([self.head, *(row.box for row in self.rows)])
-        self.box.add_class("fitkit-rows")
-
-    def _headings(self) -> str:
-        relative = {self._fit.learning_rates.relative(path) for path in self._fit.names}
-        rate = "learning rate" if relative == {False} else "× learning rate"
-        columns = ("swatch", ""), ("slider", "parameter"), ("rate", rate), ("freeze", "")
-        cells = "".join(f"<span class='fitkit-{name}'>{words}</span>" for name, words in columns)
-        return f"<div class='fitkit-columns'>{cells}<span class='fitkit-value'>value</span></div>"
-
-    def in_sight(self) -> dict[str, int]:
-        """Give path and number of every parameter that has a row now."""
-        return dict(zip(self._fit.names[: len(self.rows)], range(len(self.rows)), strict=True))
-
-    def refresh(self) -> None:
-        """Set every control in sight from the fit."""
-        leaves = named_leaves(self._fit.params)
-        for row, (path, index) in zip(self.rows, self.in_sight().items(), strict=False):
-            row.refresh(path, index, leaves[path])
