@@ -30,6 +30,7 @@ DASHES: tuple[tuple[str, Any], ...] = (
 # Contrast of 4.5 on white and of 4.1 on JupyterLab's dark cells.
 INK = "#777777"
 LABEL_SIZE = 8.5
+HUGE = 1e300
 DEPTH = 12  # decades of step sizes and eigenvalues at most
 COLUMNS = 300  # more points than this are merged before they are drawn
 
@@ -320,8 +321,9 @@ def _text(axes: Axes, ink: str) -> dict[str, Any]:
 
 
 def _finite(values: Any) -> np.ndarray:
+    """Drop what no axis can show: NaN, infinity, and what overflows with a decade of room."""
     values = np.asarray(values, dtype=float)
-    return values[np.isfinite(values)]
+    return values[np.abs(np.nan_to_num(values, nan=np.inf)) < HUGE]
 
 
 def _step_limits(history: History | Snapshot, end: int, settled: bool) -> tuple[float, float]:
@@ -346,7 +348,7 @@ def _limits(values: np.ndarray, log: bool) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())
     if log:
-        low, high = low / 1.15, high * 1.15
+        low, high = max(low, 1 / HUGE) / 1.15, high * 1.15
         down = 10.0 ** np.floor(np.log10(low))
         up = 10.0 ** np.floor(np.log10(high))
         low = max(down * k for k in (1, 2, 5) if down * k <= low)
@@ -361,7 +363,10 @@ def _limits(values: np.ndarray, log: bool) -> tuple[float, float]:
 def _decades(values: np.ndarray) -> tuple[float, float]:
     if values.size == 0:
         return 0.1, 1.0
-    low, high = np.floor(np.log10(values.min() / 1.2)), np.ceil(np.log10(values.max() * 1.2))
+    low, high = (
+        np.floor(np.log10(max(values.min(), 1 / HUGE) / 1.2)),
+        np.ceil(np.log10(values.max() * 1.2)),
+    )
     # Further down lies rounding, or a parameter that has arrived: it would flatten the rest.
     low = max(low, high - DEPTH)
     return float(10.0**low), float(10.0 ** max(high, low + 1))

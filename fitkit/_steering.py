@@ -122,6 +122,11 @@ class LearningRates(Mapping[str, float]):
         factors = {path: value / (own.get(path, 1.0) or 1.0) for path in paths}
         self._steering.set_factors(factors, f"learning rate of {', '.join(paths)}: {value:.3g}")
 
+    def snapshot(self) -> dict[str, float]:
+        """Read all of them at once, which for hundreds is quicker than one by one."""
+        own = self._own()
+        return {path: f * own.get(path, 1.0) for path, f in self._steering.factors.items()}
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._steering.names)
 

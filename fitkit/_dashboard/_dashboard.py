@@ -1,5 +1,6 @@
 """The dashboard: it watches a fit from a thread of its own and puts what it sees on widgets."""
 
+import atexit
 import threading
 import time
 import weakref
@@ -24,8 +25,24 @@ SHARE = 0.05  # at most this share of a core spent on drawing them
 SLOWEST = 2.0  # but a frame at least this often
 STILL_EVERY = 30.0  # seconds between the pictures that a notebook saved during a run would keep
 
+# One for all dashboards: matplotlib does not draw in two threads at a time.
+_lock = threading.RLock()
+
 # One dashboard per cell: running the cell again closes the one it showed before.
 _shown: dict[Any, "Dashboard"] = {}
+
+
+# Threads that must not be inside matplotlib while the interpreter goes down.
+_watching: "weakref.WeakSet[_Watch]" = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    threads = list(_watching)
+    for thread in threads:
+        thread.end()
+    for thread in threads:
+        thread.join(1.0)
 
 
 class Dashboard:
@@ -70,9 +87,7 @@ class Dashboard:
             )
         self.fit = fit
         self.panels = tuple(panels)
-        self._lock = threading.RLock()
-        self._wake, self._stop = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread: _Watch | None = None
         self._box: widgets.Box | None = None
         self._place: Place | None = None
         self._place_live = False
@@ -87,12 +102,13 @@ class Dashboard:
     @property
     def figure(self) -> Figure:
         """The panels as they are now, as a matplotlib figure of its own to save in any format."""
-        return finished(self._draw())
+        with _lock:
+            return finished(self._draw())
 
     @property
     def widget(self) -> widgets.Box:
         """The live widget, to be placed into a layout of one's own."""
-        with self._lock:
+        with _lock:
             if self._box is None:
                 self._build()
             assert self._box is not None
@@ -105,7 +121,7 @@ class Dashboard:
         self._refresh_figure()
 
     def _refresh_controls(self) -> None:
-        with self._lock:
+        with _lock:
             if self._box is None:
                 return
             target, step = self.fit.target, self.fit.step
@@ -116,15 +132,15 @@ class Dashboard:
             self._table.refresh()
 
     def _refresh_figure(self) -> None:
-        with self._lock:
+        with _lock:
             if self._box is not None:
                 self._image.value = self._painter.frame(self._draw())
 
     def close(self) -> None:
         """Leave the picture alone in the notebook and free the widgets; the fit goes on."""
-        self._stop.set()
-        self._wake.set()
-        with self._lock:
+        if self._thread is not None:
+            self._thread.end()
+        with _lock:
             for key in [key for key, dashboard in _shown.items() if dashboard is self]:
                 del _shown[key]
             shell = get_ipython()
@@ -151,14 +167,13 @@ class Dashboard:
         model_id = None
         if live:
             model_id = self.widget.model_id
-        place.open(model_id, self._still())
-        with self._lock:
+        with _lock:
+            place.open(model_id, self._still())
             self._place, self._place_live = place, live
         _shown[key] = self
         shell.events.register("post_run_cell", self._after_cell)
 
     def _build(self) -> None:
-        self._stop.clear()
         act = _weak_act(self)
         self._painter = Painter()
         self._header = Header(self.fit, act)
@@ -173,15 +188,11 @@ class Dashboard:
             [widgets.HTML(SHEET), *self._header.parts, words, self._image, self._table.box]
         )
         self._box.add_class(LIVE_CLASS)
-        self._forget = weakref.finalize(self, _abandon, self._stop, self._wake, self._box)
+        self._thread = _Watch(weakref.ref(self), self.fit)
+        self._forget = weakref.finalize(self, _abandon, self._thread, self._box)
         self._forget.atexit = False
         self._refresh_controls()
-        self._thread = threading.Thread(
-            target=_watch,
-            args=(weakref.ref(self), self.fit, self._stop, self._wake),
-            name="fitkit dashboard",
-            daemon=True,
-        )
+        _watching.add(self._thread)
         self._thread.start()
 
     def _draw(self) -> list[Panel]:
@@ -210,13 +221,14 @@ class Dashboard:
         return [built[name]() for name in self.panels]
 
     def _still(self) -> bytes:
+        """Draw the picture that a saved notebook holds; under the lock."""
         fit = self.fit
         words = (headline(fit.status), f"step {fit.step:,}", f"loss {figures(fit.loss)}")
         return still(self._draw(), "    ".join(words))
 
     def _keep(self) -> None:
         """Renew the picture that a saved notebook holds."""
-        with self._lock:
+        with _lock:
             if self._place is not None:
                 self._kept = (self.fit.version, time.monotonic())
                 self._place.keep(self._still(), self._place_live)
@@ -233,7 +245,8 @@ class Dashboard:
             action()
         except Exception as error:
             self._trouble = str(error) or type(error).__name__
-        self._wake.set()
+        if self._thread is not None:
+            self._thread.ask()
 
     def _tick(self, draw: bool) -> None:
         try:
@@ -244,7 +257,7 @@ class Dashboard:
                 if resting or time.monotonic() - self._kept[1] > STILL_EVERY:
                     self._keep()
         except Exception as error:
-            with self._lock:
+            with _lock:
                 if self._box is not None:
                     self._header.say(f"The dashboard could not draw: {error!r}")
 
@@ -272,34 +285,49 @@ def dispose(widget: widgets.Widget) -> None:
     widget.close()
 
 
-def _watch(
-    dashboard: "weakref.ref[Dashboard]", fit: Fit, stop: threading.Event, wake: threading.Event
-) -> None:
-    """Refresh a dashboard whenever its fit changed, until it is closed or forgotten."""
-    seen = drawn = -1
-    due, rested, asked = 0.0, False, False
-    while not stop.is_set():
-        patience = 1.0 if seen == drawn and not asked else max(0.0, due - time.monotonic())
-        version = fit.wait_for_change(seen, timeout=patience)
-        asked = asked or wake.is_set()
-        wake.clear()
-        now, resting = time.monotonic(), fit.status not in BUSY
-        # The frame in which a fit comes to rest is drawn at once, and so is the last of all.
-        draw = (version != drawn or asked) and (now >= due or (resting and not rested))
-        if version == seen and not draw and not asked:
-            continue
-        begun = time.thread_time()
-        one = dashboard()
-        if one is None or stop.is_set():
-            return
-        one._tick(draw)
-        del one
-        seen = version
-        if draw:
-            drawn, rested, asked = version, resting, False
-            spent = time.thread_time() - begun
-            due = now + min(max(INTERVAL, spent / SHARE), SLOWEST)
-        wake.wait(INTERVAL / 4)
+class _Watch(threading.Thread):
+    """Refreshes a dashboard whenever its fit changed, until it is closed or forgotten."""
+
+    def __init__(self, dashboard: "weakref.ref[Dashboard]", fit: Fit):
+        super().__init__(name="fitkit dashboard", daemon=True)
+        self._dashboard, self._fit = dashboard, fit
+        self._stop_asked, self._wake = threading.Event(), threading.Event()
+
+    def end(self) -> None:
+        """Let the thread finish what it draws, and no more."""
+        self._stop_asked.set()
+        self._wake.set()
+
+    def ask(self) -> None:
+        """Let the thread refresh soon, though the fit did not change."""
+        self._wake.set()
+
+    def run(self) -> None:
+        seen = drawn = -1
+        due, rested, asked = 0.0, False, False
+        while not self._stop_asked.is_set():
+            patience = 1.0 if seen == drawn and not asked else max(0.0, due - time.monotonic())
+            version = self._fit.wait_for_change(seen, timeout=patience)
+            asked = asked or self._wake.is_set()
+            self._wake.clear()
+            now, resting = time.monotonic(), self._fit.status not in BUSY
+            # The frame in which a fit comes to rest is drawn at once, and so is the last of all.
+            draw = (version != drawn or asked) and (now >= due or (resting and not rested))
+            if version == seen and not draw and not asked:
+                continue
+            begun = time.thread_time()
+            with _lock:
+                dashboard = self._dashboard()
+                if dashboard is None or self._stop_asked.is_set():
+                    return
+                dashboard._tick(draw)
+                del dashboard
+            seen = version
+            if draw:
+                drawn, rested, asked = version, resting, False
+                spent = time.thread_time() - begun
+                due = now + min(max(INTERVAL, spent / SHARE), SLOWEST)
+            self._wake.wait(INTERVAL / 4)
 
 
 def _weak_act(dashboard: Dashboard) -> Callable[[Callable[[], Any]], None]:
@@ -326,7 +354,6 @@ def _weak_close(dashboard: Dashboard) -> Callable[[Any], None]:
     return close
 
 
-def _abandon(stop: threading.Event, wake: threading.Event, box: widgets.Box) -> None:
-    stop.set()
-    wake.set()
+def _abandon(thread: _Watch, box: widgets.Box) -> None:
+    thread.end()
     dispose(box)

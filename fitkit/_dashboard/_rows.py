@@ -103,7 +103,8 @@ class Row:
 
     def _rate(self) -> float:
         """Give the learning rate; of several the geometric mean of those above zero."""
-        rates = [self._fit.learning_rates[path] for path in self.paths]
+        every = self._fit.learning_rates.snapshot()
+        rates = [every[path] for path in self.paths]
         if len(set(rates)) == 1:
             return rounded(rates[0])
         return rounded(float(np.exp(np.mean([math.log(rate) for rate in rates if rate > 0]))))
@@ -137,8 +138,9 @@ class Row:
     def _set_rates(self, new: float, rate: float) -> None:
         """Set one learning rate; scale several, so that the ratios between them stay."""
         groups: dict[float, list[str]] = {}
+        every = self._fit.learning_rates.snapshot()
         for path in self.paths:
-            groups.setdefault(self._fit.learning_rates[path], []).append(path)
+            groups.setdefault(every[path], []).append(path)
         for own, paths in groups.items():
             alone = len(groups) == 1 or rate <= 0
             self._fit.learning_rates[tuple(paths)] = new if alone else own * new / rate

@@ -98,7 +98,7 @@ class Table:
         self._act(lambda: None)
 
     def _headings(self) -> str:
-        relative = {self._fit.learning_rates.relative(path) for path in self._fit.names}
+        relative = {self._fit.learning_rates.relative(path) for path in self._fit.names[:VISIBLE]}
         rate = "learning rate" if relative == {False} else "× learning rate"
         columns = ("swatch", ""), ("slider", "parameter"), ("rate", rate), ("freeze", "")
         cells = "".join(f"<span class='fitkit-{name}'>{words}</span>" for name, words in columns)
