@@ -30,7 +30,7 @@ DASHES: tuple[tuple[str, Any], ...] = (
 # Contrast of 4.5 on white and of 4.1 on JupyterLab's dark cells.
 INK = "#777777"
 LABEL_SIZE = 8.5
-HUGE = 1e300
+HUGE = 1e200  # a tick or two further, matplotlib overflows
 DEPTH = 12  # decades of step sizes and eigenvalues at most
 COLUMNS = 300  # more points than this are merged before they are drawn
 

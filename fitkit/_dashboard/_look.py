@@ -2,7 +2,7 @@
 
 SHEET = """<style>
 .fitkit-live { max-width: 960px; width: 100%; box-sizing: border-box; overflow: hidden;
-  color: var(--jp-ui-font-color1, inherit); gap: 2px; padding: 2px 0 6px; }
+  color: var(--jp-ui-font-color1, inherit); gap: 2px; padding: 2px 4px 6px; }
 .fitkit-live > .widget-html:first-child { height: 0; margin: 0; }
 .fitkit-live .fitkit-status { width: auto; margin: 0 2px; line-height: 1.5; height: auto; }
 .fitkit-live .fitkit-status .widget-html-content { white-space: normal; width: 100%; }
