@@ -106,7 +106,8 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
     of rounding the residuals are orthogonal to everything that the parameters can change, and the
     remaining step is small. *Stalled* (2): no step lowers the residuals any more, and yet that
     does not hold; on a plateau, for example. *Failed* (3): residuals or Jacobian are not finite.
-    After a verdict every update is zero, until `restart`.
+    After a verdict every update is zero, until `restart`; the verdict of one that moves only some
+    of the parameters, beside other optimisers, is about those alone.
 
     Returns
     -------

@@ -160,6 +160,6 @@ def test_fit_keeps_to_its_bounds_and_says_so():
     np.testing.assert_allclose(
         values(fit.params), reference([-np.inf, -np.inf, 0], np.inf), rtol=1e-6, atol=1e-8
     )
-    assert any("offset is on its lower bound" in line for line in fit.result().warnings)
+    assert any("offset is on its bound" in line for line in fit.result().warnings)
     with pytest.raises(ValueError, match="starts outside"):
         fk.Fit(residuals=residuals, params=START, bounds={"offset": (1, None)})
