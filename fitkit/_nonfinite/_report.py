@@ -4,7 +4,7 @@ import dataclasses
 import html
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class NonFiniteReport:
     """Where a NaN or an infinity was born.
 
@@ -80,6 +80,8 @@ class NonFiniteReport:
         for label, text in self._rows():
             lines.append(f"  {label + ':':<14} {text}")
         return "\n".join(lines)
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         rows = "".join(
