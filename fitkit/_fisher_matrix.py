@@ -212,8 +212,8 @@ class FisherMatrix(eqx.Module):
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
     def __repr__(self) -> str:
-        if is_traced(self.matrix):
-            return f"FisherMatrix(labels={self.labels}, traced)"
+        if is_traced(self.matrix) or self.matrix.ndim != 2:
+            return f"FisherMatrix(labels={self.labels}, matrix of shape {self.matrix.shape})"
         n, rank = len(self.labels), self.rank
         how = "a formed matrix" if self.squared else "singular values"
         width = max(map(len, self.labels), default=0)

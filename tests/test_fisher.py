@@ -321,6 +321,8 @@ def test_under_jit_and_vmap():
     together = jax.jit(jax.vmap(errors))(rates)
     for rate, row in zip(rates, together, strict=True):
         np.testing.assert_allclose(row, errors(rate), rtol=1e-10)
+    batch = jax.vmap(lambda slope: fk.fisher_matrix(line, {**LINE, "slope": slope}, LINE_ARGS))
+    assert "shape (2, 2, 2)" in repr(batch(rates))
     fisher = jax.jit(lambda p: fk.fisher_matrix(line, p, LINE_ARGS))(LINE)
     np.testing.assert_allclose(fisher.covariance, LINE_COVARIANCE, rtol=1e-12)
     by_loss = jax.jit(
