@@ -32,6 +32,7 @@ INK = "#777777"
 LABEL_SIZE = 8.5
 HUGE = 1e200  # a tick or two further, matplotlib overflows
 DEPTH = 12  # decades of step sizes and eigenvalues at most
+FEW = 30  # as many steps are shown as points too
 COLUMNS = 300  # more points than this are merged before they are drawn
 
 
@@ -52,9 +53,11 @@ class Snapshot:
 
     def __init__(self, history: History):
         self.steps = history.steps
-        self._columns = {("loss", None): history.summary("loss")} | {
-            ("step_norms", path): history.summary("step_norms", path) for path in history.names
+        self._columns: dict[tuple[str, str | None], Summary] = {
+            ("loss", None): history.summary("loss")
         }
+        for path in history.names:
+            self._columns["step_norms", path] = history.summary("step_norms", path)
         # The fit may have appended between two of these reads.
         shortest = min(len(self.steps), *(len(one.last) for one in self._columns.values()))
         self.steps = self.steps[:shortest]
@@ -171,7 +174,9 @@ def loss_marks(
             [outline[np.isfinite(outline).all(axis=1)]], facecolor=PALETTE[5], alpha=0.45
         )
         marks.append(_on(axes, band))
-    marks.append(_on(axes, Line2D(steps, middle, color=PALETTE[0], linewidth=1.6)))
+    marker = "." if steps.size <= FEW else ""
+    line = Line2D(steps, middle, color=PALETTE[0], linewidth=1.6, marker=marker)
+    marks.append(_on(axes, line))
     ticks = np.unique([*events])
     if ticks.size:
         segments = [((step, 0.0), (step, 0.05)) for step in ticks]
@@ -246,7 +251,7 @@ def steps_marks(
         x, y = line(path, COLUMNS)
         style = {"color": colour(index), "linestyle": dash(index)[1]}
         marks.append(_on(axes, Line2D(x, y, linewidth=1.5, **style)))
-        if x.size == 1:
+        if x.size <= FEW:
             marks[-1].set(marker=".")
     return marks
 
@@ -386,8 +391,10 @@ def _columns(steps: Any, *series: Any, columns: int = COLUMNS) -> tuple[np.ndarr
     merged = []
     for values, merge in pairs:
         values = np.asarray(values, dtype=float)
-        thin = length and merge is not None
-        merged.append(merge.reduceat(values, starts) if thin else values[ends])
+        if length and merge is not None:
+            merged.append(merge.reduceat(values, starts))
+        else:
+            merged.append(values[ends])
     return tuple(merged)
 
 

@@ -1,5 +1,6 @@
 """Every control without a browser: clicked, typed or moved, and its effect seen in a real fit."""
 
+import base64
 import gc
 import io
 import threading
@@ -248,6 +249,8 @@ def test_panels_are_chosen_and_unknown_ones_refused(fit):
     assert len(fk.Dashboard(fit, panels=["loss"]).figure.axes) == 1
     with pytest.raises(ValueError, match=r"no panel 'lost'.*'loss'"):
         fk.Dashboard(fit, panels=["lost"])
+    with pytest.raises(ValueError, match="no panel 'spectrum'"):
+        fk.Dashboard(fit, panels=["spectrum"])
 
 
 @pytest.fixture(scope="module")
@@ -306,6 +309,22 @@ def test_all_that_match_are_steered_together_and_keep_their_ratios(mirrors, many
     assert not mirrors.frozen
 
 
+def test_the_spectrum_of_gauss_newton_is_a_panel_and_marks_what_is_unconstrained():
+    x = jnp.linspace(0.0, 1.0, 10)
+    fit = fk.Fit(
+        residuals=lambda p, a: p["a"] * p["b"] * x - 2.0 * x,  # only the product is constrained
+        params={"a": 1.0, "b": 1.0},
+    )
+    dashboard = fk.Dashboard(fit)
+    dashboard.refresh()
+    fit.run(5, progress=False)
+    dashboard.refresh()
+    *_, axes = dashboard.figure.axes
+    assert axes.get_title(loc="left") == "Spectrum"
+    assert "1 unconstrained" in [text.get_text() for text in axes.texts]
+    dashboard.close()
+
+
 def test_closing_leaves_the_fit_running(fit):
     dashboard = fk.Dashboard(fit)
     _ = dashboard.widget
@@ -342,3 +361,28 @@ def test_fifty_dashboards_leave_no_thread_and_no_widget(fit, close):
 )
 def test_time_left_reads_as_a_person_would_say_it(seconds, words):
     assert duration(seconds) == words
+
+
+def test_without_a_person_the_notebook_keeps_the_last_picture_and_no_widgets(tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+
+    cells = [
+        "import jax.numpy as jnp, optax, fitkit as fk\n"
+        "fit = fk.Fit(loss=lambda p, a: jnp.sum(p['x'] ** 2), params={'x': jnp.ones(2)},"
+        " optimiser=optax.adam(0.01))",
+        "fk.Dashboard(fit)",
+        "fit.run(50)",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute(cwd=str(tmp_path))
+    assert "widgets" not in notebook.metadata
+    view, style, still = notebook.cells[1].outputs
+    assert view["data"] == {"text/plain": "Dashboard of 1 parameter"}
+    assert set(style["data"]) == {"text/html", "text/plain"}
+    picture = Image.open(io.BytesIO(base64.b64decode(still["data"]["image/png"])))
+    assert picture.size == (1440, 456)
+    # Seven tenths of the width is drawn on after a run; before it only "no steps yet".
+    ink = np.asarray(picture)[..., 3] > 0
+    assert ink.any(axis=0).mean() > 0.7
+    assert len(nbformat.writes(notebook)) < 300_000

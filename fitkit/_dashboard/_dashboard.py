@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets as widgets
+import jax
+import numpy as np
 from IPython.core.getipython import get_ipython
 from matplotlib.figure import Figure
 
@@ -17,9 +19,18 @@ from fitkit._dashboard._painter import Painter, Panel, blank, finished, still
 from fitkit._dashboard._place import LIVE_CLASS, Place, cell_id, execute_request, has_person
 from fitkit._dashboard._table import VISIBLE, Table
 from fitkit._fit import Fit
-from fitkit._plots import Snapshot, figures, loss_marks, loss_view, steps_marks, steps_view
+from fitkit._plots import (
+    Snapshot,
+    figures,
+    loss_marks,
+    loss_view,
+    spectrum_marks,
+    spectrum_view,
+    steps_marks,
+    steps_view,
+)
 
-PANELS = ("loss", "steps")
+PANELS = ("loss", "steps", "spectrum")
 INTERVAL = 0.5  # seconds between frames, and
 SHARE = 0.05  # at most this share of a core spent on drawing them
 SLOWEST = 2.0  # but a frame at least this often
@@ -60,12 +71,14 @@ class Dashboard:
         The fit to show.
     panels
         Which plots, from left to right: ``"loss"``, ``"steps"`` (how far each step moved every
-        parameter, as a running median).
+        parameter, as a running median), ``"spectrum"`` (the eigenvalues of the units-free Fisher
+        matrix, where the optimiser computes them, as `gauss_newton` does). All there are, unless
+        given.
 
     Raises
     ------
     ValueError
-        If a panel is unknown.
+        If a panel is unknown, or the optimiser has no spectrum to show.
 
     Examples
     --------
@@ -78,12 +91,14 @@ class Dashboard:
     Dashboard of 1 parameter
     """
 
-    def __init__(self, fit: Fit, panels: Sequence[str] = PANELS):
-        unknown = [name for name in panels if name not in PANELS]
+    def __init__(self, fit: Fit, panels: Sequence[str] | None = None):
+        known = PANELS if spectrum(fit) is not None else PANELS[:2]
+        panels = known if panels is None else panels
+        unknown = [name for name in panels if name not in known]
         if unknown or not panels:
             raise ValueError(
                 f"Dashboard: no panel {', '.join(map(repr, unknown)) or 'was asked for'}. "
-                f"The panels are {', '.join(map(repr, PANELS))}."
+                f"For this fit there are {', '.join(map(repr, known))}."
             )
         self.fit = fit
         self.panels = tuple(panels)
@@ -206,7 +221,13 @@ class Dashboard:
             shown = self._table.in_sight()
         others = [path for path in fit.names if path not in shown]
         events = [event.step for event in tuple(fit.events)]
+        eigenvalues, rank = spectrum(fit) or (np.empty(0), 0)
         built = {
+            "spectrum": lambda: Panel(
+                spectrum_view(eigenvalues, rank),
+                lambda axes: spectrum_marks(axes, eigenvalues, rank),
+                weight=0.75,
+            ),
             "loss": lambda: Panel(
                 loss_view(history, end, settled),
                 lambda axes: loss_marks(axes, history, events),
@@ -267,6 +288,20 @@ def trouble(fit: Fit) -> str:
     if fit.error is not None:
         return f"{type(fit.error).__name__}: {fit.error}"
     return fit.message if fit.status == "non-finite" else ""
+
+
+def spectrum(fit: Fit) -> tuple[np.ndarray, int] | None:
+    """Read eigenvalues and rank where the optimiser keeps them; none at all before a step."""
+
+    def keeps(node: Any) -> bool:
+        return hasattr(node, "eigenvalues")
+
+    state = fit._loop.now.state.optimiser
+    for node in jax.tree.leaves(state, is_leaf=keeps):
+        if keeps(node):
+            taken = fit.step > 0
+            return (np.asarray(node.eigenvalues), int(node.rank)) if taken else (np.empty(0), 0)
+    return None
 
 
 def short(path: str, length: int = 17) -> str:

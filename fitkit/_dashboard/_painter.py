@@ -123,6 +123,6 @@ def png(pixels: np.ndarray, level: int = 1) -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(filtered, level))
+        + chunk(b"IDAT", zlib.compress(filtered.tobytes(), level))
         + chunk(b"IEND", b"")
     )
