@@ -1,5 +1,6 @@
 """`Fit`: the one live object, that runs in the background and is watched and steered meanwhile."""
 
+import dataclasses
 import math
 import os
 import sys
@@ -514,7 +515,7 @@ class Fit:
         now, status = self._loop.now, self.status
         optimiser = now.state.optimiser
         knows = bool(optax.tree_utils.tree_get_all_with_path(optimiser, "verdict"))
-        return make_result(
+        result = make_result(
             residuals=self._problem.residuals_function,
             loss=self._problem.loss_function,
             params=self._problem.whole_params(now.state.params),
@@ -526,6 +527,11 @@ class Fit:
             absolute_sigma=absolute_sigma,
             bounds=self._bounds,
         )
+        report = self.report
+        if report is None:
+            return result
+        why = f"{report.operation} at {report.place}, from {report.origin}: {report.advice}"
+        return dataclasses.replace(result, warnings=(why, *result.warnings))
 
     def wait_for_change(self, since: int, timeout: float | None = None) -> int:
         """Sleep until something visible changed after version `since`; give the new version."""

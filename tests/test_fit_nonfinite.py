@@ -63,6 +63,19 @@ def test_run_and_wait_show_the_report(capsys) -> None:
     assert "log of a negative number" in capsys.readouterr().out
 
 
+def test_the_result_and_the_dashboard_tell_of_it() -> None:
+    from fitkit._dashboard._dashboard import trouble
+
+    def residuals(params, args):
+        return jnp.log(params["k"] - T / 2) + 3.0 * T
+
+    fit = fk.Fit(residuals=residuals, params={"k": 1.0}, optimiser=optax.sgd(0.05))
+    fit.run(50, progress=False)
+    assert fit.status == "non-finite"
+    assert "log of a negative number at test_fit_nonfinite.py" in trouble(fit)
+    assert any("log of a negative number" in warning for warning in fit.result().warnings)
+
+
 def test_lower_the_rate_and_resume(stopped) -> None:
     stopped.learning_rates["decay.k"] = 0.001
     stopped.resume()

@@ -287,7 +287,10 @@ def trouble(fit: Fit) -> str:
     """Say what stopped the fit, where something did."""
     if fit.error is not None:
         return f"{type(fit.error).__name__}: {fit.error}"
-    return fit.message if fit.status == "non-finite" else ""
+    if fit.status != "non-finite":
+        return ""
+    report = fit.report  # From now on the message names operation and line, too.
+    return f"{fit.message}. Try: {report.advice}" if report else fit.message
 
 
 def spectrum(fit: Fit) -> tuple[np.ndarray, int] | None:
