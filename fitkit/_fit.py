@@ -26,7 +26,7 @@ from fitkit._problem import LossFunction, ResidualsFunction, make_problem
 from fitkit._result import Result
 from fitkit._runner import Runner
 from fitkit._steering import LearningRates, Steering
-from fitkit._step import StepInfo, verdict_of
+from fitkit._step import StepInfo, knows_verdict, verdict_of
 from fitkit._verdict import make_result
 
 
@@ -513,8 +513,7 @@ class Fit:
             If errors of a loss are to be scaled, which has no scatter to scale them by.
         """
         now, status = self._loop.now, self.status
-        optimiser = now.state.optimiser
-        knows = bool(optax.tree_utils.tree_get_all_with_path(optimiser, "verdict"))
+        knows = knows_verdict(now.state)
         result = make_result(
             residuals=self._problem.residuals_function,
             loss=self._problem.loss_function,

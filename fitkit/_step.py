@@ -222,20 +222,33 @@ def make_chunk(step: Step, optimiser_verdict: Callable[[FitState], Int[Array, ""
 def verdict_of(state: FitState) -> Int[Array, ""]:
     """Read the verdict of an optimiser that knows when it is done; 0 for one that does not.
 
-    1 is converged, 2 stalled, 3 failed. With several such optimisers side by side the fit goes on
-    while any of them does.
+    1 is converged, 2 stalled, 3 failed. With several optimisers side by side the fit goes on
+    while any of them does, or if one of them never knows.
     """
+    if not knows_verdict(state):
+        return jnp.int32(0)
+    together = jnp.stack([verdict for verdict in _verdicts(state) if verdict is not None])
+    return jnp.where(jnp.any(together == 0), 0, jnp.max(together)).astype(jnp.int32)
+
+
+def knows_verdict(state: FitState) -> bool:
+    """Tell whether every optimiser of the fit says when it is done."""
+    verdicts = _verdicts(state)
+    return bool(verdicts) and all(verdict is not None for verdict in verdicts)
+
+
+def _verdicts(state: FitState) -> list[Array | None]:
+    """Find the verdict of every optimiser that moves something; None where it has none."""
 
     def knows(node: Any) -> bool:
         return hasattr(node, "verdict")
 
-    verdicts = [
-        node.verdict for node in jax.tree.leaves(state.optimiser, is_leaf=knows) if knows(node)
-    ]
-    if not verdicts:
-        return jnp.int32(0)
-    together = jnp.stack(verdicts)
-    return jnp.where(jnp.any(together == 0), 0, jnp.max(together)).astype(jnp.int32)
+    groups = [state.optimiser]
+    if isinstance(state.optimiser, optax.transforms.PartitionState):
+        inner = [getattr(g, "inner_state", g) for g in state.optimiser.inner_states.values()]
+        groups = [group for group in inner if not isinstance(group, optax.EmptyState)]
+    found = [[n for n in jax.tree.leaves(g, is_leaf=knows) if knows(n)] for g in groups]
+    return [node.verdict for nodes in found for node in nodes] + [None for n in found if not n]
 
 
 def _mend(

@@ -493,6 +493,17 @@ def test_bad_step_found_when_stepping_one_by_one():
     assert (fit.step, fit.params["a"]) == (6, 64)
 
 
+def test_a_fit_goes_on_while_one_of_its_optimisers_has_to():
+    optimiser = {"amplitude": fk.gauss_newton(), ("rate", "offset"): optax.adam(1e-2)}
+    fit = make(optimiser)
+    fit.run(300, progress=False)
+    assert (fit.status, fit.step) == ("finished", 300)
+    both = make({"amplitude": fk.gauss_newton(), ("rate", "offset"): fk.gauss_newton()})
+    both.freeze("offset")
+    both.run(300, progress=False)
+    assert both.status == "converged"
+
+
 def test_float32_stays_float32():
     params = {name: jnp.float32(value) for name, value in START.items()}
     fit = make(params=params, args=X.astype(jnp.float32))
