@@ -121,6 +121,7 @@ def dress(axes: Axes, view: View, ink: str = INK) -> None:
         axes.add_line(line)
         axes.text(1.105, y, label, **_text(axes, ink), va="center")
     if view.note:
+        axes.tick_params(labelleft=False)
         axes.text(0.5, 0.5, view.note, **_text(axes, ink), ha="center", va="center")
 
 
@@ -208,9 +209,12 @@ def steps_view(
         for medians in (history.summary("step_norms", path).median for path in paths)
     ]
     pooled = np.concatenate(values) if values else np.empty(0)
+    note = "" if len(history.steps) else "no steps yet"
     entries = tuple((label, colour(index), dash(index)[1]) for label, index in legend)
     title = "Step size / error bar" if relative else "Step size"
-    return View(title, _step_limits(history, end, settled), _decades(pooled), legend=entries)
+    return View(
+        title, _step_limits(history, end, settled), _decades(pooled), legend=entries, note=note
+    )
 
 
 def steps_marks(
