@@ -271,12 +271,13 @@ class Dashboard:
 
     def _tick(self, draw: bool) -> None:
         try:
-            self._refresh_controls()
+            # The picture first: who reads "Finished" and saves has the end of the fit saved.
             if draw:
                 self._refresh_figure()
                 resting = self.fit.status not in BUSY
                 if resting or time.monotonic() - self._kept[1] > STILL_EVERY:
                     self._keep()
+            self._refresh_controls()
         except Exception as error:
             with _lock:
                 if self._box is not None:
