@@ -121,7 +121,6 @@ class Fit:
                 f"Fit: on_nonfinite={on_nonfinite!r}; must be 'stop', 'skip' or 'zero'."
             )
         self._problem, arrays, data = make_problem(loss, residuals, params, args)
-        self._args = args
         self.names: tuple[str, ...] = tuple(named_leaves(arrays))
         if optimiser is None:
             if residuals is None:
@@ -130,6 +129,9 @@ class Fit:
                     "without: they are fitted with fitkit.gauss_newton.)"
                 )
             optimiser = gauss_newton()
+        # Functions of arrays alone, whatever else the trees of the user hold.
+        self._loss = self._problem.loss if residuals is None else None
+        self._residuals = self._problem.residuals if loss is None else None
         self._bounds = None if bounds is None else bounded(bounds, arrays)
         self._assignment = assign(self.names, optimiser)
         if isinstance(optimiser, Mapping):
@@ -489,10 +491,10 @@ class Fit:
         The parameters that are frozen are taken as given. See `fisher_matrix`.
         """
         return fisher_matrix(
-            self._problem.residuals_function,
-            self.params,
-            self._args,
-            loss=self._problem.loss_function,
+            self._residuals,
+            self._loop.now.state.params,
+            self._loop.args,
+            loss=self._loss,
             frozen=tuple(self.frozen),
         )
 
@@ -515,10 +517,10 @@ class Fit:
         now, status = self._loop.now, self.status
         knows = knows_verdict(now.state)
         result = make_result(
-            residuals=self._problem.residuals_function,
-            loss=self._problem.loss_function,
-            params=self._problem.whole_params(now.state.params),
-            args=self._args,
+            residuals=self._residuals,
+            loss=self._loss,
+            params=now.state.params,
+            args=self._loop.args,
             frozen=tuple(self.frozen),
             verdict=int(verdict_of(now.state)) == 1 if knows else None,
             status=status,

@@ -14,10 +14,14 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from fitkit._bounds import Bounds
 from fitkit._nonfinite import zero_nan_check
+from fitkit._optimisers import tolerant
 from fitkit._problem import Params, Problem
 
 #: Memory for what a chunk records, in bytes.
 _RECORD_BUDGET = 1_000_000
+
+#: What an optimiser is told besides its gradient, if it takes it.
+_EXTRA = ("value", "grad", "value_fn", "grad_fn", "residuals", "frozen")
 
 #: What `Chunk.outcome` says of the step after the last good one.
 GOOD, BAD_EVALUATION, BAD_UPDATE = 0, 1, 2
@@ -114,7 +118,7 @@ def make_step(
     With `on_nonfinite` ``"skip"`` a step that is not finite leaves the state as it was, and with
     ``"zero"`` what is not finite in the gradient or the update becomes zero; both are counted.
     """
-    update = optax.with_extra_args_support(optimiser).update
+    update = tolerant(optax.with_extra_args_support(optimiser).update, _EXTRA)
 
     def step(
         state: FitState, controls: Controls, args: PyTree
@@ -130,8 +134,7 @@ def make_step(
             inside = candidate if bounds is None else bounds.project(candidate)
             return jax.tree.map(jnp.where, frozen, params, inside)
 
-        def value_fn(candidate: Params, residuals: Any = None, frozen: Any = None) -> Array:
-            # optax's line searches refuse extra arguments that this would not take.
+        def value_fn(candidate: Params) -> Array:
             return problem.loss(held(candidate), args)
 
         free_gradient = jax.tree.map(lambda f, g: jnp.where(f, 0, g), frozen, gradient)
@@ -142,7 +145,8 @@ def make_step(
         extra: dict[str, Any] = {
             "value": loss,
             "grad": free_gradient,
-            "value_fn": value_fn,
+            "value_fn": tolerant(value_fn, _EXTRA),
+            "grad_fn": lambda candidate, _: jax.grad(value_fn)(candidate),
             "frozen": frozen,
         }
         if problem.residuals_function is not None:

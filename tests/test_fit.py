@@ -388,6 +388,37 @@ def test_parameters_without_optimiser_stay_frozen():
         fit.thaw("rate")
 
 
+@pytest.mark.parametrize(
+    "optimiser",
+    [
+        optax.lbfgs(),
+        optax.polyak_sgd(),
+        optax.contrib.sam(optax.sgd(0.01), optax.sgd(1e-3)),
+        optax.contrib.sam(optax.sgd(0.01), optax.sgd(1e-3), opaque_mode=True),
+        optax.contrib.schedule_free_sgd(0.1),
+    ],
+    ids=["lbfgs", "polyak", "sam", "opaque sam", "schedule-free"],
+)
+def test_optimisers_that_ask_for_more_than_a_gradient(optimiser):
+    fit = make(optimiser)
+    start = fit.loss
+    fit.run(100, progress=False)
+    assert fit.status == "finished"
+    assert fit.loss < 0.2 * start
+
+
+def test_result_of_parameters_with_functions_among_them():
+    def loss(params, args):
+        return 0.5 * (params["transform"](params["a"]) - 0.5) ** 2 / 0.1**2
+
+    params = {"a": 0.3, "transform": jnp.tanh}
+    fit = fk.Fit(loss=loss, params=params, optimiser=optax.lbfgs())
+    fit.run(30, progress=False)
+    # The error of a is that of its tanh divided by the slope there, 1 - 0.5².
+    assert fit.result().errors["a"] == pytest.approx(0.1 / 0.75, rel=1e-6)
+    assert fit.fisher().labels == ("a",)
+
+
 # Going back.
 
 
