@@ -26,7 +26,7 @@ from fitkit._problem import LossFunction, ResidualsFunction, make_problem
 from fitkit._result import Result
 from fitkit._runner import Runner
 from fitkit._steering import LearningRates, Steering
-from fitkit._step import StepInfo, knows_verdict, verdict_of
+from fitkit._step import StepInfo, knows_verdict, spectrum_of, verdict_of
 from fitkit._verdict import make_result
 
 
@@ -186,6 +186,17 @@ class Fit:
         return Best(step, loss, self._problem.whole_params(self._loop.timeline.at(step).params))
 
     @property
+    def spectrum(self) -> tuple[np.ndarray, int] | None:
+        """The Fisher eigenvalues that the optimiser works with, and their rank; None without.
+
+        `gauss_newton` keeps them in its state, so they are free of charge. They are descending
+        and free of units; before the first step there are none. For any fit, `fisher` works
+        them out.
+        """
+        found = spectrum_of(self._loop.now.state)
+        return (np.empty(0), 0) if found and self.step == 0 else found
+
+    @property
     def frozen(self) -> frozenset[str]:
         """The paths of the parameters that do not move."""
         return self._steering.frozen
@@ -193,7 +204,7 @@ class Fit:
     @property
     def steps_per_second(self) -> float:
         """How fast the fit runs; 0 before it ran."""
-        return 1 / self._loop.seconds_per_step if self._loop.seconds_per_step else 0.0
+        return self._loop.steps_per_second
 
     @property
     def status(self) -> str:

@@ -107,7 +107,7 @@ class Loop:
         self.known_report: NonFiniteReport | None = None
         self.compiled = False
         self.capacity = capacity(params)
-        self.seconds_per_step = 0.0
+        self._pace = (0.0, 0.0)
         self._chunk = make_chunk(self.step, verdict_of)
         self._loss = jax.jit(problem.loss)
         self._size = 8
@@ -117,6 +117,12 @@ class Loop:
         self.lowest = Lowest(0, self.now.loss)
         self.history = History(named_leaves(params))
         self.timeline = Timeline(self._again, state, controls)
+
+    @property
+    def steps_per_second(self) -> float:
+        """How fast the latest chunks were; 0 before the first."""
+        steps, seconds = self._pace
+        return steps / seconds if seconds else 0.0
 
     def loss_at(self, state: FitState) -> float:
         """Evaluate the loss at a state."""
@@ -253,8 +259,9 @@ class Loop:
         if not count:
             return
         per_step = max(seconds, 1e-7) / count
-        old = self.seconds_per_step
-        self.seconds_per_step = 0.7 * old + 0.3 * per_step if old else per_step
+        # Weighed by steps, so that the short chunks of the beginning, mostly overhead, fade fast.
+        old_steps, old_seconds = self._pace
+        self._pace = (0.7 * old_steps + count, 0.7 * old_seconds + seconds)
         self._size = int(
             np.clip(_CHUNK_SECONDS / per_step, max(self._size // 4, 1), 4 * self._size)
         )

@@ -255,6 +255,18 @@ def _verdicts(state: FitState) -> list[Array | None]:
     return [node.verdict for nodes in found for node in nodes] + [None for n in found if not n]
 
 
+def spectrum_of(state: FitState) -> tuple[np.ndarray, int] | None:
+    """Read eigenvalues and rank from an optimiser that keeps them in its state."""
+
+    def keeps(node: Any) -> bool:
+        return hasattr(node, "eigenvalues")
+
+    for node in jax.tree.leaves(state.optimiser, is_leaf=keeps):
+        if keeps(node):
+            return np.asarray(node.eigenvalues), int(node.rank)
+    return None
+
+
 def _mend(
     before: FitState, after: FitState, zeroed: Array, outcome: Array, skip: bool
 ) -> tuple[FitState, Array]:

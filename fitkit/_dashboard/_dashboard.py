@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets as widgets
-import jax
 import numpy as np
 from IPython.core.getipython import get_ipython
 from matplotlib.figure import Figure
@@ -92,7 +91,7 @@ class Dashboard:
     """
 
     def __init__(self, fit: Fit, panels: Sequence[str] | None = None):
-        known = PANELS if spectrum(fit) is not None else PANELS[:2]
+        known = PANELS if fit.spectrum is not None else PANELS[:2]
         panels = known if panels is None else panels
         unknown = [name for name in panels if name not in known]
         if unknown or not panels:
@@ -221,7 +220,7 @@ class Dashboard:
             shown = self._table.in_sight()
         others = [path for path in fit.names if path not in shown]
         events = [event.step for event in tuple(fit.events)]
-        eigenvalues, rank = spectrum(fit) or (np.empty(0), 0)
+        eigenvalues, rank = fit.spectrum or (np.empty(0), 0)
         built = {
             "spectrum": lambda: Panel(
                 spectrum_view(eigenvalues, rank),
@@ -292,20 +291,6 @@ def trouble(fit: Fit) -> str:
         return ""
     report = fit.report  # From now on the message names operation and line, too.
     return f"{fit.message}. Try: {report.advice}" if report else fit.message
-
-
-def spectrum(fit: Fit) -> tuple[np.ndarray, int] | None:
-    """Read eigenvalues and rank where the optimiser keeps them; none at all before a step."""
-
-    def keeps(node: Any) -> bool:
-        return hasattr(node, "eigenvalues")
-
-    state = fit._loop.now.state.optimiser
-    for node in jax.tree.leaves(state, is_leaf=keeps):
-        if keeps(node):
-            taken = fit.step > 0
-            return (np.asarray(node.eigenvalues), int(node.rank)) if taken else (np.empty(0), 0)
-    return None
 
 
 def short(path: str, length: int = 17) -> str:
