@@ -77,10 +77,10 @@ def max_step_size(
     >>> optimiser = optax.chain(optax.sgd(1.0), max_step_size(1.0, jnp.array([0, 0, 1])))
     >>> grads = jnp.array([[3.0, 4.0], [0.0, 1.0], [0.6, 0.0]])
     >>> updates, _ = optimiser.update(grads, optimiser.init(grads))
-    >>> -updates
-    Array([[0.6, 0.8],
-           [0. , 0.2],
-           [0.6, 0. ]], dtype=float32)
+    >>> print(-updates)
+    [[0.6 0.8]
+     [0.  0.2]
+     [0.6 0. ]]
     """
     captured, count = _captured(systems, num_systems)
     limit = jnp.asarray(limit) if isinstance(limit, list | tuple) else limit
