@@ -301,9 +301,7 @@ class Fit:
         report = self.report
         if progress:
             print(f"\r{self.message:<100}", flush=True)
-        if report is not None:
-            print(report, flush=True)
-        self._raise_error()
+        self._conclude(report)
 
     def start(self, n: int = 1000) -> None:
         """Take `n` steps in the background, and return at once.
@@ -361,9 +359,7 @@ class Fit:
             Whatever the user's function raised.
         """
         self._runner.watch(timeout)
-        if self.report is not None:
-            print(self.report, flush=True)
-        self._raise_error()
+        self._conclude(self.report)
 
     def steps(self, n: int | None = None, every: int = 1) -> Iterator[StepInfo]:
         """Run in a loop of your own, which is handed control after every `every` steps.
@@ -556,7 +552,10 @@ class Fit:
             f", {elements:,} non-finite elements zeroed" if elements else ""
         )
 
-    def _raise_error(self) -> None:
+    def _conclude(self, report: NonFiniteReport | None) -> None:
+        """Show the user who waited what went wrong."""
+        if report is not None:
+            print(report, flush=True)
         if self.error is not None:
             raise self.error
 
