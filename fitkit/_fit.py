@@ -13,12 +13,13 @@ from jaxtyping import PyTree
 
 from fitkit import _checkpoint
 from fitkit._bounds import bounded
+from fitkit._eigenbasis import in_eigenbasis
 from fitkit._explain import explain_start
 from fitkit._fisher import fisher_matrix
 from fitkit._fisher_matrix import FisherMatrix
 from fitkit._gauss_newton import gauss_newton
 from fitkit._history import History
-from fitkit._loop import Loop
+from fitkit._loop import Loop, Taken
 from fitkit._names import Paths, named_leaves
 from fitkit._nonfinite import NonFiniteReport
 from fitkit._optimisers import assign, injected_learning_rates, map_optimisers
@@ -26,7 +27,7 @@ from fitkit._problem import LossFunction, ResidualsFunction, make_problem
 from fitkit._result import Result
 from fitkit._runner import Runner
 from fitkit._steering import LearningRates, Steering
-from fitkit._step import StepInfo, knows_verdict, spectrum_of, verdict_of
+from fitkit._step import StepInfo, knows_verdict, spectrum_of, started, verdict_of
 from fitkit._verdict import make_result
 
 
@@ -150,7 +151,9 @@ class Fit:
             self._bounds,
             on_nonfinite,
         )
-        self._runner = Runner(self._loop, lambda: self._steering.controls)
+        self._runner = Runner(self._loop, lambda: self._steering.controls, self._saw)
+        self._optimiser, self._inner = optimiser, None
+        self._known_fisher: tuple[int, FisherMatrix] | None = None
         if not math.isfinite(self.loss):
             raise ValueError(
                 f"Fit: the loss is {self.loss} at the start. Start where the model is finite.\n"
@@ -195,6 +198,21 @@ class Fit:
         """
         found = spectrum_of(self._loop.now.state)
         return (np.empty(0), 0) if found and self.step == 0 else found
+
+    @property
+    def known_fisher(self) -> tuple[int, FisherMatrix] | None:
+        """The latest Fisher matrix that `fisher` worked out, after the step it belongs to."""
+        return self._known_fisher
+
+    @property
+    def in_eigenbasis(self) -> bool:
+        """Whether the fit goes on in the Fisher eigenbasis; see `enter_eigenbasis`."""
+        return self._inner is not None
+
+    @property
+    def undoable(self) -> str:
+        """The change that `undo` would take back, in words; empty if there is none."""
+        return self._steering.undoable
 
     @property
     def frozen(self) -> frozenset[str]:
@@ -415,6 +433,64 @@ class Fit:
         """
         self._steering.thaw(pattern)
 
+    def undo(self) -> None:
+        """Take back the latest change of a learning rate, or the latest freezing or thawing.
+
+        Changes of the same parameters within a second of each other count as one.
+
+        Raises
+        ------
+        RuntimeError
+            If there is nothing to take back.
+        """
+        self._steering.undo()
+
+    def enter_eigenbasis(self, inner: optax.GradientTransformation | None = None) -> None:
+        """Go on in the Fisher eigenbasis of the present parameters, where every direction is alike.
+
+        Called again, it renews the basis, without compiling again if `inner` is the same. The
+        learning rates multiply 1 in there; those outside are kept for the way back. Frozen
+        parameters stay out of it, and directions that the data leave free do not move. Steps from
+        before can no longer be rewound to, but for the best. A running fit goes on
+        by itself.
+
+        Parameters
+        ----------
+        inner
+            The optimiser to run there (see `eigen_projected`); ``optax.lbfgs()`` unless given.
+
+        Raises
+        ------
+        ValueError
+            If there is no Fisher matrix here, or none that constrains anything.
+        """
+        if inner is None:
+            inner = self._inner or optax.lbfgs()
+        fisher = self.fisher()
+        with self._runner.held():
+            optimiser = in_eigenbasis(inner, self._loop.now.state.params, fisher)
+            self._loop.change_optimiser(optimiser, inner)
+            if self._inner is None:
+                self._steering.swap_factors()
+            self._inner = inner
+            self._note(f"entered the eigenbasis, rank {fisher.rank}")
+
+    def leave_eigenbasis(self) -> None:
+        """Go on with the optimiser that the fit was made with, started anew.
+
+        Raises
+        ------
+        RuntimeError
+            If the fit is not in the eigenbasis.
+        """
+        if self._inner is None:
+            raise RuntimeError("leave_eigenbasis: the fit is not in the eigenbasis.")
+        with self._runner.held():
+            self._loop.change_optimiser(self._optimiser, None)
+            self._inner = None
+            self._steering.swap_factors()
+            self._note("left the eigenbasis")
+
     def rewind(self, step: int) -> None:
         """Go back to an earlier step, optimiser and all; what came after it is forgotten.
 
@@ -437,29 +513,31 @@ class Fit:
     def save(self, path: str | os.PathLike) -> None:
         """Write the fit to a file: state, best state, history, learning rates, events.
 
-        A running fit is paused for it and goes on.
+        A running fit stands still for it and goes on. One in the eigenbasis is written as it would
+        be after `leave_eigenbasis`.
 
         Parameters
         ----------
         path
             The file; one of that name is replaced.
         """
-        running = self._runner.active
-        self.pause()
         loop, steering = self._loop, self._steering
-        header = {
-            "names": self.names,
-            "step": self.step,
-            "loss": self.loss,
-            "lowest": loop.lowest,
-            "factors": dict(steering.factors),
-            "frozen": sorted(steering.frozen),
-            "events": self.events,
-        }
-        best = loop.timeline.at(loop.lowest.step)
-        _checkpoint.write(path, header, (loop.now.state, best, loop.history.arrays()))
-        if running and self.status == "paused":
-            self.resume()
+        with self._runner.held():
+            states = loop.now.state, loop.timeline.at(loop.lowest.step)
+            factors = steering.factors
+            if self.in_eigenbasis:
+                states = tuple(started(state, self._optimiser) for state in states)
+                factors = steering.elsewhere
+            header = {
+                "names": self.names,
+                "step": self.step,
+                "loss": self.loss,
+                "lowest": loop.lowest,
+                "factors": dict(factors),
+                "frozen": sorted(steering.frozen),
+                "events": self.events,
+            }
+            _checkpoint.write(path, header, (*states, loop.history.arrays()))
 
     @classmethod
     def load(cls, path: str | os.PathLike, **problem: Any) -> "Fit":
@@ -495,15 +573,20 @@ class Fit:
     def fisher(self) -> FisherMatrix:
         """Work out what the data constrain, at the present parameters.
 
-        The parameters that are frozen are taken as given. See `fisher_matrix`.
+        The parameters that are frozen are taken as given. See `fisher_matrix`. The answer is kept
+        as `known_fisher`.
         """
-        return fisher_matrix(
+        now = self._loop.now
+        fisher = fisher_matrix(
             self._residuals,
-            self._loop.now.state.params,
+            now.state.params,
             self._loop.args,
             loss=self._loss,
-            frozen=tuple(self.frozen),
+            frozen=tuple(sorted(self.frozen)),
         )
+        self._known_fisher = now.step, fisher
+        self._runner.touch()
+        return fisher
 
     def result(self, absolute_sigma: bool = True) -> Result:
         """Say what the fit found: values with errors, correlations, and whether to believe them.
@@ -566,8 +649,20 @@ class Fit:
             print(f"\r{line:<100}", end="", flush=True)
 
     def _own_learning_rates(self) -> dict[str, float]:
+        if self.in_eigenbasis:
+            return {}
         rates = injected_learning_rates(self._loop.now.state.optimiser, self._assignment)
         return {path: float(rate) for path, rate in rates.items()}
+
+    def _saw(self, taken: Taken) -> None:
+        if taken.mended is None:
+            return
+        step, text = taken.mended
+        last = self.events[-1] if self.events else Event(0, "")
+        # One event for a stretch of them, or a fit that skips all day would fill the memory.
+        near = step - last.step < max(100, step // 50)
+        if not (near and last.text.split(" ")[0] == text.split(" ")[0]):
+            self.events.append(Event(step, text))
 
     def _note(self, text: str) -> None:
         self.events.append(Event(self.step, text))

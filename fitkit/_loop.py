@@ -5,7 +5,7 @@ import dataclasses
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -26,10 +26,12 @@ from fitkit._step import (
     Chunk,
     Controls,
     FitState,
+    Step,
     capacity,
     initial_state,
     make_chunk,
     make_step,
+    started,
     verdict_of,
 )
 from fitkit._timeline import Timeline
@@ -58,11 +60,20 @@ class Lowest(NamedTuple):
 class Taken(NamedTuple):
     """What one chunk did: a row per step, and why no more will follow, if so.
 
-    `end` is empty, ``"converged"``, ``"stalled"``, ``"failed"`` or ``"non-finite"``.
+    `end` is empty, ``"converged"``, ``"stalled"``, ``"failed"`` or ``"non-finite"``; `mended` says
+    where it went on over values that were not finite, and how many.
     """
 
     rows: Float[np.ndarray, "steps columns"]
     end: str
+    mended: tuple[int, str] | None = None
+
+
+class _Program(NamedTuple):
+    """The step of one optimiser, and its compiled chunk."""
+
+    step: Step
+    chunk: Callable[..., Chunk]
 
 
 class _Queued(NamedTuple):
@@ -100,15 +111,15 @@ class Loop:
         on_nonfinite: str = "stop",
     ) -> None:
         self.args = args
-        self.step = make_step(problem, optimiser, bounds, on_nonfinite=on_nonfinite)
         self._problem = problem
+        self._bounds, self._on_nonfinite = bounds, on_nonfinite
+        self._programs: dict[Hashable, _Program] = {}
+        self._use(optimiser, None)
         self._failing: tuple[int, int, Controls] | None = None
         self._report_lock = threading.Lock()
         self.known_report: NonFiniteReport | None = None
-        self.compiled = False
         self.capacity = capacity(params)
         self._pace = (0.0, 0.0)
-        self._chunk = make_chunk(self.step, verdict_of)
         self._loss = jax.jit(problem.loss)
         self._size = 8
         self._last_read = 0.0
@@ -117,6 +128,32 @@ class Loop:
         self.lowest = Lowest(0, self.now.loss)
         self.history = History(named_leaves(params))
         self.timeline = Timeline(self._again, state, controls)
+
+    def change_optimiser(self, optimiser: optax.GradientTransformation, key: Hashable) -> None:
+        """Go on with another optimiser, started anew.
+
+        Earlier states belong to the one before: of them only the best can be gone back to.
+
+        Parameters
+        ----------
+        optimiser
+            The optimiser.
+        key
+            What its compiled step hangs on; one of a known key is not compiled again.
+        """
+        best = self.timeline.at(self.lowest.step)
+        self._use(optimiser, key)
+
+        self.now = self.now._replace(state=started(self.now.state, optimiser))
+        step, state, _ = self.now
+        self.timeline.restart(step, state, self.lowest.step, started(best, optimiser))
+
+    def _use(self, optimiser: optax.GradientTransformation, key: Hashable) -> None:
+        self.compiled = key in self._programs
+        if not self.compiled:
+            step = make_step(self._problem, optimiser, self._bounds, self._on_nonfinite)
+            self._programs[key] = _Program(step, make_chunk(step, verdict_of))
+        self.step, self._chunk = self._programs[key]
 
     @property
     def steps_per_second(self) -> float:
@@ -222,8 +259,25 @@ class Loop:
         self.history.append(rows)
         self._keep_lowest(start, rows[:, 0])
         loss = float(rows[-1, 0]) if count else self.now.loss
+        mended = self._newly_mended(start, rows, self.now.state, chunk.state)
         self.now = Now(start + count, chunk.state, loss)
-        return Taken(rows, _VERDICTS[int(chunk.verdict)])
+        return Taken(rows, _VERDICTS[int(chunk.verdict)], mended)
+
+    @staticmethod
+    def _newly_mended(
+        start: int, rows: np.ndarray, before: FitState, after: FitState
+    ) -> tuple[int, str] | None:
+        if before.mended is None or after.mended is None:
+            return None
+        skipped = int(after.mended.skipped) - int(before.mended.skipped)
+        zeroed = int(after.mended.zeroed) - int(before.mended.zeroed)
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        step = start + (int(bad[0]) if len(bad) else 0)
+        if skipped:
+            return step, f"skipped {skipped:,} step{'s' if skipped > 1 else ''}"
+        if zeroed:
+            return step, f"zeroed {zeroed:,} non-finite element{'s' if zeroed > 1 else ''}"
+        return None
 
     def _undo(self, queued: _Queued, count: int, outcome: int, rows: np.ndarray) -> Taken:
         """Go back to the last state at which loss, gradient and parameters are finite."""

@@ -1,6 +1,7 @@
 """One run at a time, in a thread or in the caller's: begin, pause, stop, wait, status."""
 
 import atexit
+import contextlib
 import math
 import threading
 import time
@@ -20,6 +21,8 @@ class Runner:
         What to run.
     controls
         Gives what steers the next chunk.
+    saw
+        Called after each chunk, with what it did.
 
     Attributes
     ----------
@@ -34,18 +37,23 @@ class Runner:
         Grows with every change that can be seen.
     """
 
-    def __init__(self, loop: Loop, controls: Callable[[], Controls]) -> None:
+    def __init__(
+        self, loop: Loop, controls: Callable[[], Controls], saw: Callable[[Taken], None]
+    ) -> None:
         self.status = "ready"
         self.target = 0
         self.error: BaseException | None = None
         self.version = 0
         self._loop = loop
         self._controls = controls
+        self._saw = saw
         self._condition = threading.Condition()
         self._still = threading.Event()
         self._still.set()
         self._pause = threading.Event()
-        self._worker: threading.Thread | None = None
+        self._driver: threading.Thread | None = None
+        self._holders = 0
+        self._holding = False
 
     @property
     def active(self) -> bool:
@@ -70,7 +78,6 @@ class Runner:
         self.begin(target)
         worker = threading.Thread(target=self._work, name="fitkit-fit", daemon=True)
         try:
-            self._worker = worker
             _RUNNING.add(self)
             worker.start()
         finally:
@@ -79,10 +86,23 @@ class Runner:
 
     def chunks(self, every: int | None = None) -> Iterator[Taken]:
         """Run to the target in the caller's thread, after `begin`."""
+        self._driver = threading.current_thread()
         try:
-            for taken in self._loop.chunks(self._left, self._controls, every):
-                self.become(taken.end or "running")
-                yield taken
+            going = True
+            while going:
+                for taken in self._loop.chunks(self._left, self._controls, every):
+                    self._saw(taken)
+                    self.become(taken.end or "running")
+                    going = not taken.end
+                    # Chunks of a fixed length are not queued: between two of them all stands still.
+                    if every:
+                        self._offer_rest()
+                    yield taken
+                    if every:
+                        self._go_on()
+                self._offer_rest()
+                self._go_on()
+                going = going and not self._pause.is_set() and self._loop.now.step < self.target
         except GeneratorExit:
             self._pause.set()
             raise
@@ -96,7 +116,7 @@ class Runner:
     def pause(self, block: bool) -> None:
         """Ask the run to stop after the chunk at hand; with `block`, wait until it has."""
         self._pause.set()
-        if block and threading.current_thread() is not self._worker:
+        if block and threading.current_thread() is not self._driver:
             self._still.wait()
 
     def stop(self, block: bool) -> None:
@@ -105,6 +125,20 @@ class Runner:
         self.pause(block)
         if not self.active:
             self._settle()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Let the run stand still meanwhile; whoever waits for its end notices nothing."""
+        with self._condition:
+            self._holders += 1
+            if threading.current_thread() is not self._driver:
+                self._condition.wait_for(lambda: self._holding or not self.active)
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._holders -= 1
+                self._condition.notify_all()
 
     def watch(self, timeout: float | None = None, show: Callable[[], None] | None = None) -> None:
         """Wait until all stands still, in the thread that hears an interrupt; that pauses.
@@ -147,7 +181,18 @@ class Runner:
             return
 
     def _left(self, step: int) -> int:
-        return 0 if self._pause.is_set() else self.target - step
+        return 0 if self._pause.is_set() or self._holders else self.target - step
+
+    def _offer_rest(self) -> None:
+        with self._condition:
+            self._holding = True
+            self._condition.notify_all()
+
+    def _go_on(self) -> None:
+        """Go on once nobody holds the run any more."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._holders)
+            self._holding = False
 
     def _settle(self) -> None:
         """Stand still, and say what the fit is from now on."""
@@ -157,6 +202,7 @@ class Runner:
         if self.target == 0 and self.status in ("paused", "finished"):
             self.status = "stopped"
         _RUNNING.discard(self)
+        self._driver, self._holding = None, False
         self._still.set()
         self.touch()
 

@@ -1,12 +1,30 @@
 """What steers a fit, by parameter path: learning rates and freezing, data of the running step."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from fitkit._names import Paths, match_paths
 from fitkit._step import Controls
+
+#: Changes of the same kind less than this apart, in seconds, are one: a slider on its way.
+_GESTURE = 1.0
+
+#: How many changes can be undone.
+_MEMORY = 100
+
+
+class Change(NamedTuple):
+    """What was in force before a change, and which change that was."""
+
+    words: str
+    kind: tuple[str, ...]
+    latest: float
+    factors: Mapping[str, float]
+    frozen: frozenset[str]
 
 
 class Steering:
@@ -34,17 +52,46 @@ class Steering:
         self.factors: Mapping[str, float] = dict.fromkeys(names, 1.0)
         self.frozen = self._unmapped
         self.controls = self._as_controls()
+        self._past: list[Change] = []
+        self.elsewhere: Mapping[str, float] = self.factors
 
-    def set_factors(self, factors: Mapping[str, float], words: str) -> None:
+    @property
+    def undoable(self) -> str:
+        """The change that `undo` would take back, in words; empty if there is none."""
+        return self._past[-1].words if self._past else ""
+
+    def undo(self) -> None:
+        """Take the latest change back."""
+        if not self._past:
+            raise RuntimeError(
+                "undo: nothing was changed since the fit was made, or all is undone."
+            )
+        change = self._past.pop()
+        self.factors, self.frozen = change.factors, change.frozen
+        self._publish(f"undid: {change.words}")
+
+    def set_factors(self, factors: Mapping[str, float], words: str, kind: str = "set") -> None:
         """Multiply the steps of some parameters by new factors."""
+        self._remember(words, (kind, *factors))
         self.factors = {**self.factors, **factors}
         self._publish(words)
+
+    def swap_factors(self) -> None:
+        """Put the factors aside for another set, all one at first, and the other way round.
+
+        Those that suit an optimiser mean nothing to one that works in other coordinates.
+        """
+        self.factors, self.elsewhere = self.elsewhere, self.factors
+        self._past.clear()
+        self.publish()
 
     def freeze(self, pattern: Paths) -> None:
         """Hold parameters where they are."""
         paths = match_paths(pattern, self.names, "freeze")
+        words = f"froze {', '.join(paths)}"
+        self._remember(words, ("freeze", *paths))
         self.frozen = self.frozen | frozenset(paths)
-        self._publish(f"froze {', '.join(paths)}")
+        self._publish(words)
 
     def thaw(self, pattern: Paths) -> None:
         """Let parameters move again."""
@@ -55,12 +102,24 @@ class Steering:
                 f"thaw: no optimiser moves {', '.join(map(repr, stuck))}. Name one for it in "
                 "`optimiser` when the fit is made."
             )
+        words = f"thawed {', '.join(path for path in paths if path not in stuck)}"
+        self._remember(words, ("thaw", *paths))
         self.frozen = self.frozen - frozenset(paths) | self._unmapped
-        self._publish(f"thawed {', '.join(path for path in paths if path not in stuck)}")
+        self._publish(words)
 
     def publish(self) -> None:
         """Hand the present factors to the next chunk."""
         self.controls = self._as_controls()
+
+    def _remember(self, words: str, kind: tuple[str, ...]) -> None:
+        now, last = time.monotonic(), self._past[-1] if self._past else None
+        if last is not None and last.kind == kind and now - last.latest < _GESTURE:
+            self._past[-1] = last._replace(words=words, latest=now)
+        else:
+            self._past = [
+                *self._past[1 - _MEMORY :],
+                Change(words, kind, now, self.factors, self.frozen),
+            ]
 
     def _publish(self, words: str) -> None:
         self.publish()
@@ -121,6 +180,23 @@ class LearningRates(Mapping[str, float]):
             )
         factors = {path: value / (own.get(path, 1.0) or 1.0) for path in paths}
         self._steering.set_factors(factors, f"learning rate of {', '.join(paths)}: {value:.3g}")
+
+    def reset(self, pattern: Paths) -> None:
+        """Go back to the learning rates that the fit was made with.
+
+        Parameters
+        ----------
+        pattern
+            A path, the path of a subtree, a glob, or a tuple of those.
+
+        Raises
+        ------
+        UnknownPathError
+            If it matches no parameter; the message lists the nearest.
+        """
+        paths = match_paths(pattern, self._steering.names, "learning_rates")
+        words = f"learning rate of {', '.join(paths)}: as the fit was made"
+        self._steering.set_factors(dict.fromkeys(paths, 1.0), words, kind="reset")
 
     def snapshot(self) -> dict[str, float]:
         """Read all of them at once, which for hundreds is quicker than one by one."""

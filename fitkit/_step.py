@@ -102,6 +102,11 @@ def initial_state(
     return FitState(params, optimiser.init(params), mended)
 
 
+def started(state: FitState, optimiser: optax.GradientTransformation) -> FitState:
+    """Give the state in which another optimiser begins where `state` is."""
+    return FitState(state.params, optimiser.init(state.params), state.mended)
+
+
 def make_step(
     problem: Problem,
     optimiser: optax.GradientTransformation,

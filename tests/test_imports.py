@@ -32,6 +32,7 @@ MODULE_MAP = (
     "_fisher",
     "_mean",
     "_projection",
+    "_eigenbasis",
     "_gauss_newton",
     "_bounds",
     "_step",
