@@ -6,6 +6,7 @@ on the axes. The `*_marks` functions give the artists that change with every fra
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,6 +126,25 @@ def dress(axes: Axes, view: View, ink: str = INK) -> None:
         axes.text(0.5, 0.5, view.note, **_text(axes, ink), ha="center", va="center")
 
 
+def tint(axes: Axes, ink: str = INK) -> None:
+    """Give axes that somebody else drew a background and an ink that read on any page."""
+    axes.set_facecolor("none")
+    axes.tick_params(which="both", colors=ink, labelsize=LABEL_SIZE)
+    for spine in axes.spines.values():
+        spine.set_color(ink)
+        spine.set_linewidth(0.6)
+    for place in ("left", "center", "right"):
+        if title := axes.get_title(loc=place):
+            axes.set_title(title, loc=place, fontsize=9.5, color=ink, fontweight="bold")
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(color=ink, fontsize=LABEL_SIZE)
+    legend = axes.get_legend()
+    if legend is not None:
+        legend.get_frame().set_alpha(0.0)
+        for text in legend.get_texts():
+            text.set(color=ink, fontsize=LABEL_SIZE)
+
+
 def lowest(history: History | Snapshot) -> tuple[int, float] | None:
     """Give step and value of the smallest recorded loss, the step as exactly as a bin tells."""
     losses, steps = history.summary("loss").minimum, history.steps
@@ -201,17 +221,17 @@ def steps_view(
     end: int,
     settled: bool = False,
     legend: Sequence[tuple[str, int]] = (),
-    relative: bool = False,
+    units: Mapping[str, float] | None = None,
 ) -> View:
     """View of the step sizes of `paths`; `legend` names parameters by label and number."""
     values = [
         _finite(medians[medians > 0])
-        for medians in (history.summary("step_norms", path).median for path in paths)
+        for medians in (_in_units(history, path, units) for path in paths)
     ]
     pooled = np.concatenate(values) if values else np.empty(0)
     note = "" if len(history.steps) else "no steps yet"
     entries = tuple((label, colour(index), dash(index)[1]) for label, index in legend)
-    title = "Step size / error bar" if relative else "Step size"
+    title = "Step size" if units is None else "Step size / error bar"
     return View(
         title, _step_limits(history, end, settled), _decades(pooled), legend=entries, note=note
     )
@@ -221,7 +241,7 @@ def steps_marks(
     axes: Axes,
     history: History | Snapshot,
     shown: Mapping[str, int],
-    others: Sequence[str] = (),
+    others: Mapping[str, int | None] = MappingProxyType({}),
     units: Mapping[str, float] | None = None,
 ) -> list[Artist]:
     """Artists of the step sizes: a running median in its colour for each parameter of `shown`.
@@ -235,21 +255,21 @@ def steps_marks(
     shown
         The parameters to colour: path to number.
     others
-        Paths drawn as thin grey lines behind them.
+        Paths drawn as thin lines behind them, in the colour of their number, or grey.
     units
-        The error bar of each path; step sizes are divided by it.
+        The error bar of each path; step sizes are divided by it, and one without is not drawn.
     """
     marks: list[Artist] = []
 
     def line(path: str, columns: int) -> tuple[Any, Any]:
-        scale = 1.0 if units is None else units.get(path, np.nan)
-        median = history.summary("step_norms", path).median / scale
+        median = _in_units(history, path, units)
         steps, median = _columns(history.steps, median, columns=columns)
         return steps, _running_median(np.where(median > 0, median, np.nan))
 
     if others:
         segments = [np.column_stack(line(path, 60)) for path in others]
-        lines = LineCollection(segments, colors=INK, linewidths=0.5, alpha=0.35)
+        shades = [INK if number is None else colour(number) for number in others.values()]
+        lines = LineCollection(segments, colors=shades, linewidths=0.5, alpha=0.35)
         marks.append(_on(axes, lines))
     for path, index in shown.items():
         x, y = line(path, COLUMNS)
@@ -303,6 +323,14 @@ def spectrum_marks(
         ring.set(linestyle="none", markerfacecolor="none", markeredgecolor=INK)
         marks.append(_on(axes, ring))
     return marks
+
+
+def _in_units(
+    history: History | Snapshot, path: str, units: Mapping[str, float] | None
+) -> Float[np.ndarray, " bins"]:
+    """Give the step sizes of a parameter; NaN where there are units, but none for it."""
+    scale = 1.0 if units is None else units.get(path, np.nan)
+    return history.summary("step_norms", path).median / scale
 
 
 def _ready(axes: Axes, artist: Any) -> Any:

@@ -150,7 +150,7 @@ class Result:
         return str(self)
 
     def __str__(self) -> str:
-        rows = [(name, *_written(value, error, held)) for name, value, error, held in self.rows()]
+        rows = [(name, *written(value, error, held)) for name, value, error, held in self.rows()]
         widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
         table = [
             f"  {name:<{widths[0]}}  {value:>{widths[1]}} {rest}" for name, value, rest in rows
@@ -162,7 +162,7 @@ class Result:
             f"<tr><td style='text-align:left'><code>{html.escape(name)}</code></td>"
             f"<td>{value}</td><td style='text-align:left'>{rest}</td></tr>"
             for name, (value, rest) in (
-                (name, _written(value, error, held)) for name, value, error, held in self.rows()
+                (name, written(value, error, held)) for name, value, error, held in self.rows()
             )
         )
         facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in self._facts())
@@ -201,7 +201,7 @@ def names_of_elements(path: str, leaf: np.ndarray) -> tuple[str, ...]:
     return tuple(element_name(path, index) for index in np.ndindex(leaf.shape))
 
 
-def _written(value: float, error: float, fixed: bool) -> tuple[str, str]:
+def written(value: float, error: float, fixed: bool) -> tuple[str, str]:
     """Write a value to the second digit of its error."""
     if fixed:
         return f"{value:.6g}", "(fixed)"

@@ -46,7 +46,7 @@ def dashboard(fit):
 
 
 def row(dashboard, path):
-    return next(row for row in dashboard._table.rows if row.paths == (path,))
+    return next(row for row in dashboard._live.table.rows if row.paths == (path,))
 
 
 def soon(true, what):
@@ -54,14 +54,14 @@ def soon(true, what):
 
 
 def test_run_runs_the_number_of_steps_asked_for(fit, dashboard):
-    dashboard._header.count.value = 37
-    dashboard._header.run.click()
+    dashboard._live.header.count.value = 37
+    dashboard._live.header.run.click()
     fit.wait()
     assert fit.step == 37
 
 
 def test_pause_resume_stop(fit, dashboard):
-    header = dashboard._header
+    header = dashboard._live.header
     header.count.value = 10**8
     header.run.click()
     soon(lambda: not header.pause.disabled, "the pause button")
@@ -84,13 +84,13 @@ def test_rewind_to_best(dashboard, fit):
     best = fit.best.step
     assert best < fit.step
     dashboard.refresh()
-    dashboard._header.best.click()
-    assert fit.step == best
+    dashboard._live.header.best.click()
+    soon(lambda: fit.step == best, "the fit to stand at its best")
 
 
 def test_a_slider_sets_the_learning_rate_and_the_number(fit, dashboard):
     flux = row(dashboard, "flux")
-    flux.slider.value = 10.0**0.5
+    flux.slider.value += 10  # half a decade
     assert fit.learning_rates["flux"] == rounded(10**0.5)
     assert flux.rate.value == rounded(10**0.5)
     assert fit.learning_rates["star.x"] == 1.0
@@ -103,9 +103,6 @@ def test_a_typed_number_is_used_to_the_digit_though_the_slider_has_notches(fit, 
     assert flux.slider.value == notch(3.21)
     dashboard.refresh()
     assert (fit.learning_rates["flux"], flux.rate.value) == (3.21, 3.21)
-    # The browser says again where its slider stands, with its own rounding of powers of ten.
-    flux.slider.value = notch(3.21) * (1 + 1e-15)
-    assert fit.learning_rates["flux"] == 3.21
 
 
 @pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
@@ -115,10 +112,10 @@ def test_an_impossible_number_is_refused_in_words(fit, dashboard, bad):
     assert fit.learning_rates["flux"] == 1.0
     assert flux.rate.value == 1.0
     dashboard.refresh()
-    assert "learning_rates" in dashboard._header.notice.value
+    assert "learning_rates" in dashboard._live.header.notice.value
     flux.rate.value = 2.0
     dashboard.refresh()
-    assert dashboard._header.notice.value == ""
+    assert dashboard._live.header.notice.value == ""
 
 
 def test_zero_is_a_learning_rate(fit, dashboard):
@@ -146,7 +143,7 @@ def test_a_parameter_without_an_optimiser_stays_frozen_and_says_why():
     toggle.value = False
     dashboard.refresh()
     assert toggle.value
-    assert "no optimiser moves" in dashboard._header.notice.value
+    assert "no optimiser moves" in dashboard._live.header.notice.value
     dashboard.close()
 
 
@@ -157,9 +154,9 @@ def test_a_change_in_code_moves_the_controls_of_two_dashboards(fit, dashboard):
     fit.freeze("star.x")
     for one in (dashboard, other):
         soon(lambda one=one: row(one, "flux").rate.value == 0.01, "the number to follow")
-        soon(lambda one=one: row(one, "flux").slider.value == 0.01, "the slider to follow")
+        soon(lambda one=one: row(one, "flux").slider.value == notch(0.01), "the slider to follow")
         soon(lambda one=one: row(one, "star.x").freeze.value, "the toggle to follow")
-    row(other, "flux").slider.value = 0.1
+    row(other, "flux").slider.value = notch(0.1)
     soon(lambda: row(dashboard, "flux").rate.value == 0.1, "the other dashboard to follow")
     other.close()
 
@@ -170,10 +167,10 @@ def test_a_learning_rate_that_the_optimiser_shows_is_shown():
     dashboard.refresh()
     flux = row(dashboard, "flux")
     assert flux.rate.value == 2.5e-3
-    assert (flux.slider.min, flux.slider.max) == (-6, 0)
+    assert (flux.slider.min, flux.slider.max) == (notch(1e-6), notch(1.0))
     fit.learning_rates["flux"] = 31.0
     dashboard.refresh()
-    assert flux.slider.max == 2
+    assert flux.slider.max == notch(100.0)
     assert flux.slider.value == notch(31.0)
     dashboard.close()
 
@@ -181,7 +178,7 @@ def test_a_learning_rate_that_the_optimiser_shows_is_shown():
 def test_steering_by_controls_compiles_nothing(fit, dashboard):
     fit.run(5, progress=False)
     before = len(COMPILED)
-    row(dashboard, "flux").slider.value = 0.1
+    row(dashboard, "flux").slider.value = notch(0.1)
     row(dashboard, "star.x").freeze.value = True
     fit.run(5, progress=False)
     dashboard.refresh()
@@ -211,8 +208,8 @@ def test_an_exception_in_the_loss_is_shown_where_the_eye_is():
     with pytest.raises(Exception, match="the detector melted"):
         fit.wait()
     dashboard.refresh()
-    assert "the detector melted" in dashboard._header.notice.value
-    assert "Stopped by an error" in dashboard._header.status.value
+    assert "the detector melted" in dashboard._live.header.notice.value
+    assert "Stopped by an error" in dashboard._live.header.status.value
     dashboard.close()
 
 
@@ -222,7 +219,7 @@ def test_a_non_finite_fit_says_at_which_step():
     fit.run(1000, progress=False)
     assert fit.status == "non-finite"
     dashboard.refresh()
-    assert "non-finite at step" in dashboard._header.notice.value
+    assert "non-finite at step" in dashboard._live.header.notice.value
     dashboard.close()
 
 
@@ -231,7 +228,7 @@ def test_the_frame_is_a_png_of_fixed_size(fit, dashboard):
     for _ in range(3):
         fit.run(200, progress=False)
         dashboard.refresh()
-        picture = Image.open(io.BytesIO(dashboard._image.value))
+        picture = Image.open(io.BytesIO(dashboard._live.image.value))
         picture.verify()
         sizes.add(picture.size)
     assert sizes == {(1440, 420)}
@@ -242,15 +239,16 @@ def test_the_figure_can_be_saved(fit, dashboard, tmp_path):
     dashboard.figure.savefig(tmp_path / "fit.pdf")
     dashboard.figure.savefig(tmp_path / "fit.png")
     assert np.ptp(np.asarray(Image.open(tmp_path / "fit.png").convert("L"))) > 100
-    assert [axes.get_title(loc="left") for axes in dashboard.figure.axes] == ["Loss", "Step size"]
+    titles = [axes.get_title(loc="left").split(" /")[0] for axes in dashboard.figure.axes]
+    assert titles == ["Loss", "Step size", "Spectrum"]
 
 
 def test_panels_are_chosen_and_unknown_ones_refused(fit):
     assert len(fk.Dashboard(fit, panels=["loss"]).figure.axes) == 1
     with pytest.raises(ValueError, match=r"no panel 'lost'.*'loss'"):
         fk.Dashboard(fit, panels=["lost"])
-    with pytest.raises(ValueError, match="no panel 'spectrum'"):
-        fk.Dashboard(fit, panels=["spectrum"])
+    with pytest.raises(ValueError, match="belong together"):
+        fk.Dashboard(fit, panels=["model"])
 
 
 @pytest.fixture(scope="module")
@@ -272,31 +270,31 @@ def many(mirrors):
 
 
 def test_hundreds_of_parameters_come_in_pages(many):
-    assert len(many._table.rows) == 12
-    many._table.on.click()
+    assert len(many._live.table.rows) == 12
+    many._live.table.on.click()
     many.refresh()
     assert row(many, "m006.tip").slider.description == "m006.tip"
-    assert many._table.where.value == "13–24 of 300"
-    many._table.back.click()
+    assert many._live.table.where.value == "13–24 of 300"
+    many._live.table.back.click()
     many.refresh()
     assert row(many, "m000.tip")
-    assert many._table.back.disabled
+    assert many._live.table.back.disabled
 
 
 @pytest.mark.parametrize(("words", "count"), [("tilt", 150), ("m01?.tip", 10), ("none such", 0)])
 def test_a_filter_shows_what_matches(many, words, count):
-    many._table.filter.value = words
+    many._live.table.filter.value = words
     many.refresh()
-    assert many._table.where.value.endswith(f"of {count}" if count else "none match")
-    hidden = [r for r in many._table.rows if "fitkit-gone" in r.box._dom_classes]
+    assert many._live.table.where.value.endswith(f"of {count}" if count else "none match")
+    hidden = [r for r in many._live.table.rows if "fitkit-gone" in r.box._dom_classes]
     assert len(hidden) == max(0, 12 - count)
 
 
 def test_all_that_match_are_steered_together_and_keep_their_ratios(mirrors, many):
     mirrors.learning_rates["m000.tilt"] = 0.1
-    many._table.filter.value = "m00?.tilt"
+    many._live.table.filter.value = "m00?.tilt"
     many.refresh()
-    together = many._table.together
+    together = many._live.table.together
     assert len(together.paths) == 10
     assert together.rate.value == pytest.approx(0.1**0.1, rel=1e-5)
     together.rate.value = 10 * together.rate.value

@@ -1,4 +1,4 @@
-"""A fit that goes on in the Fisher eigenbasis, and back; what is undone, reset and held meanwhile."""
+"""A fit that goes on in the Fisher eigenbasis and back; undo, reset; who holds a run meanwhile."""
 
 import threading
 

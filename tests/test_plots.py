@@ -107,7 +107,7 @@ def test_step_sizes_in_units_of_the_error_bar(axes):
 def test_many_parameters_are_thin_lines_behind_the_coloured(axes):
     names = tuple(f"p{i}" for i in range(40))
     history = history_of(np.ones(500), np.ones((500, 40)), names)
-    behind, *front = _plots.steps_marks(axes, history, {"p0": 0, "p1": 1}, names[2:])
+    behind, *front = _plots.steps_marks(axes, history, {"p0": 0, "p1": 1}, dict.fromkeys(names[2:]))
     assert len(behind.get_segments()) == 38
     assert len(front) == 2
 

@@ -1,12 +1,13 @@
 """Status, progress and the buttons that run a fit."""
 
 import html
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 
 from fitkit._dashboard._look import DOTS, GREY
-from fitkit._dashboard._rows import Act
+from fitkit._dashboard._rows import Act, Ask
 from fitkit._plots import figures
 
 BUSY = frozenset({"compiling", "running"})
@@ -15,8 +16,8 @@ BUSY = frozenset({"compiling", "running"})
 class Header:
     """Widgets that say how the fit does, and buttons that call its public methods."""
 
-    def __init__(self, fit: Any, act: Act):
-        self._fit = fit
+    def __init__(self, fit: Any, act: Act, ask: Ask):
+        self._fit, self.saved = fit, ""
         self.status = widgets.HTML()
         self.status.add_class("fitkit-status")
         self.notice = widgets.HTML()
@@ -27,17 +28,25 @@ class Header:
         self.count.add_class("fitkit-count")
         self.run = self._button("Run", "play", "Run this many steps in the background")
         self.pause = self._button("Pause", "pause", "Pause, keeping everything; resume later")
+        self.pause.add_class("fitkit-pause")
         self.stop = self._button("Stop", "stop", "End this run, keeping everything")
         self.best = self._button("Rewind to best", "step-backward", "Return to the lowest loss")
+        self.undo = self._button("Undo", "undo", "Take back the last change of a control")
+        self.save = self._button("Save", "download", "Write the fit to a file, to load it later")
         self.close = self._button("Close", "times", "Leave the picture alone; the fit goes on")
         self.run.on_click(lambda _: act(lambda: fit.start(self.count.value)))
         self.pause.on_click(lambda _: act(self._pause_or_resume))
         self.stop.on_click(lambda _: act(lambda: fit.stop(block=False)))
-        self.best.on_click(lambda _: act(lambda: fit.rewind(fit.best.step)))
+        self.best.on_click(lambda _: ask("Rewinding…", lambda: fit.rewind(fit.best.step)))
+        self.undo.on_click(lambda _: act(fit.undo))
+        self.save.on_click(lambda _: ask("Saving…", self._save))
         spring = widgets.HTML()
         spring.add_class("fitkit-spring")
         self.buttons = widgets.HBox(
-            [self.run, self.count, self.pause, self.stop, self.best, spring, self.close]
+            [
+                *(self.run, self.count, self.pause, self.stop, self.best, self.undo, self.save),
+                *(spring, self.close),
+            ]
         )
         self.buttons.add_class("fitkit-buttons")
         self.parts = [self.status, self.notice, self.buttons]
@@ -52,18 +61,25 @@ class Header:
         else:
             self._fit.pause(block=False)
 
-    def refresh(self, started: int) -> None:
-        """Set everything from the fit; the run began at step `started`."""
+    def _save(self) -> None:
+        file = Path.cwd() / f"fit-at-step-{self._fit.step}.fitkit"
+        self._fit.save(file)
+        self.saved = f"Saved as {file}. To go on with it: Fit.load({file.name!r}, …)."
+
+    def refresh(self, started: int, doing: str = "") -> None:
+        """Set everything from the fit; the run began at step `started`, and what else is done."""
         fit = self._fit
         status = fit.status
         busy, paused = status in BUSY, status == "paused"
-        self.status.value = status_line(fit, status, started)
+        self.status.value = status_line(fit, status, started, doing or self.saved)
         self.run.disabled = busy
         self.pause.disabled = not (busy or paused)
         self.pause.description = "Resume" if paused else "Pause"
         self.pause.icon = "play" if paused else "pause"
         self.stop.disabled = not (busy or paused)
         self.best.disabled = busy or not len(fit.history)
+        self.undo.disabled = not fit.undoable
+        self.undo.tooltip = f"Take back: {fit.undoable}" if fit.undoable else "Nothing to take back"
 
     def say(self, words: str) -> None:
         """Show a notice where the eye is; empty words take it away."""
@@ -71,8 +87,8 @@ class Header:
         self.notice.value = f"<div class='fitkit-notice' role='alert'>{text}</div>" if text else ""
 
 
-def status_line(fit: Any, status: str, started: int) -> str:
-    """Write the status, its numbers and the progress bar."""
+def status_line(fit: Any, status: str, started: int, news: str = "") -> str:
+    """Write the status, its numbers, what else happens, and the progress bar."""
     step, target = fit.step, fit.target
     words = [
         f"<span role='status'><span class='fitkit-dot' style='background:{DOTS.get(status, GREY)}'>"
@@ -86,6 +102,8 @@ def status_line(fit: Any, status: str, started: int) -> str:
     if status == "running" and rate:
         words.append(f"<span class='fitkit-dim'>{figures_of_speed(rate)} steps/s</span>")
         words.append(f"<span class='fitkit-dim'>{duration((target - step) / rate)} left</span>")
+    if news:
+        words.append(f"<span class='fitkit-news' role='status'>{html.escape(news)}</span>")
     done = (step - started) / (target - started) if live and target > started else float(not live)
     share = 100 * min(max(done, 0.0), 1.0)
     return (

@@ -10,6 +10,8 @@ SHEET = """<style>
   font-variant-numeric: tabular-nums; min-height: 22px; }
 .fitkit-line b { font-weight: 600; }
 .fitkit-line .fitkit-dim, .fitkit-dim { color: var(--jp-ui-font-color2, inherit); opacity: .85; }
+.fitkit-line .fitkit-news { margin-left: auto; color: var(--jp-ui-font-color2, inherit);
+  overflow-wrap: anywhere; }
 .fitkit-dot { display: inline-block; width: 9px; height: 9px; border-radius: 50%;
   margin-right: 7px; }
 .fitkit-bar { height: 3px; border-radius: 2px; margin: 3px 0 5px;
@@ -19,22 +21,43 @@ SHEET = """<style>
   background: var(--jp-layout-color2, #f4f4f4); white-space: pre-wrap; max-height: 9em;
   overflow: auto; }
 .fitkit-live .fitkit-buttons { gap: 4px; flex-wrap: wrap; overflow: visible; margin: 0; }
-.fitkit-live .fitkit-buttons .widget-button { width: auto; min-width: 84px; margin: 2px 0;
-  border-radius: 3px; }
-.fitkit-live .fitkit-buttons .fitkit-count { width: 148px; margin: 2px 8px 2px 0; }
+.fitkit-live .fitkit-buttons .widget-button { width: auto; margin: 2px 0; border-radius: 3px; }
+.fitkit-live .fitkit-buttons .fitkit-pause { min-width: 92px; }
+.fitkit-live .fitkit-buttons .fitkit-count { width: 136px; margin: 2px 6px 2px 0; }
 .fitkit-live .fitkit-buttons .fitkit-count .widget-label { width: 40px; }
 .fitkit-live .fitkit-spring { flex: 1; }
 .fitkit-live .fitkit-figure { width: 100%; height: auto; aspect-ratio: 960 / 280; margin: 0; }
+.fitkit-live .fitkit-figure.fitkit-sketched { aspect-ratio: 960 / 580; }
+.fitkit-live .fitkit-modes { margin: 0 0 2px; overflow: visible; }
+.fitkit-live .fitkit-modes > .widget-hbox { gap: 6px; overflow: visible; margin: 0; }
+.fitkit-live .fitkit-choice { flex: 1 1 auto; width: auto; max-width: 480px; margin: 0; }
+.fitkit-live .fitkit-choice .widget-readout { min-width: 130px; }
+.fitkit-live .fitkit-choice .widget-label { width: 62px; text-align: left; }
+.fitkit-live .fitkit-words { width: auto; height: 44px; margin: 0 2px; overflow-y: auto; }
+.fitkit-words .widget-html-content { line-height: 21px; white-space: normal; width: 100%;
+  overflow-wrap: anywhere; }
+.fitkit-live .fitkit-modes .widget-button { width: auto; flex: none; margin: 0;
+  border-radius: 3px; }
+.fitkit-live .fitkit-icon { font-size: 0; }
+.fitkit-live .fitkit-icon i { font-size: 13px; margin: 0; }
+.fitkit-loadings { display: flex; flex-wrap: wrap; column-gap: 14px; font-size: 90%;
+  font-variant-numeric: tabular-nums; }
+.fitkit-loadings i { display: inline-block; height: 8px; min-width: 1px; border-radius: 1px; }
 .fitkit-live .fitkit-rows { overflow: visible; margin: 0; }
 .fitkit-live .fitkit-row { overflow: visible; align-items: center; min-height: 30px; margin: 0;
   column-gap: 8px; }
 .fitkit-live .fitkit-row > * { margin-top: 0; margin-bottom: 0; }
 .fitkit-live .fitkit-row .widget-html-content { line-height: 28px; }
 .fitkit-live .fitkit-swatch { width: 26px; flex: none; margin: 0; }
+.fitkit-live .fitkit-open, .fitkit-live .fitkit-reset { width: 30px; padding: 0; flex: none;
+  margin: 0; border-radius: 3px; }
+.fitkit-live .fitkit-row .fitkit-open { width: 26px; display: none; }
+.fitkit-live .fitkit-row.fitkit-group .fitkit-open { display: block; }
+.fitkit-live .fitkit-group .fitkit-swatch { display: none; }
 .fitkit-swatch i { display: inline-block; width: 22px; vertical-align: middle;
   border-top-width: 3px; }
 .fitkit-live .fitkit-slider { flex: 1 1 260px; min-width: 150px; width: auto; margin: 0; }
-.fitkit-live .fitkit-slider .widget-label { width: 34%; text-align: left;
+.fitkit-live .fitkit-slider .widget-label { width: 38%; text-align: left;
   font-family: var(--jp-code-font-family, monospace); }
 .fitkit-live .fitkit-rate { width: 104px; flex: none; margin: 0; }
 .fitkit-live .fitkit-unseen, .fitkit-live .fitkit-rate .widget-label { position: absolute;

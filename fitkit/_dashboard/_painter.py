@@ -6,20 +6,23 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import PyTree
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fitkit._plots import INK, View, dress
+from fitkit._plots import INK, PALETTE, View, dress, tint
 
-WIDTH, HEIGHT = 960, 280  # CSS pixels of a frame
+WIDTH, HEIGHT = 960, 280  # CSS pixels of the panels
+SKETCH = 300  # CSS pixels of height for a sketch of the model below them
 LEGEND = 118  # CSS pixels that a panel with a legend leaves free at its right
 SHARPNESS = 1.5  # device pixels per CSS pixel: sharp enough on a laptop, half the cost of 2
 
 
-def blank(height: int = HEIGHT) -> bytes:
+def blank(sketched: bool = False) -> bytes:
     """Give an empty frame, to hold the place of the first."""
+    height = HEIGHT + SKETCH * sketched
     return png(np.zeros((int(height * SHARPNESS), int(WIDTH * SHARPNESS), 4), np.uint8))
 
 
@@ -34,16 +37,15 @@ class Panel(NamedTuple):
 class Painter:
     """Draws panels side by side; a frame costs a full draw only when some view changed."""
 
-    def __init__(self, height: int = HEIGHT):
-        self.height = height
+    def __init__(self) -> None:
         self.full_draws = 0
         self._views: tuple[View, ...] | None = None
 
-    def frame(self, panels: Sequence[Panel]) -> bytes:
-        """Draw the panels and give the PNG."""
+    def frame(self, panels: Sequence[Panel], sketch: "Sketch | None" = None) -> bytes:
+        """Draw the panels, and the sketch below them, and give the PNG."""
         views = tuple(panel.view for panel in panels)
         if views != self._views:
-            self._figure, self._axes = build(panels, self.height)
+            self._figure, self._axes = build(panels, sketched=sketch is not None)
             self._canvas = FigureCanvasAgg(self._figure)
             self._canvas.draw()
             self._background = self._canvas.copy_from_bbox(self._figure.bbox)
@@ -55,16 +57,58 @@ class Painter:
         for panel, axes in zip(panels, self._axes, strict=True):
             for artist in panel.marks(axes):
                 artist.draw(renderer)
+        if sketch is not None:
+            axes = sketch.on(self._figure)
+            for one in axes:
+                one.draw(renderer)
+            for one in axes:
+                one.remove()
         return png(np.asarray(self._canvas.buffer_rgba()))
 
 
+class Sketch:
+    """The user's own drawing of data and model, in the figure's lowest part.
+
+    Attributes
+    ----------
+    trouble
+        What `draw` raised when it was last asked, in words.
+    """
+
+    def __init__(self, draw: Callable[[Axes, PyTree], object]):
+        self._draw = draw
+        self.params: PyTree = None
+        self.trouble = ""
+
+    def on(self, figure: Figure) -> list[Axes]:
+        """Draw on new axes of the figure; with those that `draw` makes itself, as for residuals."""
+        before = set(figure.axes)
+        height = figure.get_figheight() * 100
+        box = (52 / WIDTH, 44 / height, (WIDTH - 74) / WIDTH, (SKETCH - 44 - 34) / height)
+        axes = figure.add_axes(box)
+        axes.set_prop_cycle(color=PALETTE)
+        try:
+            self._draw(axes, self.params)
+            self.trouble = ""
+        except Exception as error:
+            self.trouble = f"draw raised {type(error).__name__}: {error}"
+            axes.clear()
+            axes.text(0.5, 0.5, self.trouble, transform=axes.transAxes, ha="center", color=INK)
+        made = [one for one in figure.axes if one not in before]
+        for one in made:
+            tint(one, INK)
+        return made
+
+
 def build(
-    panels: Sequence[Panel], height: int = HEIGHT, strip: int = 0
+    panels: Sequence[Panel], strip: int = 0, sketched: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """Lay out a figure with dressed, empty axes; the layout never depends on the data."""
+    below = SKETCH * sketched
+    height = (HEIGHT if panels else 0) + strip + below
     figure = Figure(figsize=(WIDTH / 100, height / 100), dpi=100 * SHARPNESS)
     figure.patch.set_alpha(0.0)
-    left, right, bottom, top = 52, 22, 42, 34 + strip
+    left, right, bottom, top = 52, 22, 42 + below, 34 + strip
     legends = [LEGEND if panel.view.legend else 0 for panel in panels]
     free = WIDTH - sum(legends) - len(panels) * (left + right)
     total = sum(panel.weight for panel in panels)
@@ -78,26 +122,31 @@ def build(
     return figure, axes
 
 
-def finished(panels: Sequence[Panel], height: int = HEIGHT) -> Figure:
+def finished(panels: Sequence[Panel], sketch: Sketch | None = None) -> Figure:
     """Draw a figure that stands by itself, to be saved in any format."""
-    figure, axes = build(panels, height)
+    figure, axes = build(panels, sketched=sketch is not None)
     figure.patch.set_alpha(1.0)
     FigureCanvasAgg(figure)
     for panel, one in zip(panels, axes, strict=True):
         for artist in panel.marks(one):
             one.add_artist(artist)
+    if sketch is not None:
+        sketch.on(figure)
     return figure
 
 
-def still(panels: Sequence[Panel], words: str, height: int = HEIGHT) -> bytes:
+def still(panels: Sequence[Panel], words: str, sketch: Sketch | None = None) -> bytes:
     """Draw the PNG that a saved notebook keeps: the panels below a line of words."""
     strip = 24
-    figure, axes = build(panels, height + strip, strip)
+    figure, axes = build(panels, strip, sketch is not None)
     canvas = FigureCanvasAgg(figure)
-    figure.text(52 / WIDTH, 1 - 15 / (height + strip), words, fontsize=9, color=INK)
+    top = 1 - 0.15 / figure.get_figheight()
+    figure.text(52 / WIDTH, top, words, fontsize=9, color=INK)
     for panel, one in zip(panels, axes, strict=True):
         for artist in panel.marks(one):
             one.add_artist(artist)
+    if sketch is not None:
+        sketch.on(figure)
     canvas.draw()
     return png(np.asarray(canvas.buffer_rgba()), level=6)
 

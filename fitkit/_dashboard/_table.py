@@ -1,9 +1,10 @@
-"""The rows in sight: all of a few parameters, or a page of those that a filter leaves of many."""
+"""The rows in sight: all of a few parameters; of many, groups by path, or a page of those."""
 
 import fnmatch
-from typing import Any
+from typing import Any, NamedTuple
 
 import ipywidgets as widgets
+import numpy as np
 
 from fitkit._dashboard._rows import Act, Row, describe
 from fitkit._fit import Fit
@@ -13,16 +14,26 @@ from fitkit._plots import colour, dash
 VISIBLE = 12  # rows at a time; with hundreds of them the page would crawl
 
 
+class Entry(NamedTuple):
+    """What one row stands for: a parameter, or all those below a path."""
+
+    label: str
+    paths: tuple[str, ...]
+    number: int
+    group: bool = False
+
+
 class Table:
     """A row for each parameter in sight; above many, a filter and a row for all that match it."""
 
     def __init__(self, fit: Fit, act: Act):
         self._fit, self._act = fit, act
-        self._first = 0
+        self._first, self._below = 0, ""
         self._index = {path: index for index, path in enumerate(fit.names)}
         many = len(fit.names) > VISIBLE
-        self.rows = [Row(fit, act)]
-        self.rows += [Row(fit, act, self.rows[0]) for _ in range(min(len(fit.names), VISIBLE) - 1)]
+        self.rows = [Row(fit, act, opened=self._open)]
+        while len(self.rows) < min(len(fit.names), VISIBLE):
+            self.rows.append(Row(fit, act, self.rows[0], self._open))
         self.together = Row(fit, act, self.rows[0]) if many else None
         self.filter = widgets.Text(
             placeholder="part of a path, or a pattern such as mirrors.*.tip",
@@ -30,17 +41,19 @@ class Table:
             tooltip="Show the parameters whose path holds this, or matches it",
         )
         self.filter.add_class("fitkit-filter")
-        self.filter.observe(self._filtered, "value")
-        self.back = widgets.Button(icon="chevron-left", tooltip="Parameters before these")
-        self.on = widgets.Button(icon="chevron-right", tooltip="Parameters after these")
+        self.filter.observe(lambda _: self._turn(-self._first), "value")
+        self.up = _icon("level-up", "Back to the groups above")
+        self.back = _icon("chevron-left", "Parameters before these")
+        self.on = _icon("chevron-right", "Parameters after these")
+        self.up.on_click(lambda _: self._go_below(self._below.rpartition(".")[0]))
         self.back.on_click(lambda _: self._turn(-VISIBLE))
         self.on.on_click(lambda _: self._turn(VISIBLE))
         self.where = widgets.HTML()
-        bar = widgets.HBox([self.filter, self.back, self.where, self.on])
+        bar = widgets.HBox([self.up, self.filter, self.back, self.where, self.on])
         bar.add_class("fitkit-bar-of-many")
-        head = widgets.HTML(self._headings())
-        head.add_class("fitkit-head")
-        above = [bar, head]
+        self.head = widgets.HTML()
+        self.head.add_class("fitkit-head")
+        above = [bar, self.head]
         if self.together is None:
             bar.add_class("fitkit-none")
         else:
@@ -49,49 +62,82 @@ class Table:
         self.box = widgets.VBox([*above, *(row.box for row in self.rows)])
         self.box.add_class("fitkit-rows")
 
-    def in_sight(self) -> dict[str, int]:
-        """Give path and number of every parameter that has a row now."""
-        paths = self._matching()[self._first : self._first + len(self.rows)]
-        return {path: self._index[path] for path in paths}
+    def in_sight(self) -> list[Entry]:
+        """Give what has a row now."""
+        return self._entries()[self._first : self._first + len(self.rows)]
 
-    def refresh(self) -> None:
-        """Set every control in sight from the fit."""
+    def refresh(self, errors: dict[str, np.ndarray]) -> None:
+        """Set every control in sight from the fit, whose error bars are given."""
         leaves = named_leaves(self._fit.params)
-        matching = self._matching()
-        self._first = min(self._first, max(0, (len(matching) - 1) // VISIBLE * VISIBLE))
-        shown = self.in_sight()
-        for row, (path, index) in zip(self.rows, shown.items(), strict=False):
-            line = f"border-top-style:{dash(index)[0]};border-top-color:{colour(index)}"
-            row.refresh((path,), path, f"<i style='{line}'></i>", describe(leaves[path]))
+        entries = self._entries()
+        self._first = min(self._first, max(0, (len(entries) - 1) // VISIBLE * VISIBLE))
+        self.head.value = self._headings()
         for number, row in enumerate(self.rows):
-            _show(row.box, number < len(shown))
+            _show(row.box, number + self._first < len(entries))
+        for row, (label, paths, number, group) in zip(self.rows, self.in_sight(), strict=False):
+            line = f"border-top-style:{dash(number)[0]};border-top-color:{colour(number)}"
+            if group:
+                value, label = self._tell_frozen(paths), f"{label} ({len(paths)})"
+            else:
+                value = describe(leaves[paths[0]], errors.get(paths[0]))
+            row.refresh(paths, label, f"<i style='{line}'></i>", value, group)
         if self.together is not None:
-            self._refresh_many(matching, len(shown))
+            self._refresh_many(entries)
 
-    def _refresh_many(self, matching: tuple[str, ...], count: int) -> None:
-        total, last = len(matching), self._first + count
-        self.where.value = f"{self._first + 1}–{last} of {total}" if total else "none match"
-        self.back.disabled, self.on.disabled = self._first == 0, last >= total
+    def _refresh_many(self, entries: list[Entry]) -> None:
         assert self.together is not None
+        total, last = len(entries), min(self._first + VISIBLE, len(entries))
+        self.where.value = f"{self._first + 1}–{last} of {total}" if total else "none match"
+        self.up.disabled = not self._below
+        self.back.disabled, self.on.disabled = self._first == 0, last >= total
         _show(self.together.box, total > 0)
-        if matching:
-            frozen = len(self._fit.frozen.intersection(matching))
-            value = f"{frozen} frozen" if frozen else ""
-            self.together.refresh(matching, f"all {total}", "", value)
+        paths = tuple(path for entry in entries for path in entry.paths)
+        if paths:
+            where = f" of {self._below}" if self._below and not self.filter.value.strip() else ""
+            label = f"all {len(paths)}{where}"
+            self.together.refresh(paths, label, "", self._tell_frozen(paths))
 
-    def _matching(self) -> tuple[str, ...]:
+    def _tell_frozen(self, paths: tuple[str, ...]) -> str:
+        frozen = len(self._fit.frozen.intersection(paths))
+        return f"{frozen} frozen" if frozen else ""
+
+    def _entries(self) -> list[Entry]:
+        """List what there are rows for: what a filter leaves, or the groups below a path.
+
+        Groups where they are a few, because a page of groups of two would hide more than it shows.
+        """
         words = self.filter.value.strip()
-        if not words:
-            return self._fit.names
-        whole = any(sign in words for sign in "*?[")
-        return tuple(
-            path
-            for path in self._fit.names
-            if (fnmatch.fnmatch(path, words) if whole else words in path)
-        )
+        if words:
+            whole = any(sign in words for sign in "*?[")
+            return self._single(
+                path
+                for path in self._fit.names
+                if (fnmatch.fnmatch(path, words) if whole else words in path)
+            )
+        inside = f"{self._below}." if self._below else ""
+        below = [path for path in self._fit.names if path.startswith(inside)]
+        groups: dict[str, list[str]] = {}
+        for path in below:
+            child = inside + path.removeprefix(inside).partition(".")[0]
+            groups.setdefault(child, []).append(path)
+        if len(below) <= VISIBLE or not 1 < len(groups) <= VISIBLE:
+            return self._single(below)
+        return [
+            Entry(label, tuple(paths), number, group=True)
+            if len(paths) > 1
+            else Entry(paths[0], tuple(paths), number)
+            for number, (label, paths) in enumerate(groups.items())
+        ]
 
-    def _filtered(self, _: Any) -> None:
-        self._turn(-self._first)
+    def _single(self, paths: Any) -> list[Entry]:
+        return [Entry(path, (path,), self._index[path]) for path in paths]
+
+    def _open(self, paths: tuple[str, ...]) -> None:
+        self._go_below(next(entry.label for entry in self._entries() if entry.paths == paths))
+
+    def _go_below(self, path: str) -> None:
+        self._below, self._first = path, 0
+        self._act(lambda: None)
 
     def _turn(self, by: int) -> None:
         self._first = max(0, self._first + by)
@@ -100,9 +146,19 @@ class Table:
     def _headings(self) -> str:
         relative = {self._fit.learning_rates.relative(path) for path in self._fit.names[:VISIBLE]}
         rate = "learning rate" if relative == {False} else "× learning rate"
-        columns = ("swatch", ""), ("slider", "parameter"), ("rate", rate), ("freeze", "")
+        columns = ("swatch", ""), ("slider", "parameter"), ("rate", rate), ("reset", "")
         cells = "".join(f"<span class='fitkit-{name}'>{words}</span>" for name, words in columns)
-        return f"<div class='fitkit-columns'>{cells}<span class='fitkit-value'>value</span></div>"
+        return (
+            f"<div class='fitkit-columns'>{cells}<span class='fitkit-freeze'></span>"
+            "<span class='fitkit-value'>value ± error</span></div>"
+        )
+
+
+def _icon(icon: str, words: str) -> widgets.Button:
+    """Make a button that shows an icon, and says to a screen reader what it is."""
+    button = widgets.Button(icon=icon, description=words, tooltip=words)
+    button.add_class("fitkit-icon")
+    return button
 
 
 def _show(box: widgets.Box, seen: bool) -> None:

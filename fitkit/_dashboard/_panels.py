@@ -1,0 +1,123 @@
+"""What each panel shows of a fit at one moment."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from fitkit._dashboard._header import BUSY
+from fitkit._dashboard._painter import Panel
+from fitkit._dashboard._table import Entry
+from fitkit._fit import Fit
+from fitkit._names import named_elements, named_leaves
+from fitkit._plots import (
+    Snapshot,
+    loss_marks,
+    loss_view,
+    spectrum_marks,
+    spectrum_view,
+    steps_marks,
+    steps_view,
+)
+
+#: More elements of parameters than this and no spectrum is shown unless asked for.
+MOST_DIRECTIONS = 500
+
+
+def known_panels(fit: Fit, draw: Any) -> tuple[str, ...]:
+    """Name the panels that a dashboard of this fit shows, unless told otherwise."""
+    elements = sum(np.size(leaf) for leaf in jax.tree.leaves(fit.params))
+    spectrum = elements <= MOST_DIRECTIONS or fit.spectrum is not None
+    return ("loss", "steps", *(["spectrum"] if spectrum else []), *(["model"] if draw else []))
+
+
+def error_bars(fit: Fit) -> dict[str, np.ndarray]:
+    """Give the error of every element, by path, of the parameters whose Fisher matrix is known."""
+    if fit.known_fisher is None:
+        return {}
+    fisher = fit.known_fisher[1]
+    known = dict(zip(fisher.labels, np.asarray(fisher.errors), strict=True))
+    errors = {}
+    for path, leaf in named_leaves(fit.params).items():
+        elements = named_elements({path: leaf})
+        if all(element in known for element in elements):
+            errors[path] = np.reshape([known[element] for element in elements], np.shape(leaf))
+    return errors
+
+
+def step_units(fit: Fit, errors: Mapping[str, np.ndarray]) -> dict[str, float] | None:
+    """Give the error bar of each parameter, the unit of its step sizes.
+
+    None unless all that move have a finite one: on one axis, steps have one kind of unit.
+    """
+    moving = [path for path in fit.names if path not in fit.frozen]
+    if not moving or any(path not in errors for path in moving):
+        return None
+    units = {path: float(np.sqrt(np.sum(errors[path] ** 2))) for path in moving}
+    if not all(np.isfinite(unit) and unit > 0 for unit in units.values()):
+        return None
+    # A frozen parameter does not step; what it did before has no unit now.
+    return units
+
+
+def spectrum_of(fit: Fit) -> tuple[np.ndarray, int]:
+    """Give eigenvalues and rank: the optimiser's, where it has them, or the latest known."""
+    found = fit.spectrum
+    if found is not None and len(found[0]):
+        return found
+    if fit.known_fisher is None:
+        return np.empty(0), 0
+    fisher = fit.known_fisher[1]
+    return np.asarray(fisher.eigenvalues), fisher.rank
+
+
+def panels_of(
+    fit: Fit, names: Sequence[str], entries: Sequence[Entry], chosen: int | None = None
+) -> list[Panel]:
+    """Describe the panels of this moment.
+
+    Parameters
+    ----------
+    fit
+        The fit.
+    names
+        Which panels.
+    entries
+        The parameters and groups that have a colour.
+    chosen
+        The direction to mark in the spectrum.
+    """
+    history = Snapshot(fit.history)
+    settled = fit.status not in BUSY and fit.status != "paused"
+    end = fit.step if settled else max(fit.target, fit.step)
+    shown = {entry.paths[0]: entry.number for entry in entries if not entry.group}
+    others: dict[str, int | None] = {path: None for path in fit.names if path not in shown}
+    for entry in entries:
+        if entry.group:
+            others |= dict.fromkeys(entry.paths, entry.number)
+    events = [event.step for event in tuple(fit.events)]
+    eigenvalues, rank = spectrum_of(fit)
+    units = step_units(fit, error_bars(fit)) if "steps" in names else None
+    legend = [(short(entry.label), entry.number) for entry in entries]
+    built = {
+        "spectrum": lambda: Panel(
+            spectrum_view(eigenvalues, rank),
+            lambda axes: spectrum_marks(axes, eigenvalues, rank, chosen),
+            weight=0.75,
+        ),
+        "loss": lambda: Panel(
+            loss_view(history, end, settled),
+            lambda axes: loss_marks(axes, history, events),
+        ),
+        "steps": lambda: Panel(
+            steps_view(history, fit.names, end, settled, legend, units),
+            lambda axes: steps_marks(axes, history, shown, others, units),
+        ),
+    }
+    return [built[name]() for name in names if name in built]
+
+
+def short(path: str, length: int = 17) -> str:
+    """Shorten a path to its telling end."""
+    return path if len(path) <= length else "…" + path[1 - length :]
