@@ -39,7 +39,7 @@ SHEET = """<style>
 .fitkit-live .fitkit-modes .widget-button { width: auto; flex: none; margin: 0;
   border-radius: 3px; }
 .fitkit-live .fitkit-icon { font-size: 0; }
-.fitkit-live .fitkit-icon i { font-size: 13px; margin: 0; }
+.fitkit-live .fitkit-icon i { font-size: 13px; line-height: 26px; margin: 0; }
 .fitkit-loadings { display: flex; flex-wrap: wrap; column-gap: 14px; font-size: 90%;
   font-variant-numeric: tabular-nums; }
 .fitkit-loadings i { display: inline-block; height: 8px; min-width: 1px; border-radius: 1px; }
@@ -57,7 +57,7 @@ SHEET = """<style>
 .fitkit-swatch i { display: inline-block; width: 22px; vertical-align: middle;
   border-top-width: 3px; }
 .fitkit-live .fitkit-slider { flex: 1 1 260px; min-width: 150px; width: auto; margin: 0; }
-.fitkit-live .fitkit-slider .widget-label { width: 38%; text-align: left;
+.fitkit-live .fitkit-slider .widget-label { width: 44%; text-align: left;
   font-family: var(--jp-code-font-family, monospace); }
 .fitkit-live .fitkit-rate { width: 104px; flex: none; margin: 0; }
 .fitkit-live .fitkit-unseen, .fitkit-live .fitkit-rate .widget-label { position: absolute;

@@ -102,11 +102,11 @@ def _summary(fisher: FisherMatrix, step: int) -> str:
         weakest = html.escape(fisher.in_words(count - 1))
         return (
             f"{words}all {count} directions; the weakest, of eigenvalue "
-            f"{figures(float(fisher.eigenvalues[-1]))}, is {weakest}."
+            f"{figures(float(fisher.eigenvalues[-1]))}, is {weakest}"
         )
     shown = [f"<b>{html.escape(sentence)}</b>" for sentence in fisher.unconstrained[:2]]
     more = f" and {count - rank - 2} more" if count - rank > 2 else ""
-    return f"{words}{rank} of {count} directions; {', '.join(shown)}{more}."
+    return f"{words}{rank} of {count} directions; {', '.join(shown)}{more}"
 
 
 def _loadings(fisher: FisherMatrix, mode: int) -> str:

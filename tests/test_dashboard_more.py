@@ -1,0 +1,244 @@
+"""Spectrum, errors, groups, undo, save and the user's own drawing, without a browser."""
+
+import io
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from browser import wait_until
+from PIL import Image
+
+import fitkit as fk
+from fitkit._dashboard._panels import error_bars, step_units
+from fitkit._dashboard._rows import describe
+
+X = jnp.linspace(0.0, 1.0, 30)
+
+
+def residuals(params, args):
+    return (params["slope"] * X + params["offset"] - 3.0 * X - 1.0) / 0.1
+
+
+def make_fit(**more):
+    start = {"slope": jnp.array(1.0), "offset": jnp.array(0.0)}
+    return fk.Fit(residuals=residuals, params=start, **({"optimiser": optax.adam(1e-2)} | more))
+
+
+@pytest.fixture
+def fit():
+    fit = make_fit()
+    yield fit
+    fit.stop()
+
+
+@pytest.fixture
+def dashboard(fit):
+    dashboard = fk.Dashboard(fit)
+    _ = dashboard.widget
+    yield dashboard
+    dashboard.close()
+
+
+def soon(true, what):
+    wait_until(true, what, patience=60)
+
+
+def row(dashboard, path):
+    return next(row for row in dashboard._live.table.rows if row.paths == (path,))
+
+
+def test_undo_takes_back_what_a_control_did(fit, dashboard):
+    undo = dashboard._live.header.undo
+    assert undo.disabled
+    row(dashboard, "slope").slider.value += 20
+    row(dashboard, "offset").freeze.value = True
+    dashboard.refresh()
+    assert "froze offset" in undo.tooltip
+    undo.click()
+    assert fit.frozen == frozenset()
+    undo.click()
+    dashboard.refresh()
+    assert fit.learning_rates["slope"] == 1.0
+    assert row(dashboard, "slope").slider.value == 0
+    assert undo.disabled
+
+
+def test_reset_gives_a_learning_rate_back(fit, dashboard):
+    fit.learning_rates["slope"] = 17.0
+    row(dashboard, "slope").reset.click()
+    assert fit.learning_rates["slope"] == 1.0
+
+
+def test_save_writes_a_file_that_loads(fit, dashboard, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit.run(12, progress=False)
+    dashboard._live.header.save.click()
+    file = tmp_path / "fit-at-step-12.fitkit"
+    soon(lambda: str(file) in dashboard._live.header.saved, "the fit to be saved")
+    again = fk.Fit.load(
+        file,
+        residuals=residuals,
+        params={"slope": jnp.array(0.0), "offset": jnp.array(0.0)},
+        optimiser=optax.adam(1e-2),
+    )
+    assert again.params == fit.params
+
+
+def test_a_file_that_cannot_be_written_is_an_error_in_words(fit, dashboard, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    dashboard._live.header.save.click()
+    soon(lambda: "No such file" in dashboard._live.header.notice.value, "the words")
+
+
+def test_the_spectrum_is_made_on_demand_and_names_its_directions(fit, dashboard):
+    modes = dashboard._live.modes
+    fit.run(5, progress=False)
+    modes.renew.click()
+    soon(lambda: fit.known_fisher and fit.known_fisher[0] == 5, "a Fisher matrix")
+    fisher = fit.known_fisher[1]
+    dashboard.refresh()
+    assert [value for _, value in modes.choice.options] == [-1, 0, 1]
+    assert "all 2 directions" in modes.words.value
+    modes.choice.value = 1
+    dashboard.refresh()
+    assert fisher.in_words(1) in modes.words.value
+    # The components of a unit vector in the plane.
+    assert modes.words.value.count("0.71") == 2
+    fit.fisher()
+    dashboard.refresh()
+    assert modes.chosen == 1
+
+
+def test_a_resting_fit_gets_its_spectrum_unasked_and_a_running_one_within_a_share(fit, dashboard):
+    fit.run(3, progress=False)
+    soon(lambda: fit.known_fisher and fit.known_fisher[0] == 3, "the spectrum of where it rests")
+    made, begun = 0, time.monotonic()
+    fit.start(10**9)
+    while time.monotonic() < begun + 6.0:
+        known = fit.known_fisher[0]
+        wait_until(lambda known=known: fit.known_fisher[0] != known, "another", patience=60)
+        made += 1
+        if made == 2:
+            break
+    fit.stop()
+    # At most every other second.
+    assert made < 2 or time.monotonic() - begun > 3.0
+
+
+def test_the_eigenbasis_by_button_and_back(fit, dashboard):
+    modes = dashboard._live.modes
+    fit.learning_rates["slope"] = 3.0
+    modes.basis.click()
+    soon(lambda: modes.basis.description == "Leave eigenbasis", "the eigenbasis")
+    assert fit.in_eigenbasis
+    fit.run(20, progress=False)
+    # Half a sum of squares of float64 ends where the line is met.
+    assert float(fit.params["slope"]) == pytest.approx(3.0, rel=1e-6)
+    modes.basis.click()
+    soon(lambda: modes.basis.description == "Enter eigenbasis", "the way back")
+    assert row(dashboard, "slope").rate.value == 3.0
+
+
+def test_values_come_with_errors_and_steps_in_units_of_them(fit, dashboard):
+    assert step_units(fit, error_bars(fit)) is None
+    fisher = fit.fisher()
+    expected = np.sqrt(np.diag(np.linalg.inv(fisher.matrix)))
+    errors = error_bars(fit)
+    assert [float(errors[label]) for label in fisher.labels] == pytest.approx(expected, rel=1e-6)
+    dashboard.refresh()
+    assert row(dashboard, "slope").value.value == describe(1.0, errors["slope"])
+    assert " ± " in row(dashboard, "slope").value.value
+    titles = [axes.get_title(loc="left") for axes in dashboard.figure.axes]
+    assert "Step size / error bar" in titles
+    fit.freeze("slope")
+    assert step_units(fit, errors) == {"offset": pytest.approx(float(errors["offset"]))}
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (1.23456, 0.012, "1.235 ± 0.012"),
+        (-1.23456, 0.012, "−1.235 ± 0.012"),
+        (1.23456, None, "1.235"),
+        (1.23456, np.inf, "1.235 ± ∞"),
+        ([1.0, 2.0, 3.0], [0.1, 0.25, 0.1], "1 … 3 ± 0.25 (3)"),
+        ([1.0, 2.0], [0.1, np.inf], "1 … 2 ± ∞ (2)"),
+    ],
+)
+def test_values_are_written_to_the_digits_that_count(value, error, words):
+    assert describe(value, None if error is None else np.asarray(error)) == words
+
+
+def test_the_model_is_drawn_below_and_in_the_saved_figure(fit):
+    def draw(axes, params):
+        axes.plot(X, params["slope"] * X, label="model")
+        axes.twinx().plot(X, X)
+        axes.set_title("line", loc="left")
+
+    dashboard = fk.Dashboard(fit, draw=draw)
+    for _ in range(3):
+        dashboard.refresh()
+    assert Image.open(io.BytesIO(dashboard._live.image.value)).size == (1440, 870)
+    # Axes that `draw` makes do not pile up from frame to frame.
+    assert len(dashboard._live.painter._figure.axes) == 3
+    *_, axes, twin = dashboard.figure.axes
+    assert axes.get_title(loc="left") == "line"
+    assert len(axes.lines) == len(twin.lines) == 1
+    dashboard.close()
+
+
+def test_what_draw_raises_is_shown_and_the_fit_goes_on(fit):
+    def draw(axes, params):
+        raise KeyError("no such filter")
+
+    dashboard = fk.Dashboard(fit, draw=draw)
+    fit.start(10**9)
+    dashboard.refresh()
+    dashboard.refresh()
+    assert "draw raised KeyError" in dashboard._live.header.notice.value
+    assert fit.status in ("compiling", "running")
+    dashboard.close()
+
+
+def test_groups_by_path_are_steered_and_opened():
+    params = {
+        "star": {"flux": jnp.array(1.0), "x": jnp.array(0.0)},
+        "mirrors": [{"tip": jnp.array(1.0), "tilt": jnp.array(1.0)} for _ in range(8)],
+        "gain": jnp.array(1.0),
+    }
+    fit = fk.Fit(
+        loss=lambda p, a: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(p)),
+        params=params,
+        optimiser=optax.adam(0.1),
+    )
+    dashboard = fk.Dashboard(fit)
+    dashboard.refresh()
+    table = dashboard._live.table
+    assert [(entry.label, len(entry.paths)) for entry in table.in_sight()] == [
+        ("gain", 1),
+        ("mirrors", 16),
+        ("star", 2),
+    ]
+    gain, mirrors, _star = table.rows[:3]
+    assert mirrors.slider.description == "mirrors (16)"
+    assert "fitkit-group" in mirrors.box._dom_classes
+    assert "fitkit-group" not in gain.box._dom_classes
+    mirrors.rate.value = 0.5
+    assert {rate for path, rate in fit.learning_rates.items() if "mirrors" in path} == {0.5}
+    assert fit.learning_rates["gain"] == 1.0
+    mirrors.open.click()
+    dashboard.refresh()
+    assert [entry.label for entry in table.in_sight()] == [f"mirrors.{i}" for i in range(8)]
+    table.rows[3].open.click()
+    dashboard.refresh()
+    assert [entry.label for entry in table.in_sight()] == ["mirrors.3.tilt", "mirrors.3.tip"]
+    table.up.click()
+    table.up.click()
+    dashboard.refresh()
+    assert len(table.in_sight()) == 3
+    assert table.up.disabled
+    dashboard.close()

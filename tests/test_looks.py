@@ -1,0 +1,86 @@
+"""How the dashboard looks with few and many parameters, in light and dark: pictures to look at."""
+
+import os
+from pathlib import Path
+
+import browser
+import pytest
+
+REASON = browser.missing()
+if REASON and os.environ.get("CI") != "true":
+    pytest.skip(REASON, allow_module_level=True)
+
+MODEL = """
+import jax, jax.numpy as jnp, numpy as np, optax
+import fitkit as fk
+
+def peak(x, line, width):
+    return line["height"] * jnp.exp(-0.5 * ((x - line["centre"]) / width) ** 2)
+
+def make(count):
+    x = np.linspace(0.0, 1.0, 400)
+    noise = np.random.default_rng(1).normal(0.0, 0.05, x.size)
+    if count == 3:
+        start = {"height": 1.0, "centre": 0.4, "width": 0.2}
+        truth = {"height": 1.5, "centre": 0.5, "width": 0.1}
+        model = lambda p: peak(x, p, p["width"])
+    elif count == 12:
+        start = {f"line{i}": {"height": 0.7, "centre": i / 6 + 0.1} for i in range(6)}
+        truth = {f"line{i}": {"height": 1 - 0.1 * i, "centre": i / 6 + 0.085} for i in range(6)}
+        model = lambda p: sum(peak(x, line, 0.03) for line in p.values())
+    else:
+        start = {
+            "mirrors": [{"tip": 0.1, "tilt": -0.1} for i in range(147)],
+            "star": {"flux": 1.0, "x": 0.1, "y": 0.2}, "background": 0.0, "gain": 1.0, "blur": 0.3,
+        }
+        truth = jax.tree.map(lambda leaf: leaf + 0.3, start)
+        basis = np.random.default_rng(2).normal(size=(300, 400)) / 20
+        model = lambda p: jnp.stack(jax.tree.leaves(p)) @ basis
+    data = model(truth) + noise
+
+    def draw(axes, params):
+        axes.plot(x, data, ".", ms=2, label="data")
+        axes.plot(x, model(params), label="model")
+        axes.legend()
+        axes.set_title("Data and model", loc="left")
+
+    return fk.Fit(
+        residuals=lambda p, a: (model(p) - data) / 0.05,
+        params=jax.tree.map(jnp.asarray, start),
+        optimiser=optax.inject_hyperparams(optax.adam)(learning_rate=2e-3),
+    ), draw
+"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_finished_fits_fill_their_cells_and_no_more(theme, tmp_path):
+    cells = [MODEL]
+    for count in (3, 12, 300):
+        draw = "draw" if count == 3 else "None"
+        freeze = "fit.freeze(fit.names[1])" if count == 12 else ""
+        cells += [f"fit, draw = make({count})\nfk.Dashboard(fit, draw={draw})"]
+        cells += [f"fit.run(700)\n{freeze}\nfit.run(500)"]
+    with (
+        browser.lab(tmp_path, theme=f"JupyterLab {theme.capitalize()}") as server,
+        browser.chromium(tmp_path, width=1180, height=5000) as page,
+    ):
+        server.write("looks.ipynb", cells)
+        browser.open_notebook(page, server, "looks.ipynb")
+        browser.command(page, "notebook:run-all-cells")
+        for number, count in enumerate((3, 12, 300)):
+            board = page.locator(".fitkit-live").nth(number)
+            board.get_by_text("Finished").wait_for()
+            # The Fisher matrix of where the fit came to rest.
+            board.get_by_text("At step 1,200 the data constrain").wait_for()
+            look_at(board, f"{theme}-{count}", tmp_path)
+
+
+def look_at(board, name, tmp_path):
+    folder = Path(os.environ.get("FITKIT_SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    board.screenshot(path=str(folder / f"{name}.png"))
+    cell = board.locator("xpath=ancestor::*[contains(@class, 'jp-OutputArea-output')][1]")
+    assert board.bounding_box()["width"] <= cell.bounding_box()["width"]
+    for part in board.locator(".fitkit-row:visible, .fitkit-buttons, .fitkit-modes").all():
+        assert part.evaluate("part => part.scrollWidth <= part.clientWidth + 1")
+    assert board.locator(".fitkit-notice").count() == 0
