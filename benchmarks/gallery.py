@@ -27,6 +27,12 @@ def residuals(params, args):
         model += peak["height"] * jnp.exp(-(((x - peak["centre"]) / peak["width"]) ** 2))
     return (model - y) / 2.5
 
+def draw(axes, params):
+    axes.plot(x, y, ".", ms=3, label="Gauss1")
+    axes.plot(x, 2.5 * residuals(params, None) + y, lw=1.8, label="model")
+    axes.set_title("Data and model", loc="left")
+    axes.legend()
+
 start = {{
     "baseline": {{"height": 90.0, "decay": 0.8}},
     "peaks": [
@@ -45,7 +51,7 @@ fit = fk.Fit(
     }},
 )
 """,
-    "fk.Dashboard(fit)",
+    "fk.Dashboard(fit, draw=draw)",
     """
 fit.run(900, progress=False)
 fit.learning_rates["peaks.0.centre"] = 0.1
@@ -72,6 +78,7 @@ def main() -> None:
             page.get_by_text("settled", exact=True).last.wait_for()
             page.locator(".fitkit-status").get_by_text("Finished").wait_for()
             page.locator(".fitkit-status").get_by_text("step 3,000").wait_for()
+            page.get_by_text("At step 3,000 the data constrain").wait_for()
             page.wait_for_timeout(1500)  # the last frame
             PICTURE.parent.mkdir(exist_ok=True)
             page.locator(".fitkit-live").screenshot(path=str(PICTURE))

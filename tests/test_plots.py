@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from fitkit import _plots
@@ -24,8 +25,15 @@ def axes():
     return figure.add_subplot()
 
 
-def line_of(marks, colour):
-    return next(mark for mark in marks if getattr(mark, "get_color", lambda: None)() == colour)
+def curves(marks):
+    """Give the ordinates of every line, whether drawn one by one or together."""
+    together = [segment[:, 1] for mark in marks for segment in segments_of(mark)]
+    return together + [mark.get_ydata() for mark in marks if hasattr(mark, "get_ydata")]
+
+
+def segments_of(mark):
+    # `get_segments` leaves out what is not finite.
+    return [path.vertices for path in mark.get_paths()] if hasattr(mark, "get_segments") else []
 
 
 def test_the_loss_is_logarithmic_while_positive_and_linear_otherwise():
@@ -85,31 +93,36 @@ def test_step_sizes_are_the_running_median_in_the_parameter_s_colour(axes):
     norms = np.hstack([noise, np.full((900, 1), 7.0)])
     norms[450, 1] = 1e6  # one wild step does not move a median
     marks = _plots.steps_marks(axes, history_of(np.ones(900), norms), {"a": 0, "b": 1})
-    smooth = line_of(marks, _plots.colour(0)).get_ydata()
+    smooth, flat = curves(marks)
     assert np.std(np.log(smooth)) < 0.5 * np.std(np.log(noise))
-    assert np.all(line_of(marks, _plots.colour(1)).get_ydata() == 7.0)
+    assert np.all(flat == 7.0)
+    (lines,) = marks
+    assert [to_hex(shade).upper() for shade in lines.get_colors()] == [
+        _plots.colour(0),
+        _plots.colour(1),
+    ]
 
 
 def test_a_frozen_parameter_leaves_a_gap_in_its_line(axes):
     norms = np.ones((40, 2))
     norms[10:30, 1] = 0.0
     marks = _plots.steps_marks(axes, history_of(np.ones(40), norms), {"b": 1})
-    assert np.isnan(marks[0].get_ydata()).sum() == 20
+    assert np.isnan(curves(marks)[0]).sum() == 20
 
 
 def test_step_sizes_in_units_of_the_error_bar(axes):
     marks = _plots.steps_marks(
         axes, history_of(np.ones(20)), {"a": 0, "b": 1}, units={"a": 4.0, "b": 0.5}
     )
-    assert [mark.get_ydata()[-1] for mark in marks] == [0.25, 2.0]
+    assert [curve[-1] for curve in curves(marks)] == [0.25, 2.0]
 
 
 def test_many_parameters_are_thin_lines_behind_the_coloured(axes):
     names = tuple(f"p{i}" for i in range(40))
     history = history_of(np.ones(500), np.ones((500, 40)), names)
-    behind, *front = _plots.steps_marks(axes, history, {"p0": 0, "p1": 1}, dict.fromkeys(names[2:]))
+    behind, front = _plots.steps_marks(axes, history, {"p0": 0, "p1": 1}, dict.fromkeys(names[2:]))
     assert len(behind.get_segments()) == 38
-    assert len(front) == 2
+    assert len(front.get_segments()) == 2
 
 
 def test_a_spectrum_shows_what_the_data_leave_free(axes):

@@ -1,5 +1,6 @@
 """The dashboard: what a person sees of a fit, kept up to date and put into a notebook."""
 
+import contextlib
 import threading
 import time
 import weakref
@@ -211,6 +212,10 @@ class Dashboard:
     def _after_cell(self, *_: Any) -> None:
         """End a cell that moved the fit with the picture of where it went."""
         if self.fit.version != self._kept[0] and self.fit.status not in BUSY:
+            if self._live is None and "spectrum" in self.panels and self.fit.spectrum is None:
+                # What the background makes of a fit at rest, where there is a background.
+                with contextlib.suppress(Exception):
+                    self.fit.fisher()
             with LOCK:
                 self._keep()
 

@@ -30,7 +30,8 @@ SHEET = """<style>
 .fitkit-live .fitkit-figure.fitkit-sketched { aspect-ratio: 960 / 580; }
 .fitkit-live .fitkit-modes { margin: 0 0 2px; overflow: visible; }
 .fitkit-live .fitkit-modes > .widget-hbox { gap: 6px; overflow: visible; margin: 0; }
-.fitkit-live .fitkit-choice { flex: 1 1 auto; width: auto; max-width: 480px; margin: 0; }
+.fitkit-live .fitkit-choice { flex: 1 1 auto; width: auto; max-width: 480px;
+  margin: 0 auto 0 0; }
 .fitkit-live .fitkit-choice .widget-readout { min-width: 130px; }
 .fitkit-live .fitkit-choice .widget-label { width: 62px; text-align: left; }
 .fitkit-live .fitkit-words { width: auto; height: 44px; margin: 0 2px; overflow-y: auto; }
