@@ -9,6 +9,17 @@ import pytest
 
 import fitkit as fk
 
+
+def gauss_newton_of_residuals():
+    inner = fk.gauss_newton()
+
+    def update(updates, state, params=None, **extra):
+        extra["residuals"] = jax.tree.leaves  # each element is to become zero
+        return inner.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
 # Each is made for the tree of `grads`.
 TRANSFORMS = {
     "max_step_size": lambda: fk.max_step_size(0.5),
@@ -16,6 +27,8 @@ TRANSFORMS = {
         0.5, {"a": np.array([0, 1]), "b": np.array([0, 1, 2]), "c": 2}
     ),
     "mapped": lambda: fk.map_optimisers(grads(), {"a": optax.adam(0.1), "*": optax.sgd(0.1)})[0],
+    "eigen_projected": lambda: fk.eigen_projected(optax.sgd(0.1), np.eye(8) + 0.1),
+    "gauss_newton": gauss_newton_of_residuals,
 }
 
 

@@ -43,6 +43,7 @@ MODULE_MAP = (
     "_steering",
     "_result",
     "_verdict",
+    "_visible",
     "_fit",
     "_result_plots",
     "_plots",
