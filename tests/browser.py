@@ -20,6 +20,7 @@ from typing import Any
 
 import nbformat
 
+ROOT = str(Path(__file__).parents[1])
 CHROMIUM = (
     os.environ.get("FITKIT_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 )
@@ -76,7 +77,6 @@ class Lab:
         (settings / "notification.jupyterlab-settings").write_text(
             json.dumps({"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True})
         )
-        root = str(Path(__file__).parents[1])
         environment = os.environ | {
             "HOME": str(home),
             "IPYTHONDIR": str(home / "ipython"),
@@ -85,7 +85,7 @@ class Lab:
             "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
             "JUPYTERLAB_SETTINGS_DIR": str(home / "lab"),
             "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-            "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")]),
             "JAX_PLATFORMS": "cpu",
         }
         self.log = open(home / "server.log", "w")  # noqa: SIM115 - closed in `stop`
