@@ -63,7 +63,7 @@ class Lab:
     """A running JupyterLab or Notebook 7 server."""
 
     def __init__(self, folder: Path, app: str, theme: str | None):
-        self.folder, self.token = folder, secrets.token_hex(16)
+        self.folder, self.app, self.token = folder, app, secrets.token_hex(16)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -191,8 +191,9 @@ def chromium(folder: Path, width: int = 1180, height: int = 1000, scale: float =
             context.close()
 
 
-def open_notebook(page: Any, server: Lab, name: str, view: str = "lab/tree") -> None:
+def open_notebook(page: Any, server: Lab, name: str) -> None:
     """Open a notebook and wait until its kernel is there."""
+    view = {"lab": "lab/tree", "notebook": "notebooks"}[server.app]
     page.goto(f"{server.url}/{view}/{name}?token={server.token}&reset", wait_until="load")
     page.wait_for_function("() => window.jupyterapp && window.jupyterapp.shell.currentWidget")
     page.wait_for_function(

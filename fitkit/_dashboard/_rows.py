@@ -136,7 +136,7 @@ class Row:
     def _show(self, label: str) -> None:
         relative = self._fit.learning_rates.relative(self.paths[0])
         kind = "Multiplier of the learning rate" if relative else "Learning rate"
-        self.slider.tooltip = f"{kind} of {label}, logarithmic: arrow keys move it"
+        self.slider.tooltip = f"{kind} of {label}, logarithmic: arrow or page keys move it"
         self.rate.description = self.rate.tooltip = f"{kind} of {label}"
         self.reset.description = f"Reset the learning rate of {label}"
         self.reset.tooltip = f"Give {label} the learning rate that the fit was made with"
