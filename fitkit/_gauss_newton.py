@@ -10,16 +10,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fitkit._spectrum import rank_rtol, scaled_columns
+from fitkit._trust_region import Model, Prospect, Trial, attempt, decomposed, norm_of
 
 RUNNING, CONVERGED, STALLED, FAILED = range(4)
 
-# Moré (1978), section 4 and 7, as in MINPACK's lmder: accept almost any decrease, believe the
-# linear model above three quarters, doubt it below one quarter.
-ACCEPT, DOUBT, TRUST = 1e-4, 0.25, 0.75
-RADIUS_SLACK = 1.1
-# More than it takes from the size of the parameters down to their rounding.
-MOST_TRIALS = 100
-MOST_SECULAR = 40
 BLOCK = 16
 
 
@@ -50,38 +44,6 @@ class GaussNewtonState(NamedTuple):
     rank: Int[Array, ""]
     verdict: Int[Array, ""]
     evaluations: Int[Array, ""]
-
-
-class _Model(NamedTuple):
-    """The residuals linearised at one point. Lengths are relative to the residual norm there."""
-
-    residuals: Float[Array, " m"]  # a unit vector, or zero
-    norm: Float[Array, ""]  # 1 where the residuals are zero
-    jacobian: Float[Array, "m n"]
-    scale: Float[Array, " n"]
-    singular_values: Float[Array, " n"]  # of the Jacobian over `scale`; 1 where cut
-    slopes: Float[Array, " n"]  # residuals along its left singular vectors; 0 where cut
-    right: Float[Array, "n n"]
-    extent: Float[Array, ""]  # scaled length of the parameters
-
-
-class _Prospect(NamedTuple):
-    """What is known before a step is tried."""
-
-    first: Bool[Array, ""]  # update
-    done: Bool[Array, ""]
-    near: Bool[Array, ""]
-    noise: Float[Array, ""]
-
-
-class _Trial(NamedTuple):
-    """Where the search for a step that lowers the residuals stands."""
-
-    radius: Float[Array, ""]
-    step: Float[Array, " n"]
-    accepted: Bool[Array, ""]
-    exhausted: Bool[Array, ""]  # rounding hides what a further step could gain
-    count: Int[Array, ""]
 
 
 def gauss_newton() -> optax.GradientTransformationExtraArgs:
@@ -229,14 +191,14 @@ def _advance(
     unit, lengths = scaled_columns(jacobian)
     responds = jnp.any(jacobian != 0, axis=0)
     scale = jnp.maximum(state.scale, jnp.where(responds, lengths, 0))
-    norm = jnp.where(jnp.any(residuals != 0), _norm(residuals), 1)
+    norm = jnp.where(jnp.any(residuals != 0), norm_of(residuals), 1)
     residuals = residuals / norm
     # The triangle of a QR decomposition of the Jacobian with the residuals beside it holds all
     # that follows in at most n + 1 rows.
     triangle = jnp.linalg.qr(jnp.column_stack([unit, residuals]), mode="r")
     columns, target = triangle[:, :-1], triangle[:, -1]
     # What the rounding of the parameters, and of the residuals themselves, does to the residuals.
-    noise = 4 * eps * (1 + _norm(lengths * flat) / norm)
+    noise = 4 * eps * (1 + norm_of(lengths * flat) / norm)
     done, near, eigenvalues, rank = _judge(columns, target, noise, eps)
     # A column that has shrunk to nothing is a plateau that an earlier step ran onto.
     lost = (state.scale > 0) & (lengths * responds <= rank_rtol(unit.dtype) * scale)
@@ -244,8 +206,8 @@ def _advance(
     done, near = done & ~lost, near & ~lost
 
     safe = jnp.where(scale > 0, scale, 1)
-    left, singular_values, right, keep = _decomposed(columns * (lengths / safe))
-    model = _Model(
+    left, singular_values, right, keep = decomposed(columns * (lengths / safe))
+    model = Model(
         residuals=residuals,
         norm=norm,
         jacobian=jacobian,
@@ -253,10 +215,10 @@ def _advance(
         singular_values=jnp.where(keep, singular_values, 1),
         slopes=jnp.where(keep, target @ left, 0),
         right=right,
-        extent=_norm(jnp.where(responds, scale * flat, 0)) / norm,
+        extent=norm_of(jnp.where(responds, scale * flat, 0)) / norm,
     )
     first = state.radius == 0
-    begin = _Trial(
+    begin = Trial(
         radius=jnp.where(first, jnp.where(model.extent > 0, model.extent, 1), state.radius / norm),
         step=jnp.zeros_like(flat),
         accepted=jnp.array(False),
@@ -265,7 +227,9 @@ def _advance(
     )
     trial = jax.lax.while_loop(
         lambda trial: ~trial.accepted & ~trial.exhausted,
-        lambda trial: _try(function, flat, model, trial, _Prospect(first, done, near, noise), eps),
+        lambda trial: attempt(
+            function, flat, model, trial, Prospect(first, done, near, noise), eps
+        ),
         begin,
     )
     verdict = jnp.where(trial.exhausted, jnp.where(near, CONVERGED, STALLED), RUNNING)
@@ -307,96 +271,12 @@ def _judge(
     all changes that the parameters can make, to first order. On a plateau that angle is far from
     a right one, however small the gradient.
     """
-    left, singular_values, _, keep = _decomposed(columns)
+    left, singular_values, _, keep = decomposed(columns)
     slopes = jnp.where(keep, target @ left, 0)
-    cosine = _norm(slopes)
-    remaining = _norm(slopes / jnp.where(keep, singular_values, 1))
+    cosine = norm_of(slopes)
+    remaining = norm_of(slopes / jnp.where(keep, singular_values, 1))
     settled = (remaining <= eps**-0.75 * noise) & jnp.any(keep)
     solved = ~jnp.any(target)
     done = (settled & (cosine <= jnp.maximum(noise, eps**0.55))) | solved
     near = (settled & (cosine <= eps ** (1 / 3))) | solved
     return done, near, singular_values**2, jnp.sum(keep, dtype=jnp.int32)
-
-
-def _try(
-    function: Callable,
-    flat: Float[Array, " n"],
-    model: _Model,
-    trial: _Trial,
-    prospect: _Prospect,
-    eps: float,
-) -> _Trial:
-    """Evaluate the residuals at the best step within the radius, and set the next radius."""
-    scaled, damping = _damped(model, trial.radius)
-    length = _norm(scaled)
-    # Moré: the first radius is a guess, and no longer than the step it allows.
-    radius = jnp.where(prospect.first, jnp.minimum(trial.radius, length), trial.radius)
-    step = (scaled * model.norm / model.scale).astype(flat.dtype)
-    change = (model.jacobian @ step) / model.norm
-    there = function(flat + step) / model.norm
-    predicted = -jnp.dot(change, 2 * model.residuals + change)
-    # (a - b)·(a + b) keeps the digits that a·a - b·b loses.
-    gained = jnp.dot(model.residuals - there, model.residuals + there)
-    finite = jnp.isfinite(gained) & jnp.isfinite(predicted)
-    gained = jnp.where(finite, gained, -jnp.inf)
-    ratio = jnp.where(finite & (predicted > 0), gained / predicted, -1)
-
-    slope = jnp.dot(model.residuals, change)
-    # The minimum of the parabola through both values and the slope, if the residuals grew.
-    shrink = jnp.where(gained >= 0, 0.5, jnp.clip(slope / (2 * slope + gained), 0.1, 0.5))
-    shrink = jnp.where(finite, shrink, 0.25)
-    radius = jnp.where(
-        ratio <= DOUBT,
-        shrink * jnp.minimum(radius, 10 * length),
-        jnp.where((ratio >= TRUST) | (damping == 0), 2 * length, radius),
-    )
-    lower = ratio > ACCEPT
-    # Near the solution the slopes are still right when the sum of squares sees only noise: the
-    # last step is taken on their word.
-    unseen = prospect.near & (predicted <= prospect.noise) & (gained >= -prospect.noise)
-    accepted = lower | unseen
-    rounded = (predicted <= 4 * eps) & (gained <= 4 * eps)
-    tiny = radius <= 4 * eps * model.extent
-    exhausted = prospect.done | rounded | (~lower & (unseen | tiny)) | (trial.count >= MOST_TRIALS)
-    return _Trial(radius, step, accepted, exhausted, trial.count + 1)
-
-
-def _damped(model: _Model, radius: Float[Array, ""]) -> tuple[Float[Array, " n"], Float[Array, ""]]:
-    """Minimise the linear model within the radius: the scaled step and its damping.
-
-    Newton's iterations on ``1/|step(damping)| = 1/radius`` (Moré, section 5), which rise from zero
-    to the solution without passing it.
-    """
-    values, slopes = model.singular_values, model.slopes
-
-    def latent(damping: Float[Array, ""]) -> Float[Array, " n"]:
-        return values * slopes / (values**2 + damping)
-
-    def rise(carry: tuple) -> tuple:
-        damping, count = carry
-        length = _norm(latent(damping))
-        steepness = jnp.sum(latent(damping) ** 2 / (values**2 + damping))
-        return damping + (length - radius) / radius * length**2 / steepness, count + 1
-
-    damping, _ = jax.lax.while_loop(
-        lambda carry: (_norm(latent(carry[0])) > RADIUS_SLACK * radius) & (carry[1] < MOST_SECULAR),
-        rise,
-        (jnp.zeros_like(radius), 0),
-    )
-    return -(latent(damping) @ model.right), damping
-
-
-def _decomposed(columns: Float[Array, "k n"]) -> tuple[Array, Array, Array, Array]:
-    """SVD with n singular values, and which of them are not rounding error."""
-    rows, n = columns.shape
-    columns = jnp.pad(columns, ((0, max(n - rows, 0)), (0, 0)))
-    left, singular_values, right = jnp.linalg.svd(columns, full_matrices=False)
-    keep = singular_values > rank_rtol(columns.dtype) * singular_values[0]
-    return left[:rows], singular_values, right, keep
-
-
-def _norm(vector: Float[Array, " k"]) -> Float[Array, ""]:
-    """Length of a vector whose squares may overflow or vanish."""
-    largest = jnp.max(jnp.abs(vector), initial=0)
-    safe = jnp.where(largest > 0, largest, 1)
-    return safe * jnp.sqrt(jnp.sum((vector / safe) ** 2))

@@ -1,13 +1,12 @@
 """Histories and spectra drawn on matplotlib axes: pure functions, no state, no pyplot.
 
-A panel is drawn in two halves, so that a live view can keep the first and repeat the second. Its
-`View` holds what rarely changes: limits snapped to round numbers, scale, title. `dress` puts that
-on the axes. The `*_marks` functions give the artists that change with every frame.
+A panel is drawn in two halves, so that a live view can keep the first and repeat the second: the
+`*_view` functions give what rarely changes, the `*_marks` functions the artists of every frame.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -15,38 +14,25 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from fitkit._axes import (
+    INK,
+    PALETTE,
+    View,
+    colour,
+    dash,
+    decades,
+    figures,
+    finite,
+    limits,
+    on,
+    ready,
+    remark,
+)
 from fitkit._history import History, Summary
 
-# Okabe and Ito's colours for all kinds of colour vision (https://jfly.uni-koeln.de/color/), without
-# the black and the yellow, which vanish on a dark and on a light page. Patterns tell cycles apart.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES: tuple[tuple[str, Any], ...] = (
-    ("solid", "-"),
-    ("dashed", (0, (3.5, 1.5))),
-    ("dotted", (0, (1, 1.3))),
-)
-# Contrast of 4.5 on white and of 4.1 on JupyterLab's dark cells.
-INK = "#777777"
-LABEL_SIZE = 8.5
-HUGE = 1e200  # a tick or two further, matplotlib overflows
-DEPTH = 12  # decades of step sizes and eigenvalues at most
 FEW = 30  # as many steps are shown as points too
 COLUMNS = 300  # more points than this are merged before they are drawn
-
-
-class View(NamedTuple):
-    """What of a panel changes rarely."""
-
-    title: str
-    x: tuple[float, float]
-    y: tuple[float, float]
-    log: bool = True
-    xlabel: str = "step"
-    legend: tuple[tuple[str, str, Any], ...] = ()
-    note: str = ""
 
 
 class Snapshot:
@@ -72,79 +58,6 @@ class Snapshot:
         return self._columns[quantity, name]
 
 
-def colour(index: int) -> str:
-    """Colour of the parameter number `index`."""
-    return PALETTE[index % len(PALETTE)]
-
-
-def dash(index: int) -> tuple[str, Any]:
-    """CSS and matplotlib line style of the parameter number `index`."""
-    return DASHES[index // len(PALETTE) % len(DASHES)]
-
-
-def figures(value: float | None) -> str:
-    """Write a number with four significant figures, in as few characters as that takes."""
-    if value is None or not np.isfinite(value):
-        return "–" if value is None else str(value)
-    return (
-        f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e").replace("-", "−")
-    )
-
-
-def dress(axes: Axes, view: View, ink: str = INK) -> None:
-    """Give the axes the limits, scale, ticks and title of `view`."""
-    axes.set_facecolor("none")
-    axes.set_yscale("log" if view.log else "linear")
-    axes.set_xlim(*view.x)
-    axes.set_ylim(*view.y)
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _thousands(x)))
-    if view.log:
-        narrow = view.y[1] / view.y[0] < 30
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=6))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _power(y)))
-    else:
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.grid(axis="y", color=ink, alpha=0.22, linewidth=0.6)
-    axes.tick_params(colors=ink, labelsize=LABEL_SIZE, length=0, pad=4)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(ink)
-        spine.set_linewidth(0.6)
-    axes.set_title(view.title, loc="left", fontsize=9.5, color=ink, fontweight="bold", pad=7)
-    axes.set_xlabel(view.xlabel, fontsize=LABEL_SIZE, color=ink, labelpad=3)
-    for row, (label, shade, pattern) in enumerate(view.legend):
-        y = 1.0 - (row + 0.5) * min(0.105, 1.0 / len(view.legend))
-        line = Line2D((1.03, 1.085), (y, y), color=shade, linestyle=pattern, linewidth=1.8)
-        line.set(transform=axes.transAxes, clip_on=False)
-        axes.add_line(line)
-        axes.text(1.105, y, label, **_text(axes, ink), va="center")
-    if view.note:
-        axes.tick_params(labelleft=False)
-        axes.text(0.5, 0.5, view.note, **_text(axes, ink), ha="center", va="center")
-
-
-def tint(axes: Axes, ink: str = INK) -> None:
-    """Give axes that somebody else drew a background and an ink that read on any page."""
-    axes.set_facecolor("none")
-    axes.tick_params(which="both", colors=ink, labelsize=LABEL_SIZE)
-    for spine in axes.spines.values():
-        spine.set_color(ink)
-        spine.set_linewidth(0.6)
-    for place in ("left", "center", "right"):
-        if title := axes.get_title(loc=place):
-            axes.set_title(title, loc=place, fontsize=9.5, color=ink, fontweight="bold")
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(color=ink, fontsize=LABEL_SIZE)
-    legend = axes.get_legend()
-    if legend is not None:
-        legend.get_frame().set_alpha(0.0)
-        for text in legend.get_texts():
-            text.set(color=ink, fontsize=LABEL_SIZE)
-
-
 def lowest(history: History | Snapshot) -> tuple[int, float] | None:
     """Give step and value of the smallest recorded loss, the step as exactly as a bin tells."""
     losses, steps = history.summary("loss").minimum, history.steps
@@ -167,11 +80,11 @@ def loss_view(history: History | Snapshot, end: int, settled: bool = False) -> V
         True once the fit rests: the step axis then ends where the history does.
     """
     summary = history.summary("loss")
-    values = _finite(np.concatenate((summary.minimum, summary.maximum)))
+    values = finite(np.concatenate((summary.minimum, summary.maximum)))
     positive = values.size > 0 and values.min() > 0
     note = "" if values.size else "no steps yet"
     return View(
-        "Loss", _step_limits(history, end, settled), _limits(values, positive), positive, note=note
+        "Loss", _step_limits(history, end, settled), limits(values, positive), positive, note=note
     )
 
 
@@ -194,24 +107,24 @@ def loss_marks(
         band = PolyCollection(
             [outline[np.isfinite(outline).all(axis=1)]], facecolor=PALETTE[5], alpha=0.45
         )
-        marks.append(_on(axes, band))
+        marks.append(on(axes, band))
     marker = "." if steps.size <= FEW else ""
     line = Line2D(steps, middle, color=PALETTE[0], linewidth=1.6, marker=marker)
-    marks.append(_on(axes, line))
+    marks.append(on(axes, line))
     ticks = np.unique([*events])
     if ticks.size:
         segments = [((step, 0.0), (step, 0.05)) for step in ticks]
         lines = LineCollection(segments, colors=ink, linewidths=1.2)
         lines.set_transform(axes.get_xaxis_transform())
         lines.set_clip_path(axes.patch)
-        marks.append(_ready(axes, lines))
+        marks.append(ready(axes, lines))
     best = lowest(history)
     if best is not None:
         ring = Line2D([best[0]], [best[1]], marker="o", markersize=6.5, linestyle="none")
         ring.set(markerfacecolor="none", markeredgecolor=PALETTE[1], markeredgewidth=1.6)
-        ring = _on(axes, ring)
+        ring = on(axes, ring)
         ring.set_clip_on(False)
-        marks += [ring, _remark(axes, f"best {figures(best[1])} at step {best[0]:,}")]
+        marks += [ring, remark(axes, f"best {figures(best[1])} at step {best[0]:,}")]
     return marks
 
 
@@ -225,7 +138,7 @@ def steps_view(
 ) -> View:
     """View of the step sizes of `paths`; `legend` names parameters by label and number."""
     values = [
-        _finite(medians[medians > 0])
+        finite(medians[medians > 0])
         for medians in (_in_units(history, path, units) for path in paths)
     ]
     pooled = np.concatenate(values) if values else np.empty(0)
@@ -233,7 +146,7 @@ def steps_view(
     entries = tuple((label, colour(index), dash(index)[1]) for label, index in legend)
     title = "Step size" if units is None else "Step size / error bar"
     return View(
-        title, _step_limits(history, end, settled), _decades(pooled), legend=entries, note=note
+        title, _step_limits(history, end, settled), decades(pooled), legend=entries, note=note
     )
 
 
@@ -270,29 +183,29 @@ def steps_marks(
         segments = [np.column_stack(line(path, 60)) for path in others]
         shades = [INK if number is None else colour(number) for number in others.values()]
         lines = LineCollection(segments, colors=shades, linewidths=0.5, alpha=0.35)
-        marks.append(_on(axes, lines))
+        marks.append(on(axes, lines))
     lines = [line(path, COLUMNS) for path in shown]
     shades = [colour(index) for index in shown.values()]
     patterns = [dash(index)[1] for index in shown.values()]
     if len(history.steps) <= FEW:
         for (x, y), shade, pattern in zip(lines, shades, patterns, strict=True):
             style = {"color": shade, "linestyle": pattern, "linewidth": 1.5, "marker": "."}
-            marks.append(_on(axes, Line2D(x, y, **style)))
+            marks.append(on(axes, Line2D(x, y, **style)))
     elif lines:
         # As one artist, because a dozen cost four times as much to draw.
         segments = [np.column_stack(one) for one in lines]
         together = LineCollection(segments, colors=shades, linestyles=patterns, linewidths=1.5)
-        marks.append(_on(axes, together))
+        marks.append(on(axes, together))
     return marks
 
 
 def spectrum_view(eigenvalues: Float[np.ndarray, " n"], rank: int) -> View:
     """View of an eigenvalue spectrum, largest first."""
     values = np.asarray(eigenvalues, dtype=float)
-    positive = _finite(values[values > 0])
+    positive = finite(values[values > 0])
     count = len(values)
     note = "" if count else "no spectrum yet"
-    return View("Spectrum", (0.4, count + 0.6), _decades(positive), xlabel="direction", note=note)
+    return View("Spectrum", (0.4, count + 0.6), decades(positive), xlabel="direction", note=note)
 
 
 def spectrum_marks(
@@ -316,18 +229,18 @@ def spectrum_marks(
     ):
         dots = Line2D(directions[part], heights[part], marker="o", markersize=size)
         dots.set(linestyle="none", markerfacecolor=face, markeredgecolor=shade, markeredgewidth=1.3)
-        dots = _on(axes, dots)
+        dots = on(axes, dots)
         dots.set_clip_on(False)
         marks.append(dots)
     if rank < len(values):
         cut = Line2D((rank + 0.5, rank + 0.5), (0, 1), color=PALETTE[1], linewidth=1)
         cut.set(linestyle=(0, (4, 3)), transform=axes.get_xaxis_transform())
         loose = f"{len(values) - rank} unconstrained"
-        marks += [_ready(axes, cut), _remark(axes, loose)]
+        marks += [ready(axes, cut), remark(axes, loose)]
     if chosen is not None:
         ring = Line2D([chosen + 1], [heights[chosen]], marker="o", markersize=size + 6)
         ring.set(linestyle="none", markerfacecolor="none", markeredgecolor=INK)
-        marks.append(_on(axes, ring))
+        marks.append(on(axes, ring))
     return marks
 
 
@@ -337,36 +250,6 @@ def _in_units(
     """Give the step sizes of a parameter; NaN where there are units, but none for it."""
     scale = 1.0 if units is None else units.get(path, np.nan)
     return history.summary("step_norms", path).median / scale
-
-
-def _ready(axes: Axes, artist: Any) -> Any:
-    """Tie an artist to the figure without adding it to the axes: it is drawn once."""
-    artist.set_figure(axes.get_figure())
-    artist.axes = axes
-    return artist
-
-
-def _on(axes: Axes, artist: Any) -> Any:
-    artist.set_transform(axes.transData)
-    artist.set_clip_path(axes.patch)
-    return _ready(axes, artist)
-
-
-def _remark(axes: Axes, words: str) -> Text:
-    """Words above the right end of the axes, in the colour of what they speak of."""
-    text = Text(1.0, 1.05, words, fontsize=LABEL_SIZE, color=PALETTE[1], ha="right")
-    text.set(transform=axes.transAxes, clip_on=False)
-    return _ready(axes, text)
-
-
-def _text(axes: Axes, ink: str) -> dict[str, Any]:
-    return {"transform": axes.transAxes, "fontsize": LABEL_SIZE, "color": ink}
-
-
-def _finite(values: Any) -> np.ndarray:
-    """Drop what no axis can show: NaN, infinity, and what overflows with a decade of room."""
-    values = np.asarray(values, dtype=float)
-    return values[np.abs(np.nan_to_num(values, nan=np.inf)) < HUGE]
 
 
 def _step_limits(history: History | Snapshot, end: int, settled: bool) -> tuple[float, float]:
@@ -383,36 +266,6 @@ def _step_limits(history: History | Snapshot, end: int, settled: bool) -> tuple[
 def _round_up(value: float) -> float:
     scale = 10.0 ** np.floor(np.log10(value))
     return next(scale * k for k in (1, 1.5, 2, 3, 4, 5, 7.5, 10, 15) if scale * k >= value)
-
-
-def _limits(values: np.ndarray, log: bool) -> tuple[float, float]:
-    """Limits that hold `values` with room, snapped to 1, 2, 5 in each decade."""
-    if values.size == 0:
-        return 0.0, 1.0
-    low, high = float(values.min()), float(values.max())
-    if log:
-        low, high = max(low, 1 / HUGE) / 1.15, high * 1.15
-        down = 10.0 ** np.floor(np.log10(low))
-        up = 10.0 ** np.floor(np.log10(high))
-        low = max(down * k for k in (1, 2, 5) if down * k <= low)
-        return float(low), float(min(up * k for k in (1, 2, 5, 10) if up * k >= high))
-    room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
-    grain = 2.0 ** np.floor(np.log2(room))
-    return float(np.floor((low - room) / grain) * grain), float(
-        np.ceil((high + room) / grain) * grain
-    )
-
-
-def _decades(values: np.ndarray) -> tuple[float, float]:
-    if values.size == 0:
-        return 0.1, 1.0
-    low, high = (
-        np.floor(np.log10(max(values.min(), 1 / HUGE) / 1.2)),
-        np.ceil(np.log10(values.max() * 1.2)),
-    )
-    # Further down lies rounding, or a parameter that has arrived: it would flatten the rest.
-    low = max(low, high - DEPTH)
-    return float(10.0**low), float(10.0 ** max(high, low + 1))
 
 
 def _columns(steps: Any, *series: Any, columns: int = COLUMNS) -> tuple[np.ndarray, ...]:
@@ -447,19 +300,3 @@ def _running_median(values: np.ndarray) -> np.ndarray:
     count = np.sum(np.isfinite(windows), axis=1)
     rows = np.arange(len(values))
     return np.where(count > 0, windows[rows, np.maximum(count - 1, 0) // 2], np.nan)
-
-
-def _thousands(x: float) -> str:
-    for scale, suffix in ((1e6, "M"), (1e3, "k")):
-        if abs(x) >= 10 * scale or (abs(x) >= scale and x % scale == 0):
-            return f"{x / scale:g}{suffix}"
-    return f"{x:g}"
-
-
-def _power(y: float) -> str:
-    if 1e-3 < y < 1e5:
-        return f"{y:g}"
-    exponent = int(np.floor(np.log10(y) + 1e-9))
-    factor = y / 10.0**exponent
-    lead = "" if abs(factor - 1) < 1e-6 else f"{factor:.0f}×"
-    return f"{lead}$10^{{{exponent}}}$"

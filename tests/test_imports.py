@@ -33,6 +33,7 @@ MODULE_MAP = (
     "_mean",
     "_projection",
     "_eigenbasis",
+    "_trust_region",
     "_gauss_newton",
     "_bounds",
     "_step",
@@ -46,10 +47,11 @@ MODULE_MAP = (
     "_visible",
     "_fit",
     "_result_plots",
+    "_axes",
     "_plots",
     "_dashboard",
 )
-DRAWING = {"_result_plots", "_plots", "_dashboard"}
+DRAWING = {"_result_plots", "_axes", "_plots", "_dashboard"}
 DRAWING_LIBRARIES = {"matplotlib", "ipywidgets"}
 
 

@@ -6,7 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from fitkit import _plots
+from fitkit import _axes, _plots
 from fitkit._history import History
 
 
@@ -47,7 +47,7 @@ def test_an_empty_history_is_drawn_as_words(axes):
     empty = history_of([])
     view = _plots.loss_view(empty, 0)
     assert view.note == "no steps yet"
-    _plots.dress(axes, view)
+    _axes.dress(axes, view)
     assert _plots.loss_marks(axes, empty) == []
     assert len(_plots.steps_marks(axes, empty, {"a": 0})[0].get_xdata()) == 0
 
@@ -82,7 +82,7 @@ def test_non_finite_losses_leave_a_gap_not_an_error(axes):
     history = history_of([3.0, np.nan, np.inf, 1.0])
     view = _plots.loss_view(history, 4)
     assert np.isfinite(view.y).all()
-    _plots.dress(axes, view)
+    _axes.dress(axes, view)
     for mark in _plots.loss_marks(axes, history):
         axes.add_artist(mark)
     axes.figure.canvas.draw()
@@ -98,8 +98,8 @@ def test_step_sizes_are_the_running_median_in_the_parameter_s_colour(axes):
     assert np.all(flat == 7.0)
     (lines,) = marks
     assert [to_hex(shade).upper() for shade in lines.get_colors()] == [
-        _plots.colour(0),
-        _plots.colour(1),
+        _axes.colour(0),
+        _axes.colour(1),
     ]
 
 
@@ -128,7 +128,7 @@ def test_many_parameters_are_thin_lines_behind_the_coloured(axes):
 def test_a_spectrum_shows_what_the_data_leave_free(axes):
     eigenvalues = np.array([2.0, 0.5, 1e-3, 1e-18, -1e-19])
     view = _plots.spectrum_view(eigenvalues, 3)
-    _plots.dress(axes, view)
+    _axes.dress(axes, view)
     marks = _plots.spectrum_marks(axes, eigenvalues, 3, chosen=1)
     kept, free, cut, words, ring = marks
     assert kept.get_xdata().tolist() == [1, 2, 3]
@@ -149,7 +149,7 @@ def test_merging_columns_keeps_the_extremes():
 
 
 def test_parameters_are_told_apart_by_colour_and_pattern():
-    looks = {(_plots.colour(i), _plots.dash(i)[0]) for i in range(18)}
+    looks = {(_axes.colour(i), _axes.dash(i)[0]) for i in range(18)}
     assert len(looks) == 18
 
 
@@ -158,4 +158,4 @@ def test_parameters_are_told_apart_by_colour_and_pattern():
     [(1234.5678, "1235"), (1e-9, "1e−9"), (-0.25, "−0.25"), (1.5e20, "1.5e20"), (None, "–")],
 )
 def test_numbers_are_short(number, text):
-    assert _plots.figures(number) == text
+    assert _axes.figures(number) == text

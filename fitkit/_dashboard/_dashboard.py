@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fitkit._axes import figures
 from fitkit._dashboard._header import BUSY, headline
 from fitkit._dashboard._live import Live
 from fitkit._dashboard._painter import Panel, Sketch, finished, still
@@ -21,7 +22,6 @@ from fitkit._dashboard._place import Place, cell_id, execute_request, has_person
 from fitkit._dashboard._table import VISIBLE, Entry
 from fitkit._dashboard._watch import LOCK, Watch, end_at_exit
 from fitkit._fit import Fit
-from fitkit._plots import figures
 
 PANELS = ("loss", "steps", "spectrum", "model")
 STILL_EVERY = 30.0  # seconds between the pictures that a notebook saved during a run would keep

@@ -6,9 +6,9 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from fitkit._axes import figures
 from fitkit._dashboard._look import DOTS, GREY
 from fitkit._dashboard._rows import Act, Ask
-from fitkit._plots import figures
 
 BUSY = frozenset({"compiling", "running"})
 

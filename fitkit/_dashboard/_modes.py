@@ -6,10 +6,10 @@ import threading
 import ipywidgets as widgets
 import numpy as np
 
+from fitkit._axes import PALETTE, figures
 from fitkit._dashboard._rows import Act, Ask, under
 from fitkit._fisher_matrix import FisherMatrix
 from fitkit._fit import Fit
-from fitkit._plots import PALETTE, figures
 
 ALL = -1  # in place of the number of a direction
 LOADINGS = 6  # as many components of a direction are shown

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fitkit._plots import INK, PALETTE, View, dress, tint
+from fitkit._axes import INK, PALETTE, View, dress, tint
 
 WIDTH, HEIGHT = 960, 280  # CSS pixels of the panels
 SKETCH = 300  # CSS pixels of height for a sketch of the model below them

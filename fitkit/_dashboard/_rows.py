@@ -14,8 +14,8 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 
+from fitkit._axes import figures
 from fitkit._fit import Fit
-from fitkit._plots import figures
 from fitkit._result import written
 
 Act = Callable[[Callable[[], Any]], None]  # do it, and show in words what went wrong

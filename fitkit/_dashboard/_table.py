@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import ipywidgets as widgets
 import numpy as np
 
+from fitkit._axes import colour, dash
 from fitkit._dashboard._rows import Act, Row, describe
 from fitkit._fit import Fit
 from fitkit._names import named_leaves
-from fitkit._plots import colour, dash
 
 VISIBLE = 12  # rows at a time; with hundreds of them the page would crawl
 
