@@ -163,6 +163,30 @@ class LearningRates(Mapping[str, float]):
         return self._steering.factors[path] * self._own().get(path, 1.0)
 
     def __setitem__(self, pattern: Paths, learning_rate: float) -> None:
+        factors = self._factors(pattern, learning_rate)
+        words = f"learning rate of {', '.join(factors)}: {float(learning_rate):.3g}"
+        self._steering.set_factors(factors, words)
+
+    def update(self, rates: Mapping[Paths, float]) -> None:
+        """Set several at once: one change, which `Fit.undo` takes back as one.
+
+        Parameters
+        ----------
+        rates
+            Learning rates by path, path of a subtree, glob, or tuple of those.
+
+        Raises
+        ------
+        UnknownPathError, ValueError
+            As an assignment would; then nothing is changed.
+        """
+        factors: dict[str, float] = {}
+        for pattern, learning_rate in rates.items():
+            factors |= self._factors(pattern, learning_rate)
+        self._steering.set_factors(factors, f"learning rates of {', '.join(factors)}")
+
+    def _factors(self, pattern: Paths, learning_rate: float) -> dict[str, float]:
+        """Work out by what to multiply the steps for this learning rate."""
         paths = match_paths(pattern, self._steering.names, "learning_rates")
         value = float(learning_rate)
         if not (math.isfinite(value) and value >= 0):
@@ -178,8 +202,7 @@ class LearningRates(Mapping[str, float]):
                 "rate of 0 at present, and fitkit multiplies it. Give it a positive one when the "
                 "fit is made, and freeze the parameter until it should move."
             )
-        factors = {path: value / (own.get(path, 1.0) or 1.0) for path in paths}
-        self._steering.set_factors(factors, f"learning rate of {', '.join(paths)}: {value:.3g}")
+        return {path: value / (own.get(path, 1.0) or 1.0) for path in paths}
 
     def reset(self, pattern: Paths) -> None:
         """Go back to the learning rates that the fit was made with.

@@ -159,6 +159,17 @@ def test_undo_takes_back_one_change_after_the_other():
         fit.undo()
 
 
+def test_several_learning_rates_are_set_and_undone_as_one():
+    fit = make_fit()
+    fit.learning_rates.update({"slope": 2.0, "offset": 3.0})
+    assert dict(fit.learning_rates) == {"offset": 3.0, "slope": 2.0}
+    with pytest.raises(ValueError, match="learning_rates"):
+        fit.learning_rates.update({"slope": 7.0, "offset": -1.0})
+    assert fit.learning_rates["slope"] == 2.0
+    fit.undo()
+    assert set(fit.learning_rates.values()) == {1.0}
+
+
 def test_reset_gives_the_learning_rate_that_the_fit_was_made_with():
     fit = make_fit(optimiser=optax.inject_hyperparams(optax.adam)(learning_rate=0.25))
     fit.learning_rates["slope"] = 3.0

@@ -191,9 +191,11 @@ class Row:
         every = self._fit.learning_rates.snapshot()
         for path in self.paths:
             groups.setdefault(every[path], []).append(path)
-        for own, paths in groups.items():
-            alone = len(groups) == 1 or rate <= 0
-            self._fit.learning_rates[tuple(paths)] = new if alone else own * new / rate
+        if len(groups) == 1 or rate <= 0:
+            self._fit.learning_rates[self.paths] = new
+        else:
+            rates = {tuple(paths): own * new / rate for own, paths in groups.items()}
+            self._fit.learning_rates.update(rates)
 
     def _toggled(self, change: Any) -> None:
         with self.lock:
