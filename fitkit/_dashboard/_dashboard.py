@@ -17,7 +17,7 @@ from fitkit._axes import figures
 from fitkit._dashboard._header import BUSY, headline
 from fitkit._dashboard._live import Live
 from fitkit._dashboard._painter import Panel, Sketch, finished, still
-from fitkit._dashboard._panels import known_panels, panels_of
+from fitkit._dashboard._panels import error_bars, known_panels, panels_of
 from fitkit._dashboard._place import Place, cell_id, execute_request, has_person
 from fitkit._dashboard._table import VISIBLE, Entry
 from fitkit._dashboard._watch import LOCK, Watch, end_at_exit
@@ -194,7 +194,8 @@ class Dashboard:
             entries = self._live.table.in_sight()
         if self._sketch is not None:
             self._sketch.params = self.fit.params
-        return panels_of(self.fit, self.panels, entries), self._sketch
+        errors = error_bars(self.fit)
+        return panels_of(self.fit, self.panels, entries, errors), self._sketch
 
     def _still(self) -> bytes:
         """Draw the picture that a saved notebook holds; under the lock."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
 
 from fitkit._dashboard._header import Header
 from fitkit._dashboard._look import SHEET
@@ -35,6 +36,7 @@ class Live:
         self._fit, self._panels, self._sketch, self._wake = fit, panels, sketch, wake
         self._leg = (-1, 0)
         self._trouble = ""
+        self._errors: tuple[object, dict[str, np.ndarray]] = (None, {})
         self.survey = Survey(fit, "spectrum" in panels, self._told)
         self.painter = Painter()
         self.header = Header(fit, self._do, self._ask)
@@ -63,14 +65,15 @@ class Live:
         drawing = "" if self._sketch is None else self._sketch.trouble
         self.header.say(self._trouble or trouble(fit) or drawing)
         self.modes.refresh()
-        self.table.refresh(error_bars(fit))
+        self.table.refresh(self._error_bars())
 
     def refresh_figure(self) -> None:
         """Draw a frame."""
         if self._sketch is not None:
             self._sketch.params = self._fit.params
         entries = self.table.in_sight()
-        panels = panels_of(self._fit, self._panels, entries, self.modes.chosen)
+        errors, chosen = self._error_bars(), self.modes.chosen
+        panels = panels_of(self._fit, self._panels, entries, errors, chosen)
         self.image.value = self.painter.frame(panels, self._sketch)
 
     def close(self) -> None:
@@ -81,6 +84,13 @@ class Live:
     def say(self, words: str) -> None:
         """Show what went wrong until the next action or refresh."""
         self.header.say(words)
+
+    def _error_bars(self) -> dict[str, np.ndarray]:
+        """Work the errors out once for every Fisher matrix."""
+        known = self._fit.known_fisher
+        if known is not self._errors[0]:
+            self._errors = known, error_bars(self._fit)
+        return self._errors[1]
 
     def _do(self, action: Callable[[], Any]) -> None:
         """Do what a control asks, and say in words what went wrong."""

@@ -73,7 +73,11 @@ def spectrum_of(fit: Fit) -> tuple[np.ndarray, int]:
 
 
 def panels_of(
-    fit: Fit, names: Sequence[str], entries: Sequence[Entry], chosen: int | None = None
+    fit: Fit,
+    names: Sequence[str],
+    entries: Sequence[Entry],
+    errors: Mapping[str, np.ndarray],
+    chosen: int | None = None,
 ) -> list[Panel]:
     """Describe the panels of this moment.
 
@@ -85,6 +89,8 @@ def panels_of(
         Which panels.
     entries
         The parameters and groups that have a colour.
+    errors
+        What `error_bars` gave.
     chosen
         The direction to mark in the spectrum.
     """
@@ -98,7 +104,7 @@ def panels_of(
             others |= dict.fromkeys(entry.paths, entry.number)
     events = [event.step for event in tuple(fit.events)]
     eigenvalues, rank = spectrum_of(fit)
-    units = step_units(fit, error_bars(fit)) if "steps" in names else None
+    units = step_units(fit, errors)
     legend = [(short(entry.label), entry.number) for entry in entries]
     built = {
         "spectrum": lambda: Panel(
