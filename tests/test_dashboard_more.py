@@ -140,7 +140,7 @@ def test_the_eigenbasis_by_button_and_back(fit, dashboard):
     assert float(fit.params["slope"]) == pytest.approx(3.0, rel=1e-6)
     modes.basis.click()
     soon(lambda: modes.basis.description == "Enter eigenbasis", "the way back")
-    assert row(dashboard, "slope").rate.value == 3.0
+    soon(lambda: row(dashboard, "slope").rate.value == 3.0, "the learning rate of before")
 
 
 def test_values_come_with_errors_and_steps_in_units_of_them(fit, dashboard):
