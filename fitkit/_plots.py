@@ -265,7 +265,7 @@ def _step_limits(history: History | Snapshot, end: int, settled: bool) -> tuple[
 
 def _round_up(value: float) -> float:
     scale = 10.0 ** np.floor(np.log10(value))
-    return next(scale * k for k in (1, 1.5, 2, 3, 4, 5, 7.5, 10, 15) if scale * k >= value)
+    return next(scale * k for k in (1, 2, 5, 10, 20) if scale * k >= value)
 
 
 def _columns(steps: Any, *series: Any, columns: int = COLUMNS) -> tuple[np.ndarray, ...]:
