@@ -16,6 +16,7 @@ import numpy as np
 
 from fitkit._axes import figures
 from fitkit._fit import Fit
+from fitkit._names import Paths
 from fitkit._result import written
 
 Act = Callable[[Callable[[], Any]], None]  # do it, and show in words what went wrong
@@ -194,7 +195,9 @@ class Row:
         if len(groups) == 1 or rate <= 0:
             self._fit.learning_rates[self.paths] = new
         else:
-            rates = {tuple(paths): own * new / rate for own, paths in groups.items()}
+            rates: dict[Paths, float] = {
+                tuple(paths): own * new / rate for own, paths in groups.items()
+            }
             self._fit.learning_rates.update(rates)
 
     def _toggled(self, change: Any) -> None:
