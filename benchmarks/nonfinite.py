@@ -37,16 +37,15 @@ def chunk_of_a_thousand_parameters(flagged: bool):
     problem, params, args = make_problem(loss, None, {"w": jnp.zeros(1000)}, None)
     optimiser = optax.adam(1e-3)
     step = _step.make_step(problem, optimiser)
-    unflagged = mock.patch.object(_step, "_all_finite", lambda tree: jnp.asarray(True))
     finite = mock.patch.object(jnp, "isfinite", lambda x: jnp.asarray(True))
     chunk = _step.make_chunk(step, _step.verdict_of)
     state = _step.initial_state(params, optimiser)
-    controls = _step.Controls(jnp.ones(1))
+    controls = _step.Controls.of([1.0])
     arguments = (state, controls, args, np.int32(STEPS), np.int32(_step.GOOD))
     if flagged:
         compiled = chunk.lower(*arguments).compile()
     else:
-        with unflagged, finite:
+        with finite:
             compiled = chunk.lower(*arguments).compile()
     return lambda: jax.block_until_ready(compiled(*arguments))
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+import jax
 import numpy as np
 import optax
 from jaxtyping import PyTree
@@ -126,6 +127,7 @@ class Fit(Visible):
         self.events: list[Event] = []
         unmapped = tuple(path for path, own in self._assignment.items() if own is None)
         self._steering = Steering(self.names, unmapped, self._note)
+        self._own_rates: tuple[Any, Mapping[str, float]] = (None, {})
         self.learning_rates = LearningRates(self._steering, self._own_learning_rates)
         self._loop = Loop(
             self._problem,
@@ -492,11 +494,15 @@ class Fit(Visible):
             line = f"{bar} {self.message}, {self.steps_per_second:,.0f} steps/s"
             print(f"\r{line:<100}", end="", flush=True)
 
-    def _own_learning_rates(self) -> dict[str, float]:
+    def _own_learning_rates(self) -> Mapping[str, float]:
         if self.in_eigenbasis:
             return {}
-        rates = injected_learning_rates(self._loop.now.state.optimiser, self._assignment)
-        return {path: float(rate) for path, rate in rates.items()}
+        state = self._loop.now.state.optimiser
+        if state is not self._own_rates[0]:
+            # A dashboard asks for every row: what is on the device is fetched once for a state.
+            rates = jax.device_get(injected_learning_rates(state, self._assignment))
+            self._own_rates = state, {path: float(rate) for path, rate in rates.items()}
+        return self._own_rates[1]
 
     def _saw(self, taken: Taken) -> None:
         if taken.mended is None:

@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from fitkit._names import Paths, match_paths
 from fitkit._step import Controls
 
@@ -72,9 +70,7 @@ class Steering:
 
     def set_factors(self, factors: Mapping[str, float], words: str, kind: str = "set") -> None:
         """Multiply the steps of some parameters by new factors."""
-        self._remember(words, (kind, *factors))
-        self.factors = {**self.factors, **factors}
-        self._publish(words)
+        self._change(words, (kind, *factors), {**self.factors, **factors}, self.frozen)
 
     def swap_factors(self) -> None:
         """Put the factors aside for another set, all one at first, and the other way round.
@@ -88,10 +84,8 @@ class Steering:
     def freeze(self, pattern: Paths) -> None:
         """Hold parameters where they are."""
         paths = match_paths(pattern, self.names, "freeze")
-        words = f"froze {', '.join(paths)}"
-        self._remember(words, ("freeze", *paths))
-        self.frozen = self.frozen | frozenset(paths)
-        self._publish(words)
+        frozen = self.frozen.union(paths)
+        self._change(f"froze {', '.join(paths)}", ("freeze", *paths), self.factors, frozen)
 
     def thaw(self, pattern: Paths) -> None:
         """Let parameters move again."""
@@ -103,15 +97,21 @@ class Steering:
                 "`optimiser` when the fit is made."
             )
         words = f"thawed {', '.join(path for path in paths if path not in stuck)}"
-        self._remember(words, ("thaw", *paths))
-        self.frozen = self.frozen - frozenset(paths) | self._unmapped
-        self._publish(words)
+        frozen = self.frozen.difference(paths) | self._unmapped
+        self._change(words, ("thaw", *paths), self.factors, frozen)
 
     def publish(self) -> None:
         """Hand the present factors to the next chunk."""
         self.controls = self._as_controls()
 
-    def _remember(self, words: str, kind: tuple[str, ...]) -> None:
+    def _change(
+        self,
+        words: str,
+        kind: tuple[str, ...],
+        factors: Mapping[str, float],
+        frozen: frozenset[str],
+    ) -> None:
+        """Let new factors and another frozen set be in force, and remember those before."""
         now, last = time.monotonic(), self._past[-1] if self._past else None
         if last is not None and last.kind == kind and now - last.latest < _GESTURE:
             self._past[-1] = last._replace(words=words, latest=now)
@@ -120,15 +120,15 @@ class Steering:
                 *self._past[1 - _MEMORY :],
                 Change(words, kind, now, self.factors, self.frozen),
             ]
+        self.factors, self.frozen = factors, frozen
+        self._publish(words)
 
     def _publish(self, words: str) -> None:
         self.publish()
         self._changed(words)
 
     def _as_controls(self) -> Controls:
-        # A numpy array of one fixed dtype: a Python float or a weakly typed array would retrace.
-        factors = [0.0 if n in self.frozen else self.factors[n] for n in self.names]
-        return Controls(np.array(factors, dtype=np.float32))  # pyright: ignore[reportArgumentType]
+        return Controls.of(0.0 if n in self.frozen else self.factors[n] for n in self.names)
 
 
 class LearningRates(Mapping[str, float]):

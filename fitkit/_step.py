@@ -1,7 +1,7 @@
 """The compiled step of a fit, and the chunk: many steps that stop by themselves where one fails."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import equinox as eqx
@@ -47,9 +47,19 @@ class Mended(eqx.Module):
 
 
 class Controls(eqx.Module):
-    """What steers a running fit: the number that multiplies each parameter's step; 0 freezes."""
+    """What steers a running fit: the number that multiplies each parameter's step; 0 freezes.
 
-    multipliers: Float[Array, " leaves"]
+    One scalar for each leaf. With the elements of one array the arithmetic of every leaf would be
+    a kernel of its own for XLA, which compiles hundreds of them one by one; as scalars, leaves of
+    one shape share theirs.
+    """
+
+    multipliers: tuple[Float[Array, ""], ...]
+
+    @classmethod
+    def of(cls, multipliers: Iterable[float]) -> "Controls":
+        """Take plain numbers, as scalars of one fixed dtype: a Python float would retrace."""
+        return cls(tuple(np.float32(one) for one in multipliers))  # pyright: ignore[reportArgumentType]
 
 
 class StepInfo(eqx.Module):
@@ -129,7 +139,7 @@ def make_step(
         state: FitState, controls: Controls, args: PyTree
     ) -> tuple[FitState, StepInfo, Int[Array, ""]]:
         params = state.params
-        frozen = _like(params, controls.multipliers == 0)
+        frozen = _like(params, [one == 0 for one in controls.multipliers])
 
         loss, gradient = jax.value_and_grad(problem.loss)(params, args)
         if bounds is not None:
@@ -298,10 +308,9 @@ def _count_bad(tree: PyTree) -> Array:
     return functools.reduce(jnp.add, counts).astype(jnp.int32)
 
 
-def _like(params: Params, values: Array) -> PyTree:
+def _like(params: Params, values: Iterable[Array]) -> PyTree:
     """Hand one value to every leaf, as a tree like `params`."""
-    structure = jax.tree.structure(params)
-    return jax.tree.unflatten(structure, [values[i] for i in range(structure.num_leaves)])
+    return jax.tree.unflatten(jax.tree.structure(params), values)
 
 
 def _norms(tree: PyTree) -> Float[Array, " leaves"]:

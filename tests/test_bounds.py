@@ -38,7 +38,7 @@ def run(optimiser, bounds, steps, start=START):
     problem, params, args = make_problem(None, residuals, start, None)
     limits = bounded(bounds, params)
     chunk = make_chunk(make_step(problem, optimiser, limits), verdict_of)
-    controls = Controls(np.ones(3, np.float32))  # pyright: ignore[reportArgumentType]
+    controls = Controls.of([1, 1, 1])
     state = initial_state(params, optimiser)
     return limits, chunk(state, controls, args, np.int32(steps), np.int32(GOOD))
 
@@ -107,7 +107,7 @@ def test_nothing_is_evaluated_outside():
         step = make_step(problem, optimiser, bounded({"a": (0, None)}, params))
         chunk = make_chunk(step, verdict_of)(
             initial_state(params, optimiser),
-            Controls(np.array([1, 0], np.float32)),  # pyright: ignore[reportArgumentType]
+            Controls.of([1, 0]),
             args,
             np.int32(20),
             np.int32(GOOD),

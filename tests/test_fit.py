@@ -11,6 +11,7 @@ import pytest
 
 import fitkit as fk
 from fitkit._names import UnknownPathError
+from fitkit._optimisers import injected_learning_rates
 
 X = jnp.linspace(0.0, 1.0, 30)
 TRUTH = {"amplitude": 2.0, "rate": 1.3, "offset": 0.3}
@@ -360,6 +361,23 @@ def test_injected_learning_rate_is_shown_and_set():
     assert ratio == pytest.approx(3e-2, rel=1e-6)
     assert "amplitude" in repr(fit.learning_rates)
     assert len(fit.learning_rates) == 3
+
+
+def test_learning_rates_are_fetched_from_the_device_once_for_a_state(monkeypatch):
+    fit = make(optax.inject_hyperparams(optax.sgd)(learning_rate=1e-2))
+    fetched = []
+
+    def counted(*args):
+        fetched.append(1)
+        return injected_learning_rates(*args)
+
+    monkeypatch.setattr("fitkit._fit.injected_learning_rates", counted)
+    for _ in range(5):
+        assert fit.learning_rates["rate"] == pytest.approx(1e-2, rel=1e-6)
+    assert len(fetched) == 1
+    fit.run(1, progress=False)
+    fit.learning_rates.snapshot()
+    assert len(fetched) == 2
 
 
 def test_a_running_fit_is_steered():

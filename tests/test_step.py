@@ -29,7 +29,7 @@ def straight(params, args):
 
 
 def controls(*factors):
-    return Controls(np.array(factors, np.float32))
+    return Controls.of(factors)
 
 
 def make(residuals, params, optimiser, args=DATA):
