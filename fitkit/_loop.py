@@ -114,6 +114,7 @@ class Loop:
         self._problem = problem
         self._bounds, self._on_nonfinite = bounds, on_nonfinite
         self._programs: dict[Hashable, _Program] = {}
+        self._ran: set[Hashable] = set()
         self._use(optimiser, None)
         self._failing: tuple[int, int, Controls] | None = None
         self._report_lock = threading.Lock()
@@ -149,11 +150,16 @@ class Loop:
         self.timeline.restart(step, state, self.lowest.step, started(best, optimiser))
 
     def _use(self, optimiser: optax.GradientTransformation, key: Hashable) -> None:
-        self.compiled = key in self._programs
-        if not self.compiled:
+        self._key = key
+        if key not in self._programs:
             step = make_step(self._problem, optimiser, self._bounds, self._on_nonfinite)
             self._programs[key] = _Program(step, make_chunk(step, verdict_of))
         self.step, self._chunk = self._programs[key]
+
+    @property
+    def compiled(self) -> bool:
+        """Whether a run can begin at once."""
+        return self._key in self._ran
 
     @property
     def steps_per_second(self) -> float:
@@ -197,7 +203,7 @@ class Loop:
                     chunk = self._chunk(state, steers, self.args, np.int32(size), outcome)
                     # The first call compiles before it returns; that is not the chunk's time.
                     began = began if self.compiled else time.perf_counter()
-                    self.compiled = True
+                    self._ran.add(self._key)
                     queue.append(_Queued(chunk, step, steers, began))
                     step, state, outcome = step + size, chunk.state, chunk.outcome
                 if not queue:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
 
 ROOT = str(Path(__file__).parents[1])
 CHROMIUM = (
@@ -46,6 +47,12 @@ def missing() -> str | None:
         except ImportError:
             return f"the Python package {module} is not installed"
     return None
+
+
+def skip_where_missing() -> None:
+    """Skip the module that calls this where a browser test cannot run; in CI let it fail."""
+    if (reason := missing()) and os.environ.get("CI") != "true":
+        pytest.skip(reason, allow_module_level=True)
 
 
 def wait_until(true: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
@@ -215,3 +222,83 @@ def save(page: Any, path: Path) -> nbformat.NotebookNode:
     command(page, "docmanager:save")
     wait_until(lambda: path.stat().st_mtime_ns != before, "the notebook to be saved")
     return nbformat.read(path, as_version=4)
+
+
+def screenshot(part: Any, name: str, folder: Path) -> None:
+    """Take a picture of a page or a part of it, into the folder that FITKIT_SCREENSHOTS names."""
+    folder = Path(os.environ.get("FITKIT_SCREENSHOTS") or folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    part.screenshot(path=str(folder / f"{name}.png"))
+
+
+def assert_reads_well_when_reopened(page: Any, server: Lab, name: str) -> None:
+    """The notebook of a kernel that is gone: a picture, and no widget that failed."""
+    page.goto("about:blank")
+    server.shut_kernels()
+    open_notebook(page, server, name)
+    picture = page.locator(".jp-OutputArea img:visible")
+    picture.wait_for()
+    assert picture.evaluate("image => image.naturalWidth") > 900
+    wait_until(
+        lambda: page.get_by_text("Loading widget").locator("visible=true").count() == 0,
+        "the widget manager to give up",
+    )
+    shown = page.locator(".jp-Notebook").inner_text()
+    assert "not found" not in shown
+    assert "rror" not in shown
+
+
+#: What the kernel runs after the cell that makes `fit`, and `also` for what else it should tell.
+TELL = """
+import json, threading, time
+
+def tell():
+    version = -1
+    with open("NAME.told", "a") as file:
+        while True:
+            version = fit.wait_for_change(version)
+            told = {
+                "t": time.time(), "status": fit.status, "step": fit.step, "target": fit.target,
+                "best": fit.best.step, "rates": fit.learning_rates.snapshot(),
+                "frozen": sorted(fit.frozen), "basis": fit.in_eigenbasis,
+                "fisher": (fit.known_fisher or [-1])[0],
+            }
+            print(json.dumps(told | also()), file=file, flush=True)
+
+threading.Thread(target=tell, daemon=True).start()
+"""
+
+
+class Notebook:
+    """A notebook with a dashboard, and what its kernel tells through a file.
+
+    The cell `model` makes a `fit`, and a function `also` that gives what else to tell.
+    """
+
+    def __init__(self, page: Any, server: Lab, name: str, model: str, *cells: str):
+        self.page, self.name = page, f"{name}.ipynb"
+        self.path = server.write(self.name, [model + TELL.replace("NAME", name), *cells])
+        self._told = server.folder / f"{name}.told"
+        self.board = page.locator(".fitkit-live")
+        open_notebook(page, server, self.name)
+        command(page, "notebook:run-all-cells")
+        self.button("Run").wait_for()
+
+    def told(self) -> dict[str, Any]:
+        """Give what the kernel told last; it has, once the dashboard is there."""
+        wait_until(lambda: self._told.exists() and self._told.stat().st_size, "the kernel to tell")
+        lines = self._told.read_text().splitlines(keepends=True)
+        # The last line may still be on its way to the file.
+        return json.loads(next(line for line in reversed(lines) if line.endswith("\n")))
+
+    def until(self, true: Callable[[dict[str, Any]], Any], what: str) -> dict[str, Any]:
+        """Wait until what the kernel tells is so, and give it."""
+        return wait_until(lambda: true(told := self.told()) and told, what)
+
+    def button(self, name: str) -> Any:
+        """Find a button of the dashboard by its name, or a part of it."""
+        return self.board.get_by_role("button", name=name)
+
+    def slider(self, number: int) -> Any:
+        """Find a learning-rate slider by its place."""
+        return self.page.locator(".fitkit-row [role=slider]").nth(number)

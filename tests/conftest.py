@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 # Before jax is imported: numerics are tested in float64, and float32 on purpose.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,3 +14,40 @@ def pytest_sessionfinish(session):
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter.stats.get("skipped") and not session.exitstatus:
         session.exitstatus = 1
+
+
+@pytest.fixture
+def fit(request):
+    """The fit that `make_fit` of the test's own module makes; it is stopped in the end."""
+    fit = request.module.make_fit()
+    yield fit
+    fit.stop()
+
+
+@pytest.fixture
+def dashboard(fit):
+    """A live dashboard of `fit`."""
+    from fitkit import Dashboard
+
+    dashboard = Dashboard(fit)
+    _ = dashboard.widget
+    yield dashboard
+    dashboard.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A running JupyterLab."""
+    import browser
+
+    with browser.lab(tmp_path_factory.mktemp("lab")) as server:
+        yield server
+
+
+@pytest.fixture
+def page(tmp_path):
+    """A page of a fresh Chromium."""
+    import browser
+
+    with browser.chromium(tmp_path) as page:
+        yield page

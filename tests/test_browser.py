@@ -1,20 +1,16 @@
 """The dashboard in a real JupyterLab and a real Chromium: what a person does, sees and saves."""
 
-import json
-import os
 import time
-from pathlib import Path
 
 import browser
 import numpy as np
 import pytest
+from browser import Notebook, assert_reads_well_when_reopened, screenshot
 
-REASON = browser.missing()
-if REASON and os.environ.get("CI") != "true":
-    pytest.skip(REASON, allow_module_level=True)
+browser.skip_where_missing()
 
 MODEL = """
-import json, threading, time
+import gc, ipywidgets
 import jax.numpy as jnp, optax
 import fitkit as fk
 
@@ -30,101 +26,34 @@ fit = fk.Fit(
     optimiser=optax.adam(1e-6),
 )
 
-def tell():
-    version = -1
-    with open("NAME.told", "a") as file:
-        while True:
-            version = fit.wait_for_change(version)
-            print(json.dumps({
-                "t": time.time(), "status": fit.status, "step": fit.step, "traces": len(traces),
-                "flux": fit.learning_rates["flux"], "frozen": sorted(fit.frozen),
-            }), file=file, flush=True)
-
-threading.Thread(target=tell, daemon=True).start()
+def also():
+    return {"traces": len(traces)}
 """
-
-
-class Notebook:
-    """A notebook with a dashboard, and what its kernel tells through a file."""
-
-    def __init__(self, page, server, name, *cells):
-        self.page, self.server, self.name = page, server, f"{name}.ipynb"
-        self.path = server.write(self.name, [MODEL.replace("NAME", name), *cells])
-        self._told = server.folder / f"{name}.told"
-        browser.open_notebook(page, server, self.name)
-        browser.command(page, "notebook:run-all-cells")
-        self.button("Pause").wait_for()
-
-    def told(self):
-        lines = self._told.read_text().splitlines() if self._told.exists() else []
-        return json.loads(lines[-1]) if lines else {"status": None}
-
-    def until(self, true, what):
-        return browser.wait_until(lambda: true(told := self.told()) and told, what)
-
-    def button(self, name):
-        return self.page.locator(".fitkit-live").get_by_role("button", name=name)
-
-    def slider(self, number):
-        return self.page.locator(".fitkit-row [role=slider]").nth(number)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with browser.lab(tmp_path_factory.mktemp("lab")) as server:
-        yield server
-
-
-@pytest.fixture
-def page(tmp_path):
-    with browser.chromium(tmp_path) as page:
-        yield page
-
-
-def screenshot(page, name, tmp_path):
-    folder = Path(os.environ.get("FITKIT_SCREENSHOTS") or tmp_path)
-    folder.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=str(folder / f"{name}.png"))
-
-
-def assert_reads_well_when_reopened(page, server, name):
-    """The notebook of a kernel that is gone: a picture, and no widget that failed."""
-    page.goto("about:blank")
-    server.shut_kernels()
-    browser.open_notebook(page, server, name)
-    picture = page.locator(".jp-OutputArea img:visible")
-    picture.wait_for()
-    assert picture.evaluate("image => image.naturalWidth") > 900
-    browser.wait_until(
-        lambda: page.get_by_text("Loading widget").locator("visible=true").count() == 0,
-        "the widget manager to give up",
-    )
-    shown = page.locator(".jp-Notebook").inner_text()
-    assert "not found" not in shown
-    assert "rror" not in shown
 
 
 def test_a_running_fit_is_steered_saved_and_reopened(page, server, tmp_path):
     # Without the spectrum, whose Fisher matrices trace the loss too.
     show = "fk.Dashboard(fit, panels=['loss', 'steps'])"
-    notebook = Notebook(page, server, "steered", show, "fit.start(10**9)")
+    notebook = Notebook(page, server, "steered", MODEL, show, "fit.start(10**9)")
     told = notebook.until(lambda told: told["status"] == "running", "the fit to run")
     traces = told["traces"]
 
     delays = []
     notebook.slider(0).focus()
     for _ in range(20):
-        before = notebook.told()["flux"]
+        before = notebook.told()["rates"]["flux"]
         pressed = time.time()
         page.keyboard.press("ArrowRight")
-        now = notebook.until(lambda told, was=before: told["flux"] > was, "the learning rate")
+        now = notebook.until(
+            lambda told, was=before: told["rates"]["flux"] > was, "the learning rate"
+        )
         delays.append(now["t"] - pressed)
     quick, median, slow = np.quantile(delays, [0.25, 0.5, 0.95])
     print(f"slider to fit: median {median:.3f} s, 95th percentile {slow:.3f} s")
     # The quartile: the machine may be busy with other things for some of the twenty.
     assert quick < 0.3
     # The last notch of twenty: 10 ** (20 * 0.05), of the multiplier that began at one.
-    assert notebook.told()["flux"] == pytest.approx(10.0, rel=1e-5)
+    assert notebook.told()["rates"]["flux"] == pytest.approx(10.0, rel=1e-5)
 
     box = notebook.slider(1).bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -165,7 +94,7 @@ def test_a_running_fit_is_steered_saved_and_reopened(page, server, tmp_path):
 
 
 def test_a_closed_dashboard_leaves_only_its_picture(page, server, tmp_path):
-    notebook = Notebook(page, server, "closed", "fk.Dashboard(fit)", "fit.run(2000)")
+    notebook = Notebook(page, server, "closed", MODEL, "fk.Dashboard(fit)", "fit.run(2000)")
     notebook.until(lambda told: told["status"] == "finished", "the fit to finish")
     notebook.button("Close").click()
     notebook.button("Close").wait_for(state="detached")
@@ -178,13 +107,13 @@ def test_a_closed_dashboard_leaves_only_its_picture(page, server, tmp_path):
 
 def test_running_the_cell_again_leaves_one_thread_and_no_widgets(page, server):
     count = """
-import gc, ipywidgets, warnings
+import warnings
 warnings.simplefilter("ignore")
 gc.collect()
 threads = [t for t in threading.enumerate() if t.name == "fitkit dashboard" and t.is_alive()]
 print("counted", len(ipywidgets.Widget.widgets), len(threads))
 """
-    notebook = Notebook(page, server, "again", "fk.Dashboard(fit)", count)
+    notebook = Notebook(page, server, "again", MODEL, "fk.Dashboard(fit)", count)
     first = page.get_by_text("counted").last.inner_text()
     for _ in range(3):
         page.locator(".jp-Notebook .jp-CodeCell").nth(1).locator(".jp-InputPrompt").click()

@@ -1,17 +1,11 @@
 """Every control of the dashboard in a real browser, by mouse and by key, while a fit runs."""
 
-import json
-import os
-
 import browser
 import pytest
 
-REASON = browser.missing()
-if REASON and os.environ.get("CI") != "true":
-    pytest.skip(REASON, allow_module_level=True)
+browser.skip_where_missing()
 
 MODEL = """
-import json, threading, time
 from pathlib import Path
 import jax, jax.numpy as jnp, optax
 import fitkit as fk
@@ -26,49 +20,21 @@ def residuals(params, args):
 
 fit = fk.Fit(residuals=residuals, params=start, optimiser=optax.adam(1e-7))
 
-def tell():
-    version = -1
-    with open("told.NAME", "a") as file:
-        while True:
-            version = fit.wait_for_change(version)
-            print(json.dumps({
-                "t": time.time(), "status": fit.status, "step": fit.step, "best": fit.best.step,
-                "rates": dict(fit.learning_rates.snapshot()), "frozen": sorted(fit.frozen),
-                "basis": fit.in_eigenbasis, "fisher": (fit.known_fisher or [-1])[0],
-                "saved": len(list(Path().glob("*.fitkit"))), "target": fit.target,
-            }), file=file, flush=True)
-
-threading.Thread(target=tell, daemon=True).start()
+def also():
+    return {"saved": len(list(Path().glob("*.fitkit")))}
 """
-FLUX, TIP, TILT = "star.flux", "mirrors.0.tip", "mirrors.0.tilt"
+FLUX, TIP = "star.flux", "mirrors.0.tip"
 
 
-class Person:
-    """Uses the dashboard of a notebook by mouse or by key, and hears what its kernel tells."""
+class Person(browser.Notebook):
+    """Uses the dashboard of a notebook by mouse or by key."""
 
     def __init__(self, page, server, how):
-        self.page, self.keys = page, how == "key"
-        path = server.write(f"{how}.ipynb", [MODEL.replace("NAME", how), "fk.Dashboard(fit)"])
-        self._told = server.folder / f"told.{how}"
-        browser.open_notebook(page, server, path.name)
-        browser.command(page, "notebook:run-all-cells")
-        self.board = page.locator(".fitkit-live")
-        self.button("Run").wait_for()
+        super().__init__(page, server, how, MODEL, "fk.Dashboard(fit)")
+        self.keys = how == "key"
         page.evaluate(
             "document.addEventListener('click', () => window.clicked = Date.now() / 1000, true)"
         )
-
-    def told(self):
-        lines = self._told.read_text().splitlines(keepends=True)
-        # The last line may still be on its way to the file.
-        return json.loads(next(line for line in reversed(lines) if line.endswith("\n")))
-
-    def sees(self, true, what):
-        browser.wait_until(self._told.exists, "the kernel to tell something")
-        return browser.wait_until(lambda: true(told := self.told()) and told, what)
-
-    def button(self, name, exact=False):
-        return self.board.get_by_role("button", name=name, exact=exact)
 
     def press(self, button):
         browser.wait_until(button.is_enabled, f"{button} to be enabled")
@@ -107,41 +73,32 @@ class Person:
             self.page.mouse.up()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with browser.lab(tmp_path_factory.mktemp("lab")) as server:
-        yield server
-
-
 @pytest.mark.parametrize("how", ["mouse", "key"])
-def test_every_control(how, server, tmp_path):
-    with browser.chromium(tmp_path) as page:
-        use_every_control(Person(page, server, how))
+def test_every_control(how, server, page):
+    person = Person(page, server, how)
 
-
-def use_every_control(person):
     # The fit: how many steps, run.
     person.write(person.board.get_by_label("steps", exact=True), "1000000000")
     person.press(person.button("Run"))
-    person.sees(lambda told: told["status"] == "running", "the fit to run")
+    person.until(lambda told: told["status"] == "running", "the fit to run")
 
     # A group of parameters, opened; one parameter: slider, number, reset, freeze, undo.
     all_rates = person.row("all 28")
     person.write(all_rates.locator("input"), "2")
-    person.sees(lambda told: set(told["rates"].values()) == {2.0}, "all learning rates")
+    person.until(lambda told: set(told["rates"].values()) == {2.0}, "all learning rates")
     person.press(person.button("Reset the learning rate of all 28"))
-    person.sees(lambda told: set(told["rates"].values()) == {1.0}, "all to be reset")
+    person.until(lambda told: set(told["rates"].values()) == {1.0}, "all to be reset")
     person.press(person.row("mirrors (26)").get_by_role("button", name="Freeze"))
-    person.sees(lambda told: len(told["frozen"]) == 26, "a group to be frozen")
+    person.until(lambda told: len(told["frozen"]) == 26, "a group to be frozen")
     person.press(person.button("Undo"))
-    person.sees(lambda told: told["frozen"] == [], "the freezing to be undone")
+    person.until(lambda told: told["frozen"] == [], "the freezing to be undone")
     person.press(person.button("Show the parameters of star (2)"))
     flux = person.row(FLUX)
     flux.wait_for()
     person.slide(flux.get_by_role("slider"), ["ArrowRight", "ArrowRight"])
-    person.sees(lambda told: told["rates"][FLUX] > 1.2, "the slider's learning rate")
+    person.until(lambda told: told["rates"][FLUX] > 1.2, "the slider's learning rate")
     number, slider = flux.locator("input"), flux.get_by_role("slider")
-    person.sees(
+    person.until(
         # What the slider ends at has gone through the kernel and come back to the number.
         lambda told: (
             told["rates"][FLUX]
@@ -151,13 +108,13 @@ def use_every_control(person):
         "the number to follow",
     )
     person.write(number, "0.5")
-    person.sees(lambda told: told["rates"][FLUX] == 0.5, "the number's learning rate")
+    person.until(lambda told: told["rates"][FLUX] == 0.5, "the number's learning rate")
     person.press(person.button(f"Reset the learning rate of {FLUX}"))
-    person.sees(lambda told: told["rates"][FLUX] == 1.0, "one to be reset")
+    person.until(lambda told: told["rates"][FLUX] == 1.0, "one to be reset")
     person.press(flux.get_by_role("button", name="Freeze"))
-    person.sees(lambda told: told["frozen"] == [FLUX], "one to be frozen")
+    person.until(lambda told: told["frozen"] == [FLUX], "one to be frozen")
     person.press(flux.get_by_role("button", name="Frozen"))
-    person.sees(lambda told: told["frozen"] == [], "and thawed")
+    person.until(lambda told: told["frozen"] == [], "and thawed")
     person.press(person.button("Back to the groups above"))
     person.row("mirrors (26)").wait_for()
 
@@ -171,35 +128,35 @@ def use_every_control(person):
 
     # The spectrum: renewed, a direction chosen, the eigenbasis and back.
     person.press(person.button("Refresh"))
-    person.sees(lambda told: told["fisher"] > 0, "a Fisher matrix")
+    person.until(lambda told: told["fisher"] > 0, "a Fisher matrix")
     choice = person.board.locator(".fitkit-choice").get_by_role("slider")
     browser.wait_until(lambda: choice.get_attribute("aria-valuemax") == "28.0", "the directions")
     person.slide(choice, ["ArrowRight", "ArrowRight"])
     person.board.locator(".fitkit-loadings").wait_for()
     person.press(person.button("Enter eigenbasis"))
-    person.sees(lambda told: told["basis"], "the eigenbasis")
+    person.until(lambda told: told["basis"], "the eigenbasis")
     person.press(person.button("Leave eigenbasis"))
-    person.sees(lambda told: not told["basis"], "to be back")
+    person.until(lambda told: not told["basis"], "to be back")
 
     # Pause, save, resume, stop, rewind, close.
     delays = []
     for _ in range(5):
         person.press(person.button("Pause"))
-        paused = person.sees(lambda told: told["status"] == "paused", "a pause")
+        paused = person.until(lambda told: told["status"] == "paused", "a pause")
         delays.append(paused["t"] - person.page.evaluate("window.clicked"))
         person.press(person.button("Resume"))
-        person.sees(lambda told: told["status"] == "running", "the fit to go on")
+        person.until(lambda told: told["status"] == "running", "the fit to go on")
     print(f"pause: {sorted(delays)[2]:.3f} s, at most {max(delays):.3f} s")
     # The quickest: the machine may be busy with other things during the others.
     assert min(delays) < 0.3
     person.press(person.button("Save"))
-    person.sees(lambda told: told["saved"] > 0, "a file")
+    person.until(lambda told: told["saved"] > 0, "a file")
     person.board.get_by_text("Saved as").wait_for()
     person.press(person.button("Stop"))
-    stopped = person.sees(lambda told: told["status"] == "stopped", "the fit to stop")
+    stopped = person.until(lambda told: told["status"] == "stopped", "the fit to stop")
     assert stopped["target"] == 0
     person.press(person.button("Rewind to best"))
-    person.sees(lambda told: told["step"] == told["best"], "the best step")
+    person.until(lambda told: told["step"] == told["best"], "the best step")
     person.press(person.button("Close"))
     person.board.wait_for(state="detached")
     person.page.locator(".jp-OutputArea img:visible").wait_for()

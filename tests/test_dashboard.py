@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from browser import wait_until
+from controls import row
 from PIL import Image
 
 import fitkit as fk
@@ -30,29 +31,6 @@ def make_fit(optimiser=None, function=loss):
     return fk.Fit(loss=function, params=params, optimiser=optimiser or optax.adam(1e-4))
 
 
-@pytest.fixture
-def fit():
-    fit = make_fit()
-    yield fit
-    fit.stop()
-
-
-@pytest.fixture
-def dashboard(fit):
-    dashboard = fk.Dashboard(fit)
-    _ = dashboard.widget
-    yield dashboard
-    dashboard.close()
-
-
-def row(dashboard, path):
-    return next(row for row in dashboard._live.table.rows if row.paths == (path,))
-
-
-def soon(true, what):
-    wait_until(true, what, patience=60)
-
-
 def test_run_runs_the_number_of_steps_asked_for(fit, dashboard):
     dashboard._live.header.count.value = 37
     dashboard._live.header.run.click()
@@ -64,17 +42,17 @@ def test_pause_resume_stop(fit, dashboard):
     header = dashboard._live.header
     header.count.value = 10**8
     header.run.click()
-    soon(lambda: not header.pause.disabled, "the pause button")
+    wait_until(lambda: not header.pause.disabled, "the pause button")
     assert header.run.disabled
     header.pause.click()
-    soon(lambda: fit.status == "paused", "the fit to pause")
-    soon(lambda: header.pause.description == "Resume", "the button to say resume")
+    wait_until(lambda: fit.status == "paused", "the fit to pause")
+    wait_until(lambda: header.pause.description == "Resume", "the button to say resume")
     header.pause.click()
-    soon(lambda: fit.status == "running", "the fit to go on")
-    soon(lambda: header.pause.description == "Pause", "the button to say pause")
+    wait_until(lambda: fit.status == "running", "the fit to go on")
+    wait_until(lambda: header.pause.description == "Pause", "the button to say pause")
     header.stop.click()
-    soon(lambda: fit.status == "stopped", "the fit to stop")
-    soon(lambda: not header.run.disabled, "the run button")
+    wait_until(lambda: fit.status == "stopped", "the fit to stop")
+    wait_until(lambda: not header.run.disabled, "the run button")
 
 
 def test_rewind_to_best(dashboard, fit):
@@ -85,7 +63,7 @@ def test_rewind_to_best(dashboard, fit):
     assert best < fit.step
     dashboard.refresh()
     dashboard._live.header.best.click()
-    soon(lambda: fit.step == best, "the fit to stand at its best")
+    wait_until(lambda: fit.step == best, "the fit to stand at its best")
 
 
 def test_a_slider_sets_the_learning_rate_and_the_number(fit, dashboard):
@@ -153,11 +131,13 @@ def test_a_change_in_code_moves_the_controls_of_two_dashboards(fit, dashboard):
     fit.learning_rates["flux"] = 0.01
     fit.freeze("star.x")
     for one in (dashboard, other):
-        soon(lambda one=one: row(one, "flux").rate.value == 0.01, "the number to follow")
-        soon(lambda one=one: row(one, "flux").slider.value == notch(0.01), "the slider to follow")
-        soon(lambda one=one: row(one, "star.x").freeze.value, "the toggle to follow")
+        wait_until(lambda one=one: row(one, "flux").rate.value == 0.01, "the number to follow")
+        wait_until(
+            lambda one=one: row(one, "flux").slider.value == notch(0.01), "the slider to follow"
+        )
+        wait_until(lambda one=one: row(one, "star.x").freeze.value, "the toggle to follow")
     row(other, "flux").slider.value = notch(0.1)
-    soon(lambda: row(dashboard, "flux").rate.value == 0.1, "the other dashboard to follow")
+    wait_until(lambda: row(dashboard, "flux").rate.value == 0.1, "the other dashboard to follow")
     other.close()
 
 
@@ -348,7 +328,7 @@ def test_fifty_dashboards_leave_no_thread_and_no_widget(fit, close):
             dashboard.close()
         del dashboard
     # Less is fine: what earlier tests left may go meanwhile.
-    soon(
+    wait_until(
         lambda: all(now <= then for now, then in zip(counts(), before, strict=True)),
         f"the counts of widgets and threads to return to {before}",
     )

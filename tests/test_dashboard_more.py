@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from browser import wait_until
+from controls import row
 from PIL import Image
 
 import fitkit as fk
@@ -25,29 +26,6 @@ def residuals(params, args):
 def make_fit(**more):
     start = {"slope": jnp.array(1.0), "offset": jnp.array(0.0)}
     return fk.Fit(residuals=residuals, params=start, **({"optimiser": optax.adam(1e-2)} | more))
-
-
-@pytest.fixture
-def fit():
-    fit = make_fit()
-    yield fit
-    fit.stop()
-
-
-@pytest.fixture
-def dashboard(fit):
-    dashboard = fk.Dashboard(fit)
-    _ = dashboard.widget
-    yield dashboard
-    dashboard.close()
-
-
-def soon(true, what):
-    wait_until(true, what, patience=60)
-
-
-def row(dashboard, path):
-    return next(row for row in dashboard._live.table.rows if row.paths == (path,))
 
 
 def test_undo_takes_back_what_a_control_did(fit, dashboard):
@@ -77,7 +55,7 @@ def test_save_writes_a_file_that_loads(fit, dashboard, tmp_path, monkeypatch):
     fit.run(12, progress=False)
     dashboard._live.header.save.click()
     file = tmp_path / "fit-at-step-12.fitkit"
-    soon(lambda: str(file) in dashboard._live.header.saved, "the fit to be saved")
+    wait_until(lambda: str(file) in dashboard._live.header.saved, "the fit to be saved")
     again = fk.Fit.load(
         file,
         residuals=residuals,
@@ -91,14 +69,14 @@ def test_a_file_that_cannot_be_written_is_an_error_in_words(fit, dashboard, tmp_
     monkeypatch.chdir(tmp_path)
     tmp_path.rmdir()
     dashboard._live.header.save.click()
-    soon(lambda: "No such file" in dashboard._live.header.notice.value, "the words")
+    wait_until(lambda: "No such file" in dashboard._live.header.notice.value, "the words")
 
 
 def test_the_spectrum_is_made_on_demand_and_names_its_directions(fit, dashboard):
     modes = dashboard._live.modes
     fit.run(5, progress=False)
     modes.renew.click()
-    soon(lambda: fit.known_fisher and fit.known_fisher[0] == 5, "a Fisher matrix")
+    wait_until(lambda: fit.known_fisher and fit.known_fisher[0] == 5, "a Fisher matrix")
     fisher = fit.known_fisher[1]
     dashboard.refresh()
     assert [value for _, value in modes.choice.options] == [-1, 0, 1]
@@ -115,7 +93,9 @@ def test_the_spectrum_is_made_on_demand_and_names_its_directions(fit, dashboard)
 
 def test_a_resting_fit_gets_its_spectrum_unasked_and_a_running_one_within_a_share(fit, dashboard):
     fit.run(3, progress=False)
-    soon(lambda: fit.known_fisher and fit.known_fisher[0] == 3, "the spectrum of where it rests")
+    wait_until(
+        lambda: fit.known_fisher and fit.known_fisher[0] == 3, "the spectrum of where it rests"
+    )
     made, begun = 0, time.monotonic()
     fit.start(10**9)
     while time.monotonic() < begun + 6.0:
@@ -133,14 +113,14 @@ def test_the_eigenbasis_by_button_and_back(fit, dashboard):
     modes = dashboard._live.modes
     fit.learning_rates["slope"] = 3.0
     modes.basis.click()
-    soon(lambda: modes.basis.description == "Leave eigenbasis", "the eigenbasis")
+    wait_until(lambda: modes.basis.description == "Leave eigenbasis", "the eigenbasis")
     assert fit.in_eigenbasis
     fit.run(20, progress=False)
     # Half a sum of squares of float64 ends where the line is met.
     assert float(fit.params["slope"]) == pytest.approx(3.0, rel=1e-6)
     modes.basis.click()
-    soon(lambda: modes.basis.description == "Enter eigenbasis", "the way back")
-    soon(lambda: row(dashboard, "slope").rate.value == 3.0, "the learning rate of before")
+    wait_until(lambda: modes.basis.description == "Enter eigenbasis", "the way back")
+    wait_until(lambda: row(dashboard, "slope").rate.value == 3.0, "the learning rate of before")
 
 
 def test_values_come_with_errors_and_steps_in_units_of_them(fit, dashboard):

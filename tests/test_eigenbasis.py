@@ -89,6 +89,17 @@ def test_a_renewed_basis_is_not_compiled_again():
     assert len(traces) == count
 
 
+def test_a_basis_that_never_ran_is_still_to_be_compiled(monkeypatch):
+    fit = make_fit()
+    fit.enter_eigenbasis()
+    fit.leave_eigenbasis()
+    fit.enter_eigenbasis()
+    seen, become = [], fit._runner.become
+    monkeypatch.setattr(fit._runner, "become", lambda status: (seen.append(status), become(status)))
+    fit.run(3, progress=False)
+    assert seen[:2] == ["compiling", "running"]
+
+
 def test_nothing_constrained_is_no_basis():
     fit = fk.Fit(
         residuals=lambda params, args: jnp.ones(3) + 0.0 * params["x"],

@@ -203,22 +203,14 @@ def server(tmp_path_factory):
         yield server
 
 
-@pytest.fixture
-def page(tmp_path):
-    with browser.chromium(tmp_path) as page:
-        yield page
-
-
 def test_notebook_7_steers_saves_and_reopens(server, page):
-    # Not at the top: where that file is skipped whole, the tests of kernels here are not.
-    from test_browser import Notebook, assert_reads_well_when_reopened
-
-    notebook = Notebook(page, server, "seven", "fk.Dashboard(fit)", "fit.start(10**9)")
+    model = MODEL + "also = dict"
+    notebook = browser.Notebook(page, server, "seven", model, "dashboard", "fit.start(10**9)")
     notebook.until(lambda told: told["status"] == "running", "the fit to run")
     # Notebook 7 takes the arrow keys for itself wherever the focus is; a page is five notches.
     notebook.slider(0).press("PageUp")
     raised = pytest.approx(10**0.25, rel=1e-5)
-    notebook.until(lambda told: told["flux"] == raised, "the learning rate")
+    notebook.until(lambda told: told["rates"]["flux"] == raised, "the learning rate")
     notebook.button("Pause").click()
     notebook.until(lambda told: told["status"] == "paused", "the fit to pause")
     page.get_by_text("Paused").first.wait_for()
@@ -226,7 +218,7 @@ def test_notebook_7_steers_saves_and_reopens(server, page):
     saved = browser.save(page, notebook.path)
     assert "widgets" not in saved.metadata
     assert any("image/png" in output.get("data", {}) for output in saved.cells[1].outputs)
-    assert_reads_well_when_reopened(page, server, notebook.name)
+    browser.assert_reads_well_when_reopened(page, server, notebook.name)
 
 
 def test_voila_steers(server, page):

@@ -1,14 +1,9 @@
 """How the dashboard looks with few and many parameters, in light and dark: pictures to look at."""
 
-import os
-from pathlib import Path
-
 import browser
 import pytest
 
-REASON = browser.missing()
-if REASON and os.environ.get("CI") != "true":
-    pytest.skip(REASON, allow_module_level=True)
+browser.skip_where_missing()
 
 MODEL = """
 import jax, jax.numpy as jnp, numpy as np, optax
@@ -76,9 +71,7 @@ def test_finished_fits_fill_their_cells_and_no_more(theme, tmp_path):
 
 
 def look_at(board, name, tmp_path):
-    folder = Path(os.environ.get("FITKIT_SCREENSHOTS") or tmp_path)
-    folder.mkdir(parents=True, exist_ok=True)
-    board.screenshot(path=str(folder / f"{name}.png"))
+    browser.screenshot(board, name, tmp_path)
     cell = board.locator("xpath=ancestor::*[contains(@class, 'jp-OutputArea-output')][1]")
     assert board.bounding_box()["width"] <= cell.bounding_box()["width"]
     for part in board.locator(".fitkit-row:visible, .fitkit-buttons, .fitkit-modes").all():

@@ -17,7 +17,7 @@ from fitkit._axes import figures
 from fitkit._dashboard._header import BUSY, headline
 from fitkit._dashboard._live import Live
 from fitkit._dashboard._painter import Panel, Sketch, finished, still
-from fitkit._dashboard._panels import error_bars, known_panels, panels_of
+from fitkit._dashboard._panels import Panels, known_panels
 from fitkit._dashboard._place import Place, cell_id, execute_request, has_person
 from fitkit._dashboard._table import VISIBLE, Entry
 from fitkit._dashboard._watch import LOCK, Watch, end_at_exit
@@ -93,7 +93,8 @@ class Dashboard:
             )
         self.fit = fit
         self.panels = tuple(panels)
-        self._sketch = None if draw is None else Sketch(draw)
+        self._panels = Panels(fit, panels)
+        self._sketch = None if draw is None else Sketch(lambda axes: draw(axes, fit.params))
         self._live: Live | None = None
         self._place: Place | None = None
         self._place_live = False
@@ -107,7 +108,7 @@ class Dashboard:
     def figure(self) -> Figure:
         """The panels as they are now, as a matplotlib figure of its own to save in any format."""
         with LOCK:
-            return finished(*self._draw())
+            return finished(self._draw(), self._sketch)
 
     @property
     def widget(self) -> widgets.Box:
@@ -153,7 +154,7 @@ class Dashboard:
                     self._keep()
             self._live.refresh_controls()
         except Exception as error:
-            self._live.say(f"The dashboard could not draw: {error!r}")
+            self._live.header.say(f"The dashboard could not draw: {error!r}")
 
     def _ipython_display_(self) -> None:
         if execute_request() is None:
@@ -174,7 +175,7 @@ class Dashboard:
 
     def _build(self) -> Live:
         watch = Watch(weakref.ref(self), self.fit)
-        live = Live(self.fit, self.panels, self._sketch, watch.ask)
+        live = Live(self.fit, self._panels, self._sketch, watch.ask)
         live.header.close.on_click(_weak_close(self))
         # The widgets live until they are closed, and must not keep the dashboard alive.
         self._forget = weakref.finalize(self, _end, watch, live)
@@ -185,24 +186,20 @@ class Dashboard:
             thread.start()
         return live
 
-    def _draw(self) -> tuple[list[Panel], Sketch | None]:
+    def _draw(self) -> list[Panel]:
         """Describe the panels of this moment."""
         if self._live is None:
             names = self.fit.names[:VISIBLE]
             entries = [Entry(path, (path,), number) for number, path in enumerate(names)]
         else:
             entries = self._live.table.in_sight()
-        if self._sketch is not None:
-            self._sketch.params = self.fit.params
-        errors = error_bars(self.fit)
-        return panels_of(self.fit, self.panels, entries, errors), self._sketch
+        return self._panels.now(entries)
 
     def _still(self) -> bytes:
         """Draw the picture that a saved notebook holds; under the lock."""
         fit = self.fit
         words = (headline(fit.status), f"step {fit.step:,}", f"loss {figures(fit.loss)}")
-        panels, sketch = self._draw()
-        return still(panels, "    ".join(words), sketch)
+        return still(self._draw(), "    ".join(words), self._sketch)
 
     def _keep(self) -> None:
         """Renew the picture that a saved notebook holds; under the lock."""

@@ -1,16 +1,15 @@
 """The widgets of one dashboard, set from the fit and drawn on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as widgets
-import numpy as np
 
 from fitkit._dashboard._header import Header
 from fitkit._dashboard._look import SHEET
 from fitkit._dashboard._modes import Modes
 from fitkit._dashboard._painter import Painter, Sketch, blank
-from fitkit._dashboard._panels import error_bars, panels_of
+from fitkit._dashboard._panels import Panels
 from fitkit._dashboard._place import LIVE_CLASS
 from fitkit._dashboard._survey import Survey
 from fitkit._dashboard._table import Table
@@ -30,14 +29,11 @@ class Live:
         Asks for a refresh soon, from any thread.
     """
 
-    def __init__(
-        self, fit: Fit, panels: Sequence[str], sketch: Sketch | None, wake: Callable[[], None]
-    ):
+    def __init__(self, fit: Fit, panels: Panels, sketch: Sketch | None, wake: Callable[[], None]):
         self._fit, self._panels, self._sketch, self._wake = fit, panels, sketch, wake
         self._leg = (-1, 0)
         self._trouble = ""
-        self._errors: tuple[object, dict[str, np.ndarray]] = (None, {})
-        self.survey = Survey(fit, "spectrum" in panels, self._told)
+        self.survey = Survey(fit, "spectrum" in panels.names, self._told, wake)
         self.painter = Painter()
         self.header = Header(fit, self._do, self._ask)
         self.modes = Modes(fit, self._do, self._ask)
@@ -46,10 +42,10 @@ class Live:
         self.image.add_class("fitkit-figure")
         if sketch is not None:
             self.image.add_class("fitkit-sketched")
-        if "spectrum" not in panels:
+        if "spectrum" not in panels.names:
             self.modes.box.add_class("fitkit-none")
         # An Image can carry no alternative text, and a tooltip breaks its view.
-        words = widgets.HTML(f"Plots below: {', '.join(panels)}.")
+        words = widgets.HTML(f"Plots below: {', '.join(panels.names)}.")
         words.add_class("fitkit-unseen")
         above = [widgets.HTML(SHEET), *self.header.parts, words, self.image]
         self.box = widgets.VBox([*above, self.modes.box, self.table.box])
@@ -65,32 +61,17 @@ class Live:
         drawing = "" if self._sketch is None else self._sketch.trouble
         self.header.say(self._trouble or trouble(fit) or drawing)
         self.modes.refresh()
-        self.table.refresh(self._error_bars())
+        self.table.refresh(self._panels.errors())
 
     def refresh_figure(self) -> None:
         """Draw a frame."""
-        if self._sketch is not None:
-            self._sketch.params = self._fit.params
-        entries = self.table.in_sight()
-        errors, chosen = self._error_bars(), self.modes.chosen
-        panels = panels_of(self._fit, self._panels, entries, errors, chosen)
+        panels = self._panels.now(self.table.in_sight(), self.modes.chosen)
         self.image.value = self.painter.frame(panels, self._sketch)
 
     def close(self) -> None:
         """Free the widgets."""
         self.survey.end()
         dispose(self.box)
-
-    def say(self, words: str) -> None:
-        """Show what went wrong until the next action or refresh."""
-        self.header.say(words)
-
-    def _error_bars(self) -> dict[str, np.ndarray]:
-        """Work the errors out once for every Fisher matrix."""
-        known = self._fit.known_fisher
-        if known is not self._errors[0]:
-            self._errors = known, error_bars(self._fit)
-        return self._errors[1]
 
     def _do(self, action: Callable[[], Any]) -> None:
         """Do what a control asks, and say in words what went wrong."""
@@ -105,10 +86,8 @@ class Live:
         """Do what takes long without holding up the messages of other widgets."""
         self._do(lambda: self.survey.ask(words, action))
 
-    def _told(self, error: Exception | None) -> None:
-        if error is not None:
-            self._trouble = str(error) or type(error).__name__
-        self._wake()
+    def _told(self, error: Exception) -> None:
+        self._trouble = str(error) or type(error).__name__
 
 
 def trouble(fit: Fit) -> str:

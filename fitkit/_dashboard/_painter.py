@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import PyTree
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,6 +15,8 @@ from fitkit._axes import INK, PALETTE, View, dress, tint
 
 WIDTH, HEIGHT = 960, 280  # CSS pixels of the panels
 SKETCH = 300  # CSS pixels of height for a sketch of the model below them
+LEFT, RIGHT, BOTTOM, TOP = 52, 22, 42, 34  # CSS pixels around a panel
+STRIP = 24  # CSS pixels for a line of words above the panels
 LEGEND = 118  # CSS pixels that a panel with a legend leaves free at its right
 SHARPNESS = 1.5  # device pixels per CSS pixel: sharp enough on a laptop, half the cost of 2
 
@@ -75,20 +76,19 @@ class Sketch:
         What `draw` raised when it was last asked, in words.
     """
 
-    def __init__(self, draw: Callable[[Axes, PyTree], object]):
+    def __init__(self, draw: Callable[[Axes], object]):
         self._draw = draw
-        self.params: PyTree = None
         self.trouble = ""
 
     def on(self, figure: Figure) -> list[Axes]:
         """Draw on new axes of the figure; with those that `draw` makes itself, as for residuals."""
         before = set(figure.axes)
         height = figure.get_figheight() * 100
-        box = (52 / WIDTH, 44 / height, (WIDTH - 74) / WIDTH, (SKETCH - 44 - 34) / height)
-        axes = figure.add_axes(box)
+        width, inner = WIDTH - LEFT - RIGHT, SKETCH - BOTTOM - TOP
+        axes = figure.add_axes((LEFT / WIDTH, BOTTOM / height, width / WIDTH, inner / height))
         axes.set_prop_cycle(color=PALETTE)
         try:
-            self._draw(axes, self.params)
+            self._draw(axes)
             self.trouble = ""
         except Exception as error:
             self.trouble = f"draw raised {type(error).__name__}: {error}"
@@ -96,7 +96,7 @@ class Sketch:
             axes.text(0.5, 0.5, self.trouble, transform=axes.transAxes, ha="center", color=INK)
         made = [one for one in figure.axes if one not in before]
         for one in made:
-            tint(one, INK)
+            tint(one)
         return made
 
 
@@ -108,25 +108,28 @@ def build(
     height = (HEIGHT if panels else 0) + strip + below
     figure = Figure(figsize=(WIDTH / 100, height / 100), dpi=100 * SHARPNESS)
     figure.patch.set_alpha(0.0)
-    left, right, bottom, top = 52, 22, 42 + below, 34 + strip
+    bottom = BOTTOM + below
     legends = [LEGEND if panel.view.legend else 0 for panel in panels]
-    free = WIDTH - sum(legends) - len(panels) * (left + right)
+    free = WIDTH - sum(legends) - len(panels) * (LEFT + RIGHT)
     total = sum(panel.weight for panel in panels)
     axes, x = [], 0.0
     for panel, legend in zip(panels, legends, strict=True):
         width = free * panel.weight / total
-        box = ((x + left) / WIDTH, bottom / height, width / WIDTH, 1 - (bottom + top) / height)
+        inner = height - bottom - TOP - strip
+        box = ((x + LEFT) / WIDTH, bottom / height, width / WIDTH, inner / height)
         axes.append(figure.add_axes(box))
-        dress(axes[-1], panel.view, INK)
-        x += left + width + right + legend
+        dress(axes[-1], panel.view)
+        x += LEFT + width + RIGHT + legend
     return figure, axes
 
 
-def finished(panels: Sequence[Panel], sketch: Sketch | None = None) -> Figure:
-    """Draw a figure that stands by itself, to be saved in any format."""
-    figure, axes = build(panels, sketched=sketch is not None)
+def finished(panels: Sequence[Panel], sketch: Sketch | None = None, words: str = "") -> Figure:
+    """Draw a figure that stands by itself, to be saved in any format; words go above the panels."""
+    figure, axes = build(panels, STRIP if words else 0, sketched=sketch is not None)
     figure.patch.set_alpha(1.0)
     FigureCanvasAgg(figure)
+    top = 1 - 0.15 / figure.get_figheight()
+    figure.text(LEFT / WIDTH, top, words, fontsize=9, color=INK)
     for panel, one in zip(panels, axes, strict=True):
         for artist in panel.marks(one):
             one.add_artist(artist)
@@ -136,17 +139,10 @@ def finished(panels: Sequence[Panel], sketch: Sketch | None = None) -> Figure:
 
 
 def still(panels: Sequence[Panel], words: str, sketch: Sketch | None = None) -> bytes:
-    """Draw the PNG that a saved notebook keeps: the panels below a line of words."""
-    strip = 24
-    figure, axes = build(panels, strip, sketch is not None)
+    """Draw the PNG that a saved notebook keeps, for a light and a dark page."""
+    figure = finished(panels, sketch, words)
+    figure.patch.set_alpha(0.0)
     canvas = FigureCanvasAgg(figure)
-    top = 1 - 0.15 / figure.get_figheight()
-    figure.text(52 / WIDTH, top, words, fontsize=9, color=INK)
-    for panel, one in zip(panels, axes, strict=True):
-        for artist in panel.marks(one):
-            one.add_artist(artist)
-    if sketch is not None:
-        sketch.on(figure)
     canvas.draw()
     return png(np.asarray(canvas.buffer_rgba()), level=6)
 

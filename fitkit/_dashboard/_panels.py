@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from fitkit._dashboard._header import BUSY
 from fitkit._dashboard._painter import Panel
+from fitkit._dashboard._survey import affordable
 from fitkit._dashboard._table import Entry
 from fitkit._fit import Fit
 from fitkit._names import named_elements, named_leaves
@@ -21,14 +21,10 @@ from fitkit._plots import (
     steps_view,
 )
 
-#: More elements of parameters than this and no spectrum is shown unless asked for.
-MOST_DIRECTIONS = 500
-
 
 def known_panels(fit: Fit, draw: Any) -> tuple[str, ...]:
     """Name the panels that a dashboard of this fit shows, unless told otherwise."""
-    elements = sum(np.size(leaf) for leaf in jax.tree.leaves(fit.params))
-    spectrum = elements <= MOST_DIRECTIONS or fit.spectrum is not None
+    spectrum = affordable(fit) or fit.spectrum is not None
     return ("loss", "steps", *(["spectrum"] if spectrum else []), *(["model"] if draw else []))
 
 
@@ -47,18 +43,15 @@ def error_bars(fit: Fit) -> dict[str, np.ndarray]:
 
 
 def step_units(fit: Fit, errors: Mapping[str, np.ndarray]) -> dict[str, float] | None:
-    """Give the error bar of each parameter, the unit of its step sizes.
+    """Give the error bar of each parameter that moves, the unit of its step sizes.
 
-    None unless all that move have a finite one: on one axis, steps have one kind of unit.
+    None unless all of them have a finite one: on one axis, steps have one kind of unit.
     """
     moving = [path for path in fit.names if path not in fit.frozen]
     if not moving or any(path not in errors for path in moving):
         return None
     units = {path: float(np.sqrt(np.sum(errors[path] ** 2))) for path in moving}
-    if not all(np.isfinite(unit) and unit > 0 for unit in units.values()):
-        return None
-    # A frozen parameter does not step; what it did before has no unit now.
-    return units
+    return units if all(np.isfinite(unit) and unit > 0 for unit in units.values()) else None
 
 
 def spectrum_of(fit: Fit) -> tuple[np.ndarray, int]:
@@ -72,14 +65,8 @@ def spectrum_of(fit: Fit) -> tuple[np.ndarray, int]:
     return np.asarray(fisher.eigenvalues), fisher.rank
 
 
-def panels_of(
-    fit: Fit,
-    names: Sequence[str],
-    entries: Sequence[Entry],
-    errors: Mapping[str, np.ndarray],
-    chosen: int | None = None,
-) -> list[Panel]:
-    """Describe the panels of this moment.
+class Panels:
+    """The panels of a fit, as they are whenever asked for.
 
     Parameters
     ----------
@@ -87,41 +74,57 @@ def panels_of(
         The fit.
     names
         Which panels.
-    entries
-        The parameters and groups that have a colour.
-    errors
-        What `error_bars` gave.
-    chosen
-        The direction to mark in the spectrum.
     """
-    history = Snapshot(fit.history)
-    settled = fit.status not in BUSY and fit.status != "paused"
-    end = fit.step if settled else max(fit.target, fit.step)
-    shown = {entry.paths[0]: entry.number for entry in entries if not entry.group}
-    others: dict[str, int | None] = {path: None for path in fit.names if path not in shown}
-    for entry in entries:
-        if entry.group:
-            others |= dict.fromkeys(entry.paths, entry.number)
-    events = [event.step for event in tuple(fit.events)]
-    eigenvalues, rank = spectrum_of(fit)
-    units = step_units(fit, errors)
-    legend = [(short(entry.label), entry.number) for entry in entries]
-    built = {
-        "spectrum": lambda: Panel(
-            spectrum_view(eigenvalues, rank),
-            lambda axes: spectrum_marks(axes, eigenvalues, rank, chosen),
-            weight=0.75,
-        ),
-        "loss": lambda: Panel(
-            loss_view(history, end, settled),
-            lambda axes: loss_marks(axes, history, events),
-        ),
-        "steps": lambda: Panel(
-            steps_view(history, fit.names, end, settled, legend, units),
-            lambda axes: steps_marks(axes, history, shown, others, units),
-        ),
-    }
-    return [built[name]() for name in names if name in built]
+
+    def __init__(self, fit: Fit, names: Sequence[str]):
+        self._fit, self.names = fit, tuple(names)
+        self._errors: tuple[Any, dict[str, np.ndarray]] = (None, {})
+
+    def errors(self) -> dict[str, np.ndarray]:
+        """Give the `error_bars`, worked out once for every Fisher matrix."""
+        known = self._fit.known_fisher
+        if known is not self._errors[0]:
+            self._errors = known, error_bars(self._fit)
+        return self._errors[1]
+
+    def now(self, entries: Sequence[Entry], chosen: int | None = None) -> list[Panel]:
+        """Describe the panels of this moment.
+
+        Parameters
+        ----------
+        entries
+            The parameters and groups that have a colour.
+        chosen
+            The direction to mark in the spectrum.
+        """
+        fit, history = self._fit, Snapshot(self._fit.history)
+        settled = fit.status not in BUSY and fit.status != "paused"
+        end = fit.step if settled else max(fit.target, fit.step)
+        shown = {entry.paths[0]: entry.number for entry in entries if not entry.group}
+        others: dict[str, int | None] = {path: None for path in fit.names if path not in shown}
+        for entry in entries:
+            if entry.group:
+                others |= dict.fromkeys(entry.paths, entry.number)
+        events = [event.step for event in tuple(fit.events)]
+        eigenvalues, rank = spectrum_of(fit)
+        units = step_units(fit, self.errors())
+        legend = [(short(entry.label), entry.number) for entry in entries]
+        built = {
+            "spectrum": lambda: Panel(
+                spectrum_view(eigenvalues, rank),
+                lambda axes: spectrum_marks(axes, eigenvalues, rank, chosen),
+                weight=0.75,
+            ),
+            "loss": lambda: Panel(
+                loss_view(history, end, settled),
+                lambda axes: loss_marks(axes, history, events),
+            ),
+            "steps": lambda: Panel(
+                steps_view(history, fit.names, end, settled, legend, units),
+                lambda axes: steps_marks(axes, history, shown, others, units),
+            ),
+        }
+        return [built[name]() for name in self.names if name in built]
 
 
 def short(path: str, length: int = 17) -> str:

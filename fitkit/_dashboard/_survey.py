@@ -1,5 +1,6 @@
 """What takes long and happens off the drawing thread: Fisher matrices, what a button asks for."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -15,8 +16,13 @@ SHARE = 0.05  # of the time that the fit runs may go into Fisher matrices
 OFTEN = 2.0  # seconds of running between two, however cheap they are
 GUESS = 0.1  # seconds the first is taken to last
 REST = 1.0  # seconds that a fit stands still before it gets one without being asked
-MOST = 500  # elements of parameters; with more, only the button makes one
+MOST = 500  # elements of parameters; with more, one is made only when asked for
 PATIENCE = 0.25
+
+
+def affordable(fit: Fit) -> bool:
+    """Tell whether the parameters are few enough for Fisher matrices that nobody asked for."""
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(fit.params)) <= MOST
 
 
 class Survey(threading.Thread):
@@ -33,14 +39,21 @@ class Survey(threading.Thread):
     fishers
         Whether to make Fisher matrices at all.
     told
-        Called with what a job raised, and with None when a job began or ended well.
+        Called with what a job raised.
+    wake
+        Called when a job began or ended.
     """
 
-    def __init__(self, fit: Fit, fishers: bool, told: Callable[[Exception | None], None]):
+    def __init__(
+        self,
+        fit: Fit,
+        fishers: bool,
+        told: Callable[[Exception], None],
+        wake: Callable[[], None],
+    ):
         super().__init__(name="fitkit survey", daemon=True)
-        elements = sum(np.size(leaf) for leaf in jax.tree.leaves(fit.params))
-        self._fit, self._told = fit, told
-        self._unasked = fishers and elements <= MOST
+        self._fit, self._told, self._wake = fit, told, wake
+        self._unasked = fishers and affordable(fit)
         self._jobs: list[tuple[str, Callable[[], Any]]] = []
         self._condition = threading.Condition()
         self._over = False
@@ -79,14 +92,14 @@ class Survey(threading.Thread):
 
     def _work(self, words: str, job: Callable[[], Any]) -> None:
         self.doing = words
-        self._told(None)
+        self._wake()
         try:
             job()
         except Exception as error:
             self._told(error)
         finally:
             self.doing = ""
-            self._told(None)
+            self._wake()
 
     def _note_time(self, seconds: float) -> None:
         if self._fit.status in BUSY:
@@ -106,8 +119,6 @@ class Survey(threading.Thread):
         """Make a Fisher matrix; where there is none, say nothing: nobody asked."""
         self._tried = self._fit.step, self._fit.frozen
         begun = time.monotonic()
-        try:
+        with contextlib.suppress(Exception):
             self._fit.fisher()
-        except Exception:
-            self._told(None)
         self._cost, self._ran = time.monotonic() - begun, 0.0

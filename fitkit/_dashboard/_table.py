@@ -64,7 +64,10 @@ class Table:
 
     def in_sight(self) -> list[Entry]:
         """Give what has a row now."""
-        return self._entries()[self._first : self._first + len(self.rows)]
+        return self._page(self._entries())
+
+    def _page(self, entries: list[Entry]) -> list[Entry]:
+        return entries[self._first : self._first + len(self.rows)]
 
     def refresh(self, errors: dict[str, np.ndarray]) -> None:
         """Set every control in sight from the fit, whose error bars are given."""
@@ -74,7 +77,7 @@ class Table:
         self.head.value = self._headings()
         for number, row in enumerate(self.rows):
             _show(row.box, number + self._first < len(entries))
-        for row, (label, paths, number, group) in zip(self.rows, self.in_sight(), strict=False):
+        for row, (label, paths, number, group) in zip(self.rows, self._page(entries), strict=False):
             line = f"border-top-style:{dash(number)[0]};border-top-color:{colour(number)}"
             if group:
                 value, label = self._tell_frozen(paths), f"{label} ({len(paths)})"
