@@ -23,6 +23,7 @@ DASHES: tuple[tuple[str, Any], ...] = (
 # Contrast of 4.5 on white and of 4.1 on JupyterLab's dark cells.
 INK = "#777777"
 LABEL_SIZE = 8.5
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 HUGE = 1e200  # a tick or two further, matplotlib overflows
 DEPTH = 12  # decades of step sizes and eigenvalues at most
 
@@ -190,4 +191,5 @@ def _power(y: float) -> str:
     exponent = int(np.floor(np.log10(y) + 1e-9))
     factor = y / 10.0**exponent
     lead = "" if abs(factor - 1) < 1e-6 else f"{factor:.0f}×"
-    return f"{lead}$10^{{{exponent}}}$"
+    # Not as a formula: to parse those takes a sixth of the time to draw.
+    return f"{lead}10{str(exponent).translate(SUPERSCRIPT)}"

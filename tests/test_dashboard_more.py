@@ -13,8 +13,11 @@ from controls import row
 from PIL import Image
 
 import fitkit as fk
+from fitkit._axes import View
+from fitkit._dashboard._painter import Painter, Panel
 from fitkit._dashboard._panels import error_bars, step_units
 from fitkit._dashboard._rows import describe
+from fitkit._dashboard._watch import LOCK
 
 X = jnp.linspace(0.0, 1.0, 30)
 
@@ -164,7 +167,8 @@ def test_the_model_is_drawn_below_and_in_the_saved_figure(fit):
         dashboard.refresh()
     assert Image.open(io.BytesIO(dashboard._live.image.value)).size == (1440, 870)
     # Axes that `draw` makes do not pile up from frame to frame.
-    assert len(dashboard._live.painter._figure.axes) == 3
+    with LOCK:
+        assert len(dashboard._live.painter._figure.axes) == 3
     *_, axes, twin = dashboard.figure.axes
     assert axes.get_title(loc="left") == "line"
     assert len(axes.lines) == len(twin.lines) == 1
@@ -222,3 +226,22 @@ def test_groups_by_path_are_steered_and_opened():
     assert len(table.in_sight()) == 3
     assert table.up.disabled
     dashboard.close()
+
+
+def test_a_panel_drawn_anew_by_itself_looks_like_one_drawn_with_the_others():
+    def panel(top, legend=()):
+        view = View("loss", (0.0, 10.0), (1e-3, top), legend=legend)
+        return Panel(view, lambda axes: [])
+
+    def pixels(frame):
+        return np.asarray(Image.open(io.BytesIO(frame)), dtype=int)
+
+    legend = (("slope", "#0072b2", "solid"),)
+    painter = Painter()
+    painter.frame([panel(1.0), panel(1.0, legend), panel(1e6)])
+    changed = [panel(1.0), panel(1e4, legend), panel(1e6)]
+    # Colours of half-transparent pixels are rounded when they are kept and put back.
+    assert np.abs(pixels(painter.frame(changed)) - pixels(Painter().frame(changed))).max() <= 1
+    # And another legend is another layout.
+    changed = [panel(1.0, legend), panel(1e4), panel(1e6)]
+    assert np.array_equal(pixels(painter.frame(changed)), pixels(Painter().frame(changed)))

@@ -21,6 +21,7 @@ class Modes:
     def __init__(self, fit: Fit, act: Act, ask: Ask):
         self._fit = fit
         self._known: FisherMatrix | None = None
+        self._described: int | None = None
         # JupyterLab keeps the arrow keys of a drop-down list for itself, but not those of a slider.
         self.choice = widgets.SelectionSlider(
             options=[("all", ALL)],
@@ -52,9 +53,11 @@ class Modes:
         """Show what the fit knows of its spectrum."""
         step, fisher = self._fit.known_fisher or (0, None)
         if fisher is not self._known:
-            self._known = fisher
+            self._known, self._described = fisher, None
             self._list(fisher)
-        self.words.value = _describe(fisher, step, self.chosen)
+        if self.choice.value != self._described:
+            self._described = self.choice.value
+            self.words.value = _describe(fisher, step, self.chosen)
         inside = self._fit.in_eigenbasis
         self.basis.description = "Leave eigenbasis" if inside else "Enter eigenbasis"
         self.basis.tooltip = (

@@ -3,13 +3,14 @@
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Affine2D, Bbox
 
 from fitkit._axes import INK, PALETTE, View, dress, tint
 
@@ -36,24 +37,16 @@ class Panel(NamedTuple):
 
 
 class Painter:
-    """Draws panels side by side; a frame costs a full draw only when some view changed."""
+    """Draws panels side by side; axes are drawn anew only when their own view changed."""
 
     def __init__(self) -> None:
-        self.full_draws = 0
-        self._views: tuple[View, ...] | None = None
+        self._layout: Any = None
+        self._views: tuple[View, ...] = ()
 
     def frame(self, panels: Sequence[Panel], sketch: "Sketch | None" = None) -> bytes:
         """Draw the panels, and the sketch below them, and give the PNG."""
-        views = tuple(panel.view for panel in panels)
-        if views != self._views:
-            self._figure, self._axes = build(panels, sketched=sketch is not None)
-            self._canvas = FigureCanvasAgg(self._figure)
-            self._canvas.draw()
-            self._background = self._canvas.copy_from_bbox(self._figure.bbox)
-            self._views = views
-            self.full_draws += 1
-        else:
-            self._canvas.restore_region(self._background)
+        self._dress(panels, sketch is not None)
+        self._canvas.restore_region(self._background)
         renderer = self._canvas.get_renderer()
         for panel, axes in zip(panels, self._axes, strict=True):
             for artist in panel.marks(axes):
@@ -65,6 +58,41 @@ class Painter:
             for one in axes:
                 one.remove()
         return png(np.asarray(self._canvas.buffer_rgba()))
+
+    def _dress(self, panels: Sequence[Panel], sketched: bool) -> None:
+        """Bring the background up to date."""
+        views = tuple(panel.view for panel in panels)
+        if views == self._views:
+            return
+        layout = sketched, *((panel.weight, bool(panel.view.legend)) for panel in panels)
+        if layout == self._layout:
+            stale = [i for i, view in enumerate(views) if view != self._views[i]]
+            self._canvas.restore_region(self._background)
+            for i in stale:
+                self._axes[i].clear()
+                dress(self._axes[i], views[i])
+        else:
+            stale = range(len(panels))
+            self._figure, self._axes = build(panels, sketched=sketched)
+            self._canvas = FigureCanvasAgg(self._figure)
+            self._canvas.get_renderer()
+            height = self._figure.get_figheight() * 100
+            slots = [_slot(*one, height) for one in zip(panels, self._axes, strict=True)]
+            self._empty = [self._canvas.copy_from_bbox(slot) for slot in slots]
+        for i in stale:
+            self._canvas.restore_region(self._empty[i])
+            self._axes[i].draw(self._canvas.get_renderer())
+        self._background = self._canvas.copy_from_bbox(self._figure.bbox)
+        self._layout, self._views = layout, views
+
+
+def _slot(panel: Panel, axes: Axes, height: float) -> Bbox:
+    """Find the pixels that a panel has for itself, with its labels and its legend."""
+    inner = axes.get_position().bounds
+    left = inner[0] * WIDTH - LEFT
+    right = left + LEFT + inner[2] * WIDTH + RIGHT + LEGEND * bool(panel.view.legend)
+    below = inner[1] * height - BOTTOM
+    return Bbox(((left, below), (right, height))).transformed(Affine2D().scale(SHARPNESS))
 
 
 class Sketch:
