@@ -69,7 +69,7 @@ def wait_until(true: Callable[[], Any], what: str, patience: float = PATIENCE) -
 class Lab:
     """A running JupyterLab or Notebook 7 server."""
 
-    def __init__(self, folder: Path, app: str, theme: str | None):
+    def __init__(self, folder: Path, app: str):
         self.folder, self.app, self.token = folder, app, secrets.token_hex(16)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -78,9 +78,6 @@ class Lab:
         home = folder / ".home"
         settings = home / "lab" / "@jupyterlab" / "apputils-extension"
         settings.mkdir(parents=True)
-        (settings / "themes.jupyterlab-settings").write_text(
-            json.dumps({"theme": theme or "JupyterLab Light"})
-        )
         (settings / "notification.jupyterlab-settings").write_text(
             json.dumps({"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True})
         )
@@ -167,9 +164,9 @@ class Lab:
 
 
 @contextlib.contextmanager
-def lab(folder: Path, app: str = "lab", theme: str | None = None) -> Iterator[Lab]:
+def lab(folder: Path, app: str = "lab") -> Iterator[Lab]:
     """Start a server (`app` is ``"lab"`` or ``"notebook"``) and stop it at the end."""
-    server = Lab(folder, app, theme)
+    server = Lab(folder, app)
     try:
         yield server
     finally:
@@ -211,9 +208,12 @@ def open_notebook(page: Any, server: Lab, name: str) -> None:
     )
 
 
-def command(page: Any, name: str) -> None:
+def command(page: Any, name: str, **arguments: Any) -> None:
     """Run a JupyterLab command by its id."""
-    page.evaluate("name => window.jupyterapp.commands.execute(name).then(() => null)", name)
+    page.evaluate(
+        "([name, given]) => window.jupyterapp.commands.execute(name, given).then(() => null)",
+        [name, arguments],
+    )
 
 
 def save(page: Any, path: Path) -> nbformat.NotebookNode:

@@ -229,8 +229,8 @@ def test_groups_by_path_are_steered_and_opened():
 
 
 def test_a_panel_drawn_anew_by_itself_looks_like_one_drawn_with_the_others():
-    def panel(top, legend=()):
-        view = View("loss", (0.0, 10.0), (1e-3, top), legend=legend)
+    def panel(top, legend=(), note=""):
+        view = View("loss", (0.0, 10.0), (1e-3, top), legend=legend, note=note)
         return Panel(view, lambda axes: [])
 
     def pixels(frame):
@@ -238,7 +238,7 @@ def test_a_panel_drawn_anew_by_itself_looks_like_one_drawn_with_the_others():
 
     legend = (("slope", "#0072b2", "solid"),)
     painter = Painter()
-    painter.frame([panel(1.0), panel(1.0, legend), panel(1e6)])
+    painter.frame([panel(1.0), panel(1.0, legend, note="no steps yet"), panel(1e6)])
     changed = [panel(1.0), panel(1e4, legend), panel(1e6)]
     # Colours of half-transparent pixels are rounded when they are kept and put back.
     assert np.abs(pixels(painter.frame(changed)) - pixels(Painter().frame(changed))).max() <= 1

@@ -1,9 +1,10 @@
 """How the dashboard looks with few and many parameters, in light and dark: pictures to look at."""
 
 import browser
-import pytest
 
 browser.skip_where_missing()
+
+COUNTS = (3, 12, 300)  # of parameters
 
 MODEL = """
 import jax, jax.numpy as jnp, numpy as np, optax
@@ -47,27 +48,28 @@ def make(count):
 """
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_finished_fits_fill_their_cells_and_no_more(theme, tmp_path):
+def test_finished_fits_fill_their_cells_and_no_more(server, tmp_path):
     cells = [MODEL]
-    for count in (3, 12, 300):
+    for count in COUNTS:
         draw = "draw" if count == 3 else "None"
         freeze = "fit.freeze(fit.names[1])" if count == 12 else ""
         cells += [f"fit, draw = make({count})\nfk.Dashboard(fit, draw={draw})"]
         cells += [f"fit.run(700)\n{freeze}\nfit.run(500)"]
-    with (
-        browser.lab(tmp_path, theme=f"JupyterLab {theme.capitalize()}") as server,
-        browser.chromium(tmp_path, width=1180, height=5000) as page,
-    ):
-        server.write("looks.ipynb", cells)
+    server.write("looks.ipynb", cells)
+    with browser.chromium(tmp_path, width=1180, height=5000) as page:
         browser.open_notebook(page, server, "looks.ipynb")
         browser.command(page, "notebook:run-all-cells")
-        for number, count in enumerate((3, 12, 300)):
-            board = page.locator(".fitkit-live").nth(number)
+        boards = [page.locator(".fitkit-live").nth(number) for number in range(len(COUNTS))]
+        for board in boards:
             board.get_by_text("Finished").wait_for()
             # The Fisher matrix of where the fit came to rest.
             board.get_by_text("At step 1,200 the data constrain").wait_for()
-            look_at(board, f"{theme}-{count}", tmp_path)
+        for theme in ("light", "dark"):
+            name = f"JupyterLab {theme.capitalize()}"
+            browser.command(page, "apputils:change-theme", theme=name)
+            page.locator(f"body[data-jp-theme-name='{name}']").wait_for(state="attached")
+            for board, count in zip(boards, COUNTS, strict=True):
+                look_at(board, f"{theme}-{count}", tmp_path)
 
 
 def look_at(board, name, tmp_path):

@@ -69,7 +69,10 @@ class Painter:
             stale = [i for i, view in enumerate(views) if view != self._views[i]]
             self._canvas.restore_region(self._background)
             for i in stale:
-                self._axes[i].clear()
+                # New ones: `clear` would leave what was said of their ticks.
+                place = self._axes[i].get_position().bounds
+                self._axes[i].remove()
+                self._axes[i] = self._figure.add_axes(place)
                 dress(self._axes[i], views[i])
         else:
             stale = range(len(panels))
