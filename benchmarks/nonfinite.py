@@ -18,10 +18,10 @@ import numpy as np
 import optax
 
 import fitkit as fk
-from fitkit import _step
-from fitkit._nonfinite._replay import run
-from fitkit._nonfinite._scope import Memory, count_equations
-from fitkit._problem import make_problem
+from fitkit._fit import step as steps
+from fitkit._fit.problem import make_problem
+from fitkit._nonfinite.replay import run
+from fitkit._nonfinite.scope import Memory, count_equations
 
 STEPS = 20
 PAIRS = 301
@@ -36,12 +36,12 @@ def chunk_of_a_thousand_parameters(flagged: bool):
 
     problem, params, args = make_problem(loss, None, {"w": jnp.zeros(1000)}, None)
     optimiser = optax.adam(1e-3)
-    step = _step.make_step(problem, optimiser)
+    step = steps.make_step(problem, optimiser)
     finite = mock.patch.object(jnp, "isfinite", lambda x: jnp.asarray(True))
-    chunk = _step.make_chunk(step, _step.verdict_of)
-    state = _step.initial_state(params, optimiser)
-    controls = _step.Controls.of([1.0])
-    arguments = (state, controls, args, np.int32(STEPS), np.int32(_step.GOOD))
+    chunk = steps.make_chunk(step, steps.verdict_of)
+    state = steps.initial_state(params, optimiser)
+    controls = steps.Controls.of([1.0])
+    arguments = (state, controls, args, np.int32(STEPS), np.int32(steps.GOOD))
     if flagged:
         compiled = chunk.lower(*arguments).compile()
     else:

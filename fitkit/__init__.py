@@ -3,23 +3,23 @@
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from fitkit._fisher import EigenProjection as EigenProjection
+from fitkit._fisher import FisherMatrix as FisherMatrix
+from fitkit._fisher import decompose as decompose
+from fitkit._fisher import eigen_projected as eigen_projected
+from fitkit._fisher import eigen_projection as eigen_projection
 from fitkit._fisher import fisher_matrix as fisher_matrix
-from fitkit._fisher_matrix import FisherMatrix as FisherMatrix
 from fitkit._fit import Fit as Fit
-from fitkit._gauss_newton import gauss_newton as gauss_newton
 from fitkit._nonfinite import NonFiniteError as NonFiniteError
 from fitkit._nonfinite import NonFiniteReport as NonFiniteReport
 from fitkit._nonfinite import debug_nan_check as debug_nan_check
 from fitkit._nonfinite import find_nonfinite as find_nonfinite
 from fitkit._nonfinite import zero_nan_check as zero_nan_check
 from fitkit._optimisers import delay as delay
+from fitkit._optimisers import gauss_newton as gauss_newton
 from fitkit._optimisers import map_optimisers as map_optimisers
-from fitkit._projection import EigenProjection as EigenProjection
-from fitkit._projection import eigen_projected as eigen_projected
-from fitkit._result_plots import Result as Result
-from fitkit._spectrum import decompose as decompose
-from fitkit._spectrum import eigen_projection as eigen_projection
-from fitkit._transforms import max_step_size as max_step_size
+from fitkit._optimisers import max_step_size as max_step_size
+from fitkit._plotting import Result as Result
 
 if _TYPE_CHECKING:
     from fitkit._dashboard import Dashboard as Dashboard

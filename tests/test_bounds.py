@@ -7,10 +7,10 @@ import pytest
 from scipy.optimize import least_squares
 
 import fitkit as fk
-from fitkit._bounds import bounded
-from fitkit._names import UnknownPathError
-from fitkit._problem import make_problem
-from fitkit._step import GOOD, Controls, initial_state, make_chunk, make_step, verdict_of
+from fitkit._fit.problem import make_problem
+from fitkit._fit.step import GOOD, Controls, initial_state, make_chunk, make_step, verdict_of
+from fitkit._optimisers.bounds import bounded
+from fitkit._paths import UnknownPathError
 
 x = np.linspace(0.0, 3.0, 20)
 # Without bounds the best amplitude is 1.93, the best offset -0.36.

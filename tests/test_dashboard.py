@@ -15,8 +15,8 @@ from controls import row
 from PIL import Image
 
 import fitkit as fk
-from fitkit._dashboard._header import duration
-from fitkit._dashboard._rows import notch, rounded
+from fitkit._dashboard.header import duration
+from fitkit._dashboard.rows import notch, rounded
 
 COMPILED = []
 

@@ -13,11 +13,11 @@ from controls import row
 from PIL import Image
 
 import fitkit as fk
-from fitkit._axes import View
-from fitkit._dashboard._painter import Painter, Panel
-from fitkit._dashboard._panels import error_bars, step_units
-from fitkit._dashboard._rows import describe
-from fitkit._dashboard._watch import LOCK
+from fitkit._dashboard.panels import error_bars, step_units
+from fitkit._dashboard.refresh import LOCK
+from fitkit._dashboard.render import Painter, Panel
+from fitkit._dashboard.rows import describe
+from fitkit._plotting.axes import View
 
 X = jnp.linspace(0.0, 1.0, 30)
 

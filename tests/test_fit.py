@@ -10,8 +10,8 @@ import optax
 import pytest
 
 import fitkit as fk
-from fitkit._names import UnknownPathError
-from fitkit._optimisers import injected_learning_rates
+from fitkit._optimisers.mapping import injected_learning_rates
+from fitkit._paths import UnknownPathError
 
 X = jnp.linspace(0.0, 1.0, 30)
 TRUTH = {"amplitude": 2.0, "rate": 1.3, "offset": 0.3}
@@ -371,7 +371,7 @@ def test_learning_rates_are_fetched_from_the_device_once_for_a_state(monkeypatch
         fetched.append(1)
         return injected_learning_rates(*args)
 
-    monkeypatch.setattr("fitkit._fit.injected_learning_rates", counted)
+    monkeypatch.setattr("fitkit._fit.fit.injected_learning_rates", counted)
     for _ in range(5):
         assert fit.learning_rates["rate"] == pytest.approx(1e-2, rel=1e-6)
     assert len(fetched) == 1

@@ -64,7 +64,7 @@ def test_run_and_wait_show_the_report(capsys) -> None:
 
 
 def test_the_result_and_the_dashboard_tell_of_it() -> None:
-    from fitkit._dashboard._live import trouble
+    from fitkit._dashboard.widgets import trouble
 
     def residuals(params, args):
         return jnp.log(params["k"] - T / 2) + 3.0 * T

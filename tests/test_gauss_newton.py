@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.optimize import least_squares
 
 import fitkit as fk
-from fitkit._gauss_newton import CONVERGED, FAILED, RUNNING, STALLED, restart
+from fitkit._optimisers.gauss_newton import CONVERGED, FAILED, RUNNING, STALLED, restart
 
 x = np.linspace(0.0, 3.0, 20)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fitkit._history import History
+from fitkit._fit.history import History
 
 
 def rows(count, start=0):

@@ -134,8 +134,8 @@ def test_thousands_of_equations_are_replayed_in_seconds() -> None:
             x = jnp.sin(x * 1.01 + 0.1) * 0.9
         return jnp.log(jnp.sum(x) - 1e3)
 
-    from fitkit._nonfinite._replay import run
-    from fitkit._nonfinite._scope import Memory, count_equations
+    from fitkit._nonfinite.replay import run
+    from fitkit._nonfinite.scope import Memory, count_equations
 
     closed = jax.make_jaxpr(jax.value_and_grad(long))(jnp.ones(50), None)
     began = time.process_time()

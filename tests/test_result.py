@@ -11,9 +11,9 @@ import pytest
 import scipy.optimize
 
 import fitkit as fk
-from fitkit._bounds import bounded
-from fitkit._mean import is_mean
-from fitkit._verdict import make_result
+from fitkit._optimisers.bounds import bounded
+from fitkit._result.assess import make_result
+from fitkit._result.mean_loss import is_mean
 
 matplotlib.use("agg")
 

@@ -8,8 +8,8 @@ import optax
 import pytest
 import zodiax as zdx
 
-from fitkit._problem import make_problem
-from fitkit._step import (
+from fitkit._fit.problem import make_problem
+from fitkit._fit.step import (
     BAD_EVALUATION,
     BAD_UPDATE,
     GOOD,

@@ -1,3 +1,3 @@
 """Widgets that show and steer a fit."""
 
-from fitkit._dashboard._dashboard import Dashboard as Dashboard
+from fitkit._dashboard.dashboard import Dashboard as Dashboard

@@ -1,10 +1,10 @@
 """Where a NaN or an infinity was born."""
 
-from fitkit._nonfinite._advice import ADVICE as ADVICE
-from fitkit._nonfinite._checks import NonFiniteError as NonFiniteError
-from fitkit._nonfinite._checks import debug_nan_check as debug_nan_check
-from fitkit._nonfinite._checks import zero_nan_check as zero_nan_check
-from fitkit._nonfinite._find import find_from as find_from
-from fitkit._nonfinite._find import find_nonfinite as find_nonfinite
-from fitkit._nonfinite._labels import name_inputs as name_inputs
-from fitkit._nonfinite._report import NonFiniteReport as NonFiniteReport
+from fitkit._nonfinite.advice import ADVICE as ADVICE
+from fitkit._nonfinite.checks import NonFiniteError as NonFiniteError
+from fitkit._nonfinite.checks import debug_nan_check as debug_nan_check
+from fitkit._nonfinite.checks import zero_nan_check as zero_nan_check
+from fitkit._nonfinite.find import find_from as find_from
+from fitkit._nonfinite.find import find_nonfinite as find_nonfinite
+from fitkit._nonfinite.labels import name_inputs as name_inputs
+from fitkit._nonfinite.report import NonFiniteReport as NonFiniteReport

@@ -1,0 +1,168 @@
+"""The rows in sight: all of a few parameters; of many, groups by path, or a page of those."""
+
+import fnmatch
+from typing import Any, NamedTuple
+
+import ipywidgets as widgets
+import numpy as np
+
+from fitkit._dashboard.rows import Act, Row, describe
+from fitkit._fit import Fit
+from fitkit._paths import named_leaves
+from fitkit._plotting import colour, dash
+
+VISIBLE = 12  # rows at a time; with hundreds of them the page would crawl
+
+
+class Entry(NamedTuple):
+    """What one row stands for: a parameter, or all those below a path."""
+
+    label: str
+    paths: tuple[str, ...]
+    number: int
+    group: bool = False
+
+
+class Table:
+    """A row for each parameter in sight; above many, a filter and a row for all that match it."""
+
+    def __init__(self, fit: Fit, act: Act):
+        self._fit, self._act = fit, act
+        self._first, self._below = 0, ""
+        self._index = {path: index for index, path in enumerate(fit.names)}
+        many = len(fit.names) > VISIBLE
+        self.rows = [Row(fit, act, opened=self._open)]
+        while len(self.rows) < min(len(fit.names), VISIBLE):
+            self.rows.append(Row(fit, act, self.rows[0], self._open))
+        self.together = Row(fit, act, self.rows[0]) if many else None
+        self.filter = widgets.Text(
+            placeholder="part of a path, or a pattern such as mirrors.*.tip",
+            description="filter",
+            tooltip="Show the parameters whose path holds this, or matches it",
+        )
+        self.filter.add_class("fitkit-filter")
+        self.filter.observe(lambda _: self._turn(-self._first), "value")
+        self.up = _icon("level-up", "Back to the groups above")
+        self.back = _icon("chevron-left", "Parameters before these")
+        self.on = _icon("chevron-right", "Parameters after these")
+        self.up.on_click(lambda _: self._go_below(self._below.rpartition(".")[0]))
+        self.back.on_click(lambda _: self._turn(-VISIBLE))
+        self.on.on_click(lambda _: self._turn(VISIBLE))
+        self.where = widgets.HTML()
+        bar = widgets.HBox([self.up, self.filter, self.back, self.where, self.on])
+        bar.add_class("fitkit-bar-of-many")
+        self.head = widgets.HTML()
+        self.head.add_class("fitkit-head")
+        above = [bar, self.head]
+        if self.together is None:
+            bar.add_class("fitkit-none")
+        else:
+            self.together.box.add_class("fitkit-together")
+            above.append(self.together.box)
+        self.box = widgets.VBox([*above, *(row.box for row in self.rows)])
+        self.box.add_class("fitkit-rows")
+
+    def in_sight(self) -> list[Entry]:
+        """Give what has a row now."""
+        return self._page(self._entries())
+
+    def _page(self, entries: list[Entry]) -> list[Entry]:
+        return entries[self._first : self._first + len(self.rows)]
+
+    def refresh(self, errors: dict[str, np.ndarray]) -> None:
+        """Set every control in sight from the fit, whose error bars are given."""
+        leaves = named_leaves(self._fit.params)
+        entries = self._entries()
+        self._first = min(self._first, max(0, (len(entries) - 1) // VISIBLE * VISIBLE))
+        self.head.value = self._headings()
+        for number, row in enumerate(self.rows):
+            _show(row.box, number + self._first < len(entries))
+        for row, (label, paths, number, group) in zip(self.rows, self._page(entries), strict=False):
+            line = f"border-top-style:{dash(number)[0]};border-top-color:{colour(number)}"
+            if group:
+                value, label = self._tell_frozen(paths), f"{label} ({len(paths)})"
+            else:
+                value = describe(leaves[paths[0]], errors.get(paths[0]))
+            row.refresh(paths, label, f"<i style='{line}'></i>", value, group)
+        if self.together is not None:
+            self._refresh_many(entries)
+
+    def _refresh_many(self, entries: list[Entry]) -> None:
+        assert self.together is not None
+        total, last = len(entries), min(self._first + VISIBLE, len(entries))
+        self.where.value = f"{self._first + 1}–{last} of {total}" if total else "none match"
+        self.up.disabled = not self._below
+        self.back.disabled, self.on.disabled = self._first == 0, last >= total
+        _show(self.together.box, total > 0)
+        paths = tuple(path for entry in entries for path in entry.paths)
+        if paths:
+            where = f" of {self._below}" if self._below and not self.filter.value.strip() else ""
+            label = f"all {len(paths)}{where}"
+            self.together.refresh(paths, label, "", self._tell_frozen(paths))
+
+    def _tell_frozen(self, paths: tuple[str, ...]) -> str:
+        frozen = len(self._fit.frozen.intersection(paths))
+        return f"{frozen} frozen" if frozen else ""
+
+    def _entries(self) -> list[Entry]:
+        """List what there are rows for: what a filter leaves, or the groups below a path.
+
+        Groups where they are a few, because a page of groups of two would hide more than it shows.
+        """
+        words = self.filter.value.strip()
+        if words:
+            whole = any(sign in words for sign in "*?[")
+            return self._single(
+                path
+                for path in self._fit.names
+                if (fnmatch.fnmatch(path, words) if whole else words in path)
+            )
+        inside = f"{self._below}." if self._below else ""
+        below = [path for path in self._fit.names if path.startswith(inside)]
+        groups: dict[str, list[str]] = {}
+        for path in below:
+            child = inside + path.removeprefix(inside).partition(".")[0]
+            groups.setdefault(child, []).append(path)
+        if len(below) <= VISIBLE or not 1 < len(groups) <= VISIBLE:
+            return self._single(below)
+        return [
+            Entry(label, tuple(paths), number, group=True)
+            if len(paths) > 1
+            else Entry(paths[0], tuple(paths), number)
+            for number, (label, paths) in enumerate(groups.items())
+        ]
+
+    def _single(self, paths: Any) -> list[Entry]:
+        return [Entry(path, (path,), self._index[path]) for path in paths]
+
+    def _open(self, paths: tuple[str, ...]) -> None:
+        self._go_below(next(entry.label for entry in self._entries() if entry.paths == paths))
+
+    def _go_below(self, path: str) -> None:
+        self._below, self._first = path, 0
+        self._act(lambda: None)
+
+    def _turn(self, by: int) -> None:
+        self._first = max(0, self._first + by)
+        self._act(lambda: None)
+
+    def _headings(self) -> str:
+        relative = {self._fit.learning_rates.relative(path) for path in self._fit.names[:VISIBLE]}
+        rate = "learning rate" if relative == {False} else "× learning rate"
+        columns = ("swatch", ""), ("slider", "parameter"), ("rate", rate), ("reset", "")
+        cells = "".join(f"<span class='fitkit-{name}'>{words}</span>" for name, words in columns)
+        return (
+            f"<div class='fitkit-columns'>{cells}<span class='fitkit-freeze'></span>"
+            "<span class='fitkit-value'>value ± error</span></div>"
+        )
+
+
+def _icon(icon: str, words: str) -> widgets.Button:
+    """Make a button that shows an icon, and says to a screen reader what it is."""
+    button = widgets.Button(icon=icon, description=words, tooltip=words)
+    button.add_class("fitkit-icon")
+    return button
+
+
+def _show(box: widgets.Box, seen: bool) -> None:
+    (box.remove_class if seen else box.add_class)("fitkit-gone")

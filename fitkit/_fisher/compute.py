@@ -1,0 +1,260 @@
+"""From a model to its Fisher matrix: by the Jacobian of residuals or the Hessian of a loss."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from fitkit._fisher.eigen import is_traced, matrix_rtol, rank_rtol, scaled_columns
+from fitkit._fisher.jacobian import loss_hessian, residual_derivatives, residual_rows
+from fitkit._fisher.matrix import FisherMatrix, from_matrix, from_root, root_of
+from fitkit._paths import Paths, match_paths, named_elements, named_leaves, path_of
+
+# The Jacobian, its copy in double precision, and that of the QR decomposition.
+COPIES = 3
+
+
+def fisher_matrix(
+    residuals: Callable[[PyTree, Any], PyTree] | None = None,
+    params: PyTree = None,
+    args: Any = None,
+    *,
+    loss: Callable[[PyTree, Any], Float[Array, ""]] | None = None,
+    weights: PyTree = None,
+    frozen: Paths = (),
+    rtol: float | None = None,
+    memory: int = 2**29,
+) -> FisherMatrix:
+    """Fisher information of the data about the parameters, at `params`.
+
+    From residuals it is ``JᵀJ``, J their Jacobian, decomposed by the singular values of J with
+    columns scaled to unit length, which keeps the digits that forming JᵀJ would lose: with float32
+    models the decomposition itself is done in double precision. From a loss it is the Hessian,
+    which is the observed information, at the minimum.
+
+    The functions are compiled once for every function object and shapes: pass the same function
+    again, not a new ``lambda``, and a second call costs no compilation. Works under ``jit`` and
+    ``vmap``, where values are not checked and nothing is put in words.
+
+    Parameters
+    ----------
+    residuals
+        ``residuals(params, args)`` -> pytree of real arrays, (model - data)/σ.
+    params
+        Pytree of real floating arrays.
+    args
+        What the function takes besides: model, data.
+    loss
+        In place of residuals: ``loss(params, args)`` -> the negative logarithm of a likelihood, a
+        sum over the data and not a mean. For Poisson counts ``jnp.sum(mu - counts * jnp.log(mu))``.
+    weights
+        Multiplies the square of each residual: an array, or a pytree of which the residuals'
+        tree is an extension. With a model in place of residuals, ``1/σ²``; for Poisson counts
+        ``1/model(params, args)`` gives the expected information. Not with `loss`.
+    frozen
+        Paths, subtrees or globs of parameters that are given and not estimated, as `Fit.freeze`
+        takes them. The matrix is that of the others.
+    rtol
+        Eigenvalues of the units-free matrix below `rtol` times the largest count as zero. Default:
+        what is rounding error. From residuals ``(16 eps)²`` in float32 and ``(512 eps)²`` in
+        float64; where the matrix itself is formed, ``4 n eps``.
+    memory
+        Bytes that the Jacobian may take with its working copies. Where it needs more it is not
+        stored: ``Jᵀ(JV)`` is formed for 16 columns at a time, and the answer's `squared` says so
+        (in float32: products of column blocks in double precision, which lose nothing). Where
+        even the residuals are too many, add up blocks of the data (see the notes).
+
+    Returns
+    -------
+    FisherMatrix
+
+    Raises
+    ------
+    TypeError
+        If a parameter, the residuals or the loss are not real floating-point numbers.
+    ValueError
+        If not exactly one of `residuals` and `loss` is given; if a parameter, residuals,
+        loss or a derivative are not finite, naming the parameters. (Under ``jit`` values are not
+        checked.)
+
+    Notes
+    -----
+    Information adds, so that data which do not fit are taken block by block, compiled once if all
+    have one shape, and a Gaussian prior is one block more::
+
+        sum(fk.fisher_matrix(residuals, params, block) for block in blocks)
+
+    Nothing is lost by that: the blocks' triangular factors are stacked, not their products summed.
+
+    Examples
+    --------
+    Only the sum of two of these three parameters shows in the data:
+
+    >>> import fitkit as fk
+    >>> import jax.numpy as jnp
+    >>> x = jnp.linspace(0.0, 1.0, 11)
+    >>> def residuals(params, args):
+    ...     return (params["flux"] + params["sky"] + params["slope"] * x - 1.0) / 0.1
+    >>> fk.fisher_matrix(residuals, {"flux": 0.6, "sky": 0.4, "slope": 0.0})
+    FisherMatrix of 3 parameters, from singular values
+    rank 2 of 3 (eigenvalues above ... of the largest)
+    condition number inf
+      flux   ± inf
+      sky    ± inf
+      slope  ± 0.0953
+    flux - sky is unconstrained
+    """
+    if (residuals is None) == (loss is None):
+        got = "neither" if loss is None else "both"
+        raise ValueError(f"fisher_matrix: give either residuals or loss=, got {got}.")
+    if loss is not None and weights is not None:
+        raise ValueError("fisher_matrix: weights belong to residuals; put them into the loss.")
+    free, held = split_params(params, frozen)
+    if residuals is None:
+        return _from_loss(loss, free, held, args, rtol)
+    return _from_residuals(residuals, free, held, args, weights, rtol, memory)
+
+
+def _from_residuals(
+    residuals: Callable,
+    free: PyTree,
+    held: PyTree,
+    args: Any,
+    weights: PyTree,
+    rtol: float | None,
+    memory: int,
+) -> FisherMatrix:
+    labels = named_elements(free)
+    precision = jnp.result_type(*jax.tree.leaves(free))
+    single = jnp.finfo(precision).bits < 64
+    traced = is_traced(free, held, args, weights)
+    most = memory // (COPIES * 8)
+    parts = residual_derivatives(residuals, free, held, args, weights, most, traced or not single)
+    _refuse_nonfinite(parts.residuals, "residuals")
+    if parts.transposed is not None:
+        transposed = _host(parts.transposed)
+        _refuse_derivatives(transposed, labels)
+        root = _triangle(transposed.T)
+        return from_root(labels, root, _or(rtol, rank_rtol(parts.transposed.dtype) ** 2))
+    if parts.gram is not None:
+        matrix = _host(parts.gram)
+        _refuse_derivatives(matrix, labels)
+        return from_matrix(labels, matrix, _or(rtol, matrix_rtol(matrix.dtype, len(labels))))
+
+    # The products of a float32 Jacobian are exact enough in double precision only.
+    count = max(1, most // (2 * parts.residuals.size))
+    basis = jnp.eye(len(labels), dtype=precision)
+    starts = range(0, len(labels), count)
+    matrix: Any = np.empty((len(labels), len(labels)))
+    for i in starts:
+        rows = _host(residual_rows(residuals, free, held, args, weights, basis[i : i + count]))
+        _refuse_derivatives(rows, labels[i : i + count])
+        for j in starts:
+            if j < i:
+                continue
+            others = rows
+            if j > i:
+                others = residual_rows(residuals, free, held, args, weights, basis[j : j + count])
+            product = rows @ _host(others).T
+            matrix[i : i + count, j : j + count] = product
+            matrix[j : j + count, i : i + count] = product.T
+    # In double precision the product is more exact than the float32 Jacobian it is made of.
+    return from_root(labels, root_of(labels, matrix), _or(rtol, rank_rtol(precision) ** 2))
+
+
+def _from_loss(
+    loss: Any, free: PyTree, held: PyTree, args: Any, rtol: float | None
+) -> FisherMatrix:
+    labels = named_elements(free)
+    value, hessian = loss_hessian(loss, free, held, args)
+    _refuse_nonfinite(value, "loss")
+    matrix = _host(hessian)
+    _refuse_derivatives(matrix, labels)
+    return from_matrix(labels, matrix, _or(rtol, matrix_rtol(hessian.dtype, len(labels))))
+
+
+def _triangle(jacobian: Float[Array, "m n"]) -> Float[Array, "k n"]:
+    """Reduce to at most n rows with the same ``JᵀJ``; column scaling keeps squares in range."""
+    rows, columns = jacobian.shape
+    if rows <= columns:
+        return jacobian
+    unit, scale = scaled_columns(jacobian)
+    return jacobian.__array_namespace__().linalg.qr(unit, mode="r") * scale
+
+
+def _host(array: Any) -> Any:
+    """Bring known values to the host in double precision, which JAX may have switched off."""
+    return array.astype(float) if is_traced(array) else np.asarray(array, dtype=np.float64)
+
+
+def _or(given: float | None, default: float) -> float:
+    if given is None:
+        return default
+    if not 0 <= given < 1:
+        raise ValueError(f"fisher_matrix: rtol must be in [0, 1), got {given}.")
+    return given
+
+
+def split_params(params: PyTree, frozen: Paths) -> tuple[PyTree, PyTree]:
+    """Split into what is estimated and what is held (frozen, or no array); refuse what is bad.
+
+    Both parts are trees like `params`, with None where the other has a leaf.
+    """
+    arrays = jax.tree.map(lambda leaf: None if callable(leaf) else leaf, params)
+    leaves = named_leaves(arrays)
+    patterns = tuple(frozen) if isinstance(frozen, set | frozenset) else frozen
+    paths = {*match_paths(patterns, leaves, "fisher_matrix")} if patterns else set()
+    if len(paths) == len(leaves):
+        why = "all parameters are frozen." if leaves else "params hold no parameter."
+        raise ValueError(f"fisher_matrix: {why}")
+    for path, leaf in leaves.items():
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"fisher_matrix: parameter '{path}' has dtype {dtype}; parameters are real "
+                "floating-point numbers or arrays. Write it as one, or pass it through `args`."
+            )
+        if not is_traced(leaf) and not np.all(np.isfinite(np.asarray(leaf))):
+            raise ValueError(f"fisher_matrix: parameter '{path}' is not finite: {leaf}.")
+
+    def part(key_path: Any, leaf: Any, wanted: bool) -> Any:
+        if callable(leaf):
+            return None if wanted else leaf
+        if (path_of(key_path) in paths) == wanted:
+            return None
+        return jnp.asarray(leaf, None if hasattr(leaf, "dtype") else float)
+
+    free = jax.tree_util.tree_map_with_path(lambda key, leaf: part(key, leaf, True), params)
+    held = jax.tree_util.tree_map_with_path(lambda key, leaf: part(key, leaf, False), params)
+    return free, held
+
+
+def _refuse_nonfinite(values: Array, what: str) -> None:
+    if is_traced(values):
+        return
+    bad = np.count_nonzero(~np.isfinite(np.asarray(values)))
+    if bad:
+        raise ValueError(
+            f"fisher_matrix: {bad} of {values.size} values of the {what} are not finite at these "
+            "params. fitkit.find_nonfinite says where that was born."
+        )
+
+
+def _refuse_derivatives(rows: Any, labels: tuple[str, ...]) -> None:
+    if is_traced(rows):
+        return
+    # One infinite derivative times the zeros of other directions makes NaN of them: blame it alone.
+    bad = np.count_nonzero(np.isinf(rows), axis=1)
+    if not bad.any():
+        bad = np.count_nonzero(np.isnan(rows), axis=1)
+    if bad.any():
+        names = [f"'{labels[i]}' ({bad[i]} of {rows.shape[1]})" for i in np.nonzero(bad)[0]]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise ValueError(
+            f"fisher_matrix: derivatives are not finite with respect to {', '.join(names[:5])}"
+            f"{more}. Typical causes are sqrt or a power at 0 and masked infinities; "
+            "fitkit.find_nonfinite says where they were born."
+        )

@@ -1,0 +1,338 @@
+"""Fisher information: what the data constrain, how well, and what they leave free."""
+
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from fitkit._fisher.combinations import combination, simplest_basis
+from fitkit._fisher.eigen import is_traced, scaled_svd
+
+# A direction whose error is a hundred times what its parameters would have alone.
+DEGENERATE = 1e-4
+
+
+class FisherMatrix(eqx.Module):
+    """The Fisher information of some data about n parameter elements, and what follows from it.
+
+    Made by `fisher_matrix`. Information adds: ``fisher_a + fisher_b`` is that of two independent
+    data sets (or of data and a Gaussian prior) about the same parameters.
+
+    The spectrum is that of the *units-free* matrix, ``matrix[i, j] / (scale[i] scale[j])`` with a
+    unit diagonal: an eigenvalue of 1 is a parameter as well known as if all others were given,
+    one of 1e-4 a combination with a hundred times that error. `rank` counts the eigenvalues above
+    ``rtol`` times the largest. The rest are noise or, where negative, curve the wrong way; they
+    are never dropped in silence: errors that depend on them are infinite, and `unconstrained`
+    names them.
+
+    Attributes
+    ----------
+    labels : tuple[str, ...]
+        Names of the n elements, ``"star.r2[1]"``, in the order of all arrays below.
+    matrix : Float[Array, "n n"]
+        The Fisher matrix, in 1/(unit of parameter i × unit of parameter j).
+    scale : Float[Array, " n"]
+        Square root of its diagonal, so 1/(error of a parameter if all others were known);
+        1 where a parameter has no effect.
+    eigenvalues : Float[Array, " n"]
+        Of the units-free matrix, descending. Those from residuals are squared singular values.
+    eigenvectors : Float[Array, "n n"]
+        Of the units-free matrix; row i belongs to eigenvalue i.
+    rtol : float
+        The tolerance on eigenvalues, relative to the largest, at which the rank is cut.
+    squared : bool
+        Whether the matrix was formed before it was decomposed (from a Hessian, or where the
+        Jacobian did not fit), so that its small eigenvalues carry the rounding of the largest.
+    """
+
+    labels: tuple[str, ...] = eqx.field(static=True)
+    matrix: Float[Array, "n n"]
+    scale: Float[Array, " n"]
+    eigenvalues: Float[Array, " n"]
+    eigenvectors: Float[Array, "n n"]
+    rtol: float = eqx.field(static=True)
+    squared: bool = eqx.field(static=True)
+
+    @property
+    def constrained(self) -> Bool[Array, " n"]:
+        """Which of the eigenvalues count: those above ``rtol`` times the largest."""
+        return (self.eigenvalues > self.rtol * self.eigenvalues[:1]) & (self.eigenvalues > 0)
+
+    @property
+    def rank(self) -> int:
+        """Number of combinations of parameters that the data constrain."""
+        return self._number(self.constrained.sum())
+
+    @property
+    def condition_number(self) -> float:
+        """Largest over smallest units-free eigenvalue; infinite below full rank."""
+        xp = self._xp
+        full = self.constrained.all()
+        return self._number(
+            xp.where(full, self.eigenvalues[0] / xp.where(full, self.eigenvalues[-1], 1), np.inf)
+        )
+
+    @property
+    def raw_eigenvalues(self) -> Float[Array, " n"]:
+        """Eigenvalues of `matrix` itself, descending; their meaning hangs on the units."""
+        return self._raw[0]
+
+    @property
+    def raw_eigenvectors(self) -> Float[Array, "n n"]:
+        """Eigenvectors of `matrix` itself; row i belongs to raw eigenvalue i."""
+        return self._raw[1]
+
+    @property
+    def covariance(self) -> Float[Array, "n n"]:
+        """Covariance of the parameters: the inverse of `matrix`, or its limit below full rank.
+
+        Infinite, with the sign of the correlation, between elements that the data leave free;
+        for all others what is known of them whatever the free directions do.
+        """
+        xp = self._xp
+        kept, free = self._inverse
+        coupled = self._involved[:, None] & self._involved & (xp.abs(free) > self._noise)
+        infinite = coupled | (self._involved & np.eye(len(self.labels), dtype=bool))
+        limit = xp.where(free < 0, -np.inf, np.inf)
+        return xp.where(infinite, limit, kept) / self.scale[:, None] / self.scale
+
+    @property
+    def errors(self) -> Float[Array, " n"]:
+        """Standard error of every element, in its own unit; infinite where the data leave it free.
+
+        The Cramér–Rao bound: what residuals in units of their own σ, or a loss that is a negative
+        log-likelihood, imply.
+        """
+        xp = self._xp
+        variance = xp.diagonal(self._inverse[0])
+        return xp.where(self._involved, np.inf, xp.sqrt(variance)) / self.scale
+
+    @property
+    def correlations(self) -> Float[Array, "n n"]:
+        """Correlation coefficients, with a unit diagonal, finite throughout.
+
+        Elements that the data leave free have those of the free directions alone (±1 for two
+        that only enter as a product), and none with the others: the limit of an ever weaker prior.
+        """
+        xp = self._xp
+        kept, free = self._inverse
+        involved = self._involved
+        both, neither = involved[:, None] & involved, ~(involved[:, None] | involved)
+        product = xp.where(both, _normalised(free), xp.where(neither, _normalised(kept), 0))
+        return xp.where(np.eye(len(self.labels), dtype=bool), 1, xp.clip(product, -1, 1))
+
+    @property
+    def projection(self) -> Float[Array, "n n"]:
+        """Map from latent coordinates of unit variance to parameters, as `eigen_projection` makes.
+
+        Column i belongs to eigenvalue i, best constrained first; zero where it is cut.
+        """
+        xp = self._xp
+        keep = self.constrained
+        roots = xp.where(keep, 1 / xp.sqrt(xp.where(keep, self.eigenvalues, 1)), 0)
+        rows = xp.where(self._informed, 1 / self.scale, 0)
+        return rows[:, None] * self.eigenvectors.T * roots
+
+    @property
+    def unprojection(self) -> Float[Array, "n n"]:
+        """Left inverse of `projection`: from parameters to latent coordinates."""
+        xp = self._xp
+        roots = xp.where(self.constrained, xp.sqrt(xp.clip(self.eigenvalues, 0, None)), 0)
+        return roots[:, None] * self.eigenvectors * xp.where(self._informed, self.scale, 0)
+
+    @property
+    def null_directions(self) -> Float[np.ndarray, "k n"]:
+        """Basis of the free directions in the parameters' units, each in as few as can be.
+
+        Moving the parameters along a row leaves the data as they are. Not under ``jit``.
+        """
+        return self._free / np.asarray(self.scale)
+
+    @property
+    def unconstrained(self) -> tuple[str, ...]:
+        """What the data leave free, in words: ``"flux - 0.98 background is unconstrained"``."""
+        sentences = []
+        for direction in self._free:
+            words = combination(direction, np.asarray(self.scale), self.labels)
+            (involved,) = np.nonzero(direction)
+            curvature = float(direction @ self._normalised_matrix @ direction)
+            if len(involved) == 1 and not np.any(self.matrix[involved[0]]):
+                sentences.append(f"{words} is unconstrained: it has no effect")
+            elif self.squared and curvature < -self.rtol * abs(self.eigenvalues[0]):
+                sentences.append(f"{words} is unconstrained: the loss curves downwards along it")
+            else:
+                sentences.append(f"{words} is unconstrained")
+        return tuple(sentences)
+
+    @property
+    def degenerate(self) -> tuple[str, ...]:
+        """Directions with an eigenvalue below 1e-4 that the data do constrain, in words."""
+        return tuple(
+            f"{self.in_words(i)} is nearly unconstrained (eigenvalue {self.eigenvalues[i]:.2g})"
+            for i in range(self.rank)
+            if self.eigenvalues[i] < DEGENERATE
+        )
+
+    def in_words(self, mode: int) -> str:
+        """Write the direction of eigenvalue number `mode` as a combination of parameters.
+
+        >>> import fitkit as fk
+        >>> total = lambda params, args: (params["flux"] + params["sky"] - 3.0).reshape(1)
+        >>> fk.fisher_matrix(total, {"flux": 1.0, "sky": 2.0}).in_words(1)
+        'flux - sky'
+        """
+        return combination(np.asarray(self.eigenvectors[mode]), np.asarray(self.scale), self.labels)
+
+    def given(self, known: Bool[np.ndarray, " n"]) -> "FisherMatrix":
+        """Fisher matrix of the other elements if those marked in `known` were known exactly."""
+        left = np.flatnonzero(~np.asarray(known))
+        labels = tuple(self.labels[i] for i in left)
+        if self.squared:
+            return from_matrix(labels, self.matrix[left][:, left], self.rtol)
+        return from_root(labels, self._root[:, left], self.rtol)
+
+    def __add__(self, other: "FisherMatrix") -> "FisherMatrix":
+        if not isinstance(other, FisherMatrix):
+            return NotImplemented
+        if self.labels != other.labels:
+            odd = sorted({*self.labels} ^ {*other.labels}) or "the order"
+            raise ValueError(
+                f"FisherMatrix: information adds about the same parameters only; they differ in "
+                f"{odd}. Make both from params of one structure."
+            )
+        rtol = max(self.rtol, other.rtol)
+        if self.squared or other.squared:
+            return from_matrix(self.labels, self.matrix + other.matrix, rtol)
+        root = self._xp.concat([self._root, other._root])
+        return from_root(self.labels, root, rtol)
+
+    def __radd__(self, other: int) -> "FisherMatrix":
+        # So that sum(...) works, which starts from the integer 0.
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __repr__(self) -> str:
+        if is_traced(self.matrix) or self.matrix.ndim != 2:
+            return f"FisherMatrix(labels={self.labels}, matrix of shape {self.matrix.shape})"
+        n, rank = len(self.labels), self.rank
+        how = "a formed matrix" if self.squared else "singular values"
+        width = max(map(len, self.labels), default=0)
+        lines = [
+            f"FisherMatrix of {n} parameters, from {how}",
+            f"rank {rank} of {n} (eigenvalues above {self.rtol:.1e} of the largest)",
+            f"condition number {self.condition_number:.3g}",
+        ]
+        shown = list(zip(self.labels, self.errors, strict=True))[:20]
+        lines += [f"  {label:<{width}}  ± {error:.3g}" for label, error in shown]
+        lines += [f"  … and {n - len(shown)} more"] if n > len(shown) else []
+        return "\n".join([*lines, *self.unconstrained, *self.degenerate])
+
+    @property
+    def _xp(self) -> Any:
+        return self.matrix.__array_namespace__()
+
+    def _number(self, value: Any) -> Any:
+        return value if is_traced(value) else value.item()
+
+    @property
+    def _informed(self) -> Bool[Array, " n"]:
+        """Which elements have any effect at all."""
+        return self._xp.any(self.matrix != 0, axis=1)
+
+    @property
+    def _root(self) -> Float[Array, "n n"]:
+        values = self._xp.sqrt(self._xp.clip(self.eigenvalues, 0, None))
+        # A column of rounding errors, scaled to unit length, would pass for information.
+        columns = self._xp.where(self._informed, self.scale, 0)
+        return values[:, None] * self.eigenvectors * columns
+
+    @property
+    def _raw(self) -> tuple[Array, Array]:
+        if self.squared:
+            values, vectors = self._xp.linalg.eigh(self.matrix)
+            return values[::-1], _signed(vectors.T[::-1])
+        _, values, vectors = self._xp.linalg.svd(self._root)
+        return values**2, _signed(vectors)
+
+    @property
+    def _normalised_matrix(self) -> Float[Array, "n n"]:
+        return self.matrix / self.scale[:, None] / self.scale
+
+    @property
+    def _inverse(self) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
+        """Units-free inverse on the constrained directions, and projector on the others."""
+        xp = self._xp
+        keep = self.constrained
+        inverse = xp.where(keep, 1 / xp.where(keep, self.eigenvalues, 1), 0)
+        vectors = self.eigenvectors
+        return (vectors.T * inverse) @ vectors, (vectors.T * ~keep) @ vectors
+
+    @property
+    def _noise(self) -> Float[Array, ""]:
+        """Size of what rounding mixes of the other parameters into a free direction.
+
+        The tolerance over the gap to the constrained directions: a component beyond is real.
+        """
+        xp = self._xp
+        keep = self.constrained
+        smallest = xp.min(xp.where(keep, self.eigenvalues, np.inf), initial=np.inf)
+        gap = smallest / xp.max(self.eigenvalues, initial=0)
+        ratio = self.rtol / xp.where(gap > 0, gap, 1)
+        return xp.clip(ratio if self.squared else xp.sqrt(ratio), 0, 0.1)
+
+    @property
+    def _involved(self) -> Bool[Array, " n"]:
+        """Which elements take part in a free direction."""
+        return self._xp.diagonal(self._inverse[1]) > self._noise**2
+
+    @property
+    def _free(self) -> Float[np.ndarray, "k n"]:
+        vectors = np.asarray(self.eigenvectors)[~np.asarray(self.constrained)]
+        return simplest_basis(vectors, float(self._noise))
+
+
+def from_root(labels: tuple[str, ...], root: Float[Array, "k n"], rtol: float) -> FisherMatrix:
+    """``rootᵀ root``, with the spectrum taken from the singular values of the root."""
+    svd = scaled_svd(root)
+    matrix = root.T @ root
+    return _made(labels, matrix, svd.scale, svd.singular_values**2, svd.right, rtol, False)
+
+
+def from_matrix(labels: tuple[str, ...], matrix: Float[Array, "n n"], rtol: float) -> FisherMatrix:
+    """Decompose a Fisher matrix that was formed as such."""
+    xp = matrix.__array_namespace__()
+    matrix = matrix / 2 + matrix.T / 2
+    scale = xp.sqrt(xp.abs(xp.diagonal(matrix)))
+    # Without curvature of its own, a parameter borrows its scale from the strongest coupling.
+    scale = xp.where(scale > 0, scale, xp.sqrt(xp.max(xp.abs(matrix), axis=1, initial=0)))
+    scale = xp.where(scale > 0, scale, 1)
+    values, vectors = xp.linalg.eigh(matrix / scale[:, None] / scale)
+    return _made(labels, matrix, scale, values[::-1], vectors.T[::-1], rtol, True)
+
+
+def root_of(labels: tuple[str, ...], matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Find a root of a formed matrix, ``rootᵀ root``; negative eigenvalues are taken for zero."""
+    return from_matrix(labels, matrix, 0.0)._root
+
+
+def _made(labels, matrix, scale, values, vectors, rtol, squared) -> FisherMatrix:
+    arrays = (matrix, scale, values, _signed(vectors))
+    for array in arrays:
+        if isinstance(array, np.ndarray):
+            array.flags.writeable = False
+    return FisherMatrix(labels, *arrays, rtol=float(rtol), squared=squared)
+
+
+def _signed(vectors: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Fix the free sign of every row: its largest component is positive."""
+    xp = vectors.__array_namespace__()
+    largest = xp.max(vectors, axis=1, keepdims=True, initial=0)
+    smallest = xp.min(vectors, axis=1, keepdims=True, initial=0)
+    return xp.where(largest < -smallest, -vectors, vectors)
+
+
+def _normalised(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    xp = matrix.__array_namespace__()
+    diagonal = xp.diagonal(matrix)
+    root = xp.sqrt(xp.where(diagonal > 0, diagonal, 1))
+    return matrix / root[:, None] / root

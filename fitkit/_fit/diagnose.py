@@ -1,0 +1,143 @@
+"""Why a fit went non-finite: the failing step replayed, and what happened in the steps before."""
+
+import dataclasses
+import itertools
+import re
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from fitkit._fit.problem import Params, Problem
+from fitkit._fit.step import Controls, FitState, Step
+from fitkit._nonfinite import ADVICE, NonFiniteReport, find_from, name_inputs
+from fitkit._paths import element_name, named_leaves
+
+#: Growth per step from which on a learning rate, and not the model, is to blame.
+_RUNS_AWAY = 3.0
+_SEVERE = {"overflow", "infinities", "other"}
+
+
+def explain(
+    problem: Problem,
+    step: Step,
+    state: FitState,
+    controls: Controls,
+    args: PyTree,
+    before: list[Params],
+) -> NonFiniteReport | None:
+    """Replay the step that failed.
+
+    Parameters
+    ----------
+    problem, step, args
+        What is fitted, and how one step of it is taken.
+    state, controls
+        Where the failing step started from.
+    before
+        The parameters at the steps before that, the latest first.
+
+    Returns
+    -------
+    NonFiniteReport or None
+        None in the rare case that the step, taken by itself, is finite.
+    """
+    frozen = np.asarray(controls.multipliers) == 0
+    try:
+        report = _of_evaluation(problem, state.params, args, frozen)
+        if report is None:
+            report = _of_update(problem, step, state, controls, args)
+        return report and _with_history(report, state.params, before)
+    except Exception as error:  # An explanation that fails must not take the fit with it.
+        note = f"the replay of the step failed: {type(error).__name__}: {error}"
+        return NonFiniteReport("forward", "a non-finite value", note=note)
+
+
+def explain_start(problem: Problem, params: Params, args: PyTree) -> NonFiniteReport | None:
+    """Explain a loss that is not finite at the parameters given."""
+    return find_from(problem.loss, name_inputs(_function(problem), (params, args)))
+
+
+def _of_evaluation(
+    problem: Problem, params: Params, args: PyTree, frozen: np.ndarray
+) -> NonFiniteReport | None:
+    def value_and_free_gradient(params: Params, args: PyTree) -> Any:
+        value, gradient = jax.value_and_grad(problem.loss)(params, args)
+        structure = jax.tree.structure(gradient)
+        free = jax.tree.unflatten(structure, [not f for f in frozen])
+        return value, eqx.filter(gradient, free)
+
+    return find_from(value_and_free_gradient, name_inputs(_function(problem), (params, args)))
+
+
+def _of_update(
+    problem: Problem, step: Step, state: FitState, controls: Controls, args: PyTree
+) -> NonFiniteReport | None:
+    def moved(params: Params, args: PyTree, optimiser: PyTree) -> Params:
+        started = dataclasses.replace(state, params=params, optimiser=optimiser)
+        return step(started, controls, args)[0].params
+
+    report = find_from(moved, name_inputs(moved, (state.params, args, state.optimiser)))
+    if report is None or report.phase == "optimiser":
+        return report
+    # Loss and gradient are finite, so whatever the replay calls it, the update did it.
+    return dataclasses.replace(report, phase="optimiser")
+
+
+def _with_history(report: NonFiniteReport, params: Params, before: list[Params]) -> NonFiniteReport:
+    sentences = []
+    for origin in (report.origin, *report.other_origins[:2]):
+        values = [value for tree in before if (value := _element(tree, origin)) is not None]
+        if values and report.phase != "data":
+            shown = ", ".join(f"{value:.4g}" for value in reversed(values))
+            steps = "steps" if len(values) > 1 else "step"
+            sentences.append(f"{origin} was {shown} at the {steps} before")
+    growth = _growth([params, *before])
+    fastest = max(growth, key=lambda path: growth[path], default=None)
+    if fastest is not None and growth[fastest] > _RUNS_AWAY and report.family != "data":
+        fast = [path for path in growth if growth[path] > growth[fastest] ** 0.5]
+        sentences.append(
+            f"parameters grew {growth[fastest]:.2g}-fold per step: lower the learning rate of "
+            f"{' and '.join(fast[:3])}"
+        )
+        if report.phase == "forward" or report.family in (*_SEVERE, "learning rate"):
+            report = dataclasses.replace(
+                report, phase="optimiser", family="learning rate", advice=ADVICE["learning rate"]
+            )
+    return dataclasses.replace(report, history=tuple(sentences))
+
+
+def _growth(trees: list[Params]) -> dict[str, float]:
+    """Say by what factor the largest element of each leaf grew per step, lately; latest first."""
+    sizes: dict[str, list[float]] = {}
+    for tree in trees[:4]:
+        for path, leaf in named_leaves(tree).items():
+            sizes.setdefault(path, []).append(float(np.max(np.abs(leaf))))
+    growth = {}
+    for path, size in sizes.items():
+        ratios = [new / old for new, old in itertools.pairwise(size) if old > 0]
+        # One overshoot is no run-away: it must have grown at every one of three steps.
+        if len(ratios) >= 2 and all(np.isfinite(ratios)):
+            growth[path] = float(min(ratios))
+    return growth
+
+
+def _element(tree: Params, name: str | None) -> float | None:
+    """Read ``"star.r2[1]"`` from a tree; None where it is no single element of it."""
+    if name is None:
+        return None
+    for path, leaf in named_leaves(tree).items():
+        if name == path and np.size(leaf) == 1:
+            return float(np.ravel(leaf)[0])
+        if name.startswith(path + "["):
+            found = re.fullmatch(r"\[([\d, ]+)\]", name[len(path) :])
+            index = tuple(map(int, found[1].split(","))) if found else ()
+            if len(index) == np.ndim(leaf) and name == element_name(path, index):
+                return float(np.asarray(leaf)[index])
+    return None
+
+
+def _function(problem: Problem) -> Any:
+    return problem.loss_function or problem.residuals_function

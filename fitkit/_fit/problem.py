@@ -1,0 +1,166 @@
+"""What is fitted: a loss, or residuals, over parameters that have been checked."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from fitkit._paths import element_name, named_leaves, path_of
+
+Params: TypeAlias = PyTree
+LossFunction: TypeAlias = Callable[[Params, Any], Float[Array, ""]]
+ResidualsFunction: TypeAlias = Callable[[Params, Any], PyTree]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """A function to minimise, by its parameters.
+
+    Functions inside `params` and `args` (the activation of a network, say) are no parameters and
+    no data: they are set aside, and put back before the user's function sees them.
+    """
+
+    loss_function: LossFunction | None
+    residuals_function: ResidualsFunction | None
+    static_params: PyTree
+    static_args: PyTree
+
+    def loss(self, params: Params, args: PyTree) -> Float[Array, ""]:
+        """Evaluate the loss; of residuals, half the sum of their squares."""
+        if self.loss_function is not None:
+            return jnp.asarray(self.loss_function(*self._whole(params, args)))
+        squares = [jnp.sum(jnp.square(r)) for r in jax.tree.leaves(self.residuals(params, args))]
+        return 0.5 * functools.reduce(jnp.add, squares)
+
+    def residuals(self, params: Params, args: PyTree) -> PyTree[Float[Array, "..."]]:
+        """Evaluate (model - data) / sigma."""
+        if self.residuals_function is None:
+            raise ValueError("This problem was given a loss and has no residuals.")
+        return self.residuals_function(*self._whole(params, args))
+
+    def whole_params(self, params: Params) -> PyTree:
+        """Put back what is no array, so that the user sees the tree that came."""
+        return eqx.combine(params, self.static_params)
+
+    def _whole(self, params: Params, args: PyTree) -> tuple[PyTree, PyTree]:
+        return self.whole_params(params), eqx.combine(args, self.static_args)
+
+
+def make_problem(
+    loss: LossFunction | None, residuals: ResidualsFunction | None, params: PyTree, args: PyTree
+) -> tuple[Problem, Params, PyTree]:
+    """Check what the user passed and split it into a problem, its parameters and its data.
+
+    Everything here is found by looking at shapes and values: nothing compiles.
+
+    Raises
+    ------
+    TypeError
+        If a parameter is no real floating-point number or array, if `loss` or `residuals` is
+        no function or does not return what it should.
+    ValueError
+        If a parameter is empty or non-finite, if there are no parameters, or if not exactly one
+        of `loss` and `residuals` is given.
+    """
+    if (loss is None) == (residuals is None):
+        given = "both" if loss is not None else "neither"
+        raise ValueError(f"Fit: {given} of `loss` and `residuals` came; give exactly one.")
+    function, kind = (loss, "loss") if residuals is None else (residuals, "residuals")
+    if not callable(function):
+        raise TypeError(f"Fit: `{kind}` must be a function of (params, args), not {function!r}.")
+    static_params = jax.tree.map(lambda leaf: leaf if callable(leaf) else None, params)
+    arrays = jax.tree_util.tree_map_with_path(
+        lambda key_path, leaf: None if callable(leaf) else _checked(path_of(key_path), leaf), params
+    )
+    if not named_leaves(arrays):
+        raise ValueError("Fit: `params` has no leaves; give at least one floating-point parameter.")
+    # Plain numbers stay as they are: they may be shapes or switches.
+    data, static_args = eqx.partition(args, _is_numeric_array)
+    data = jax.tree.map(jnp.asarray, data)
+    problem = Problem(loss, residuals, static_params, static_args)
+    whole = problem.whole_params(arrays)
+    out = eqx.filter_eval_shape(function, whole, eqx.combine(data, static_args))
+    (_check_loss if residuals is None else _check_residuals)(out)
+    return problem, arrays, data
+
+
+def _is_numeric_array(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc")
+
+
+def _checked(path: str, leaf: Any) -> Float[Array, "..."]:
+    """Give the leaf as a strongly typed array of its own width, or say why it cannot be fitted."""
+    wanted = "a parameter must be a finite real floating-point number or array of them"
+    try:
+        array = np.asarray(leaf)
+    except Exception as error:
+        raise TypeError(f"Fit: parameter '{path}' is {leaf!r}; {wanted}.") from error
+    if jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == bool:
+        raise TypeError(
+            f"Fit: parameter '{path}' has dtype {array.dtype}; {wanted}. An integer has no "
+            f"gradient: write {_as_float(array)}, or pass it through `args`."
+        )
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"Fit: parameter '{path}' is complex; {wanted}. Fit its real and imaginary parts, "
+            "or amplitude and phase, as two parameters."
+        )
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(
+            f"Fit: parameter '{path}' is {leaf!r} ({type(leaf).__name__}); {wanted}. "
+            "Pass what is not fitted through `args`."
+        )
+    if array.size == 0:
+        raise ValueError(f"Fit: parameter '{path}' is empty (shape {array.shape}); {wanted}.")
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        index = tuple(int(i) for i in bad[0])
+        raise ValueError(
+            f"Fit: parameter '{element_name(path, index)}' is {array[index]} at the start; "
+            f"{wanted}."
+        )
+    dtype = array.dtype if hasattr(leaf, "dtype") else jnp.result_type(float)
+    return jnp.asarray(array, dtype=jax.dtypes.canonicalize_dtype(dtype))
+
+
+def _as_float(array: np.ndarray) -> str:
+    return f"{float(array)!r}" if array.ndim == 0 else f"params.astype(float), for {array.dtype}"
+
+
+def _check_loss(out: Any) -> None:
+    cure = "A loss must return one real floating-point number"
+    if not isinstance(out, jax.ShapeDtypeStruct):
+        raise TypeError(f"Fit: `loss` returned {out!r}. {cure}.")
+    if out.shape != ():
+        raise TypeError(
+            f"Fit: `loss` returned an array of shape {out.shape}. {cure}: sum it, or pass the "
+            "function as `residuals=` if its square is what should be small."
+        )
+    if not jnp.issubdtype(out.dtype, jnp.floating):
+        hint = ": take its real part" if jnp.issubdtype(out.dtype, jnp.complexfloating) else ""
+        raise TypeError(f"Fit: `loss` returned a number of dtype {out.dtype}. {cure}{hint}.")
+
+
+def _check_residuals(out: PyTree) -> None:
+    cure = "Residuals must be a tree of real floating-point arrays, (model - data) / sigma"
+    leaves = named_leaves(out)
+    if not leaves:
+        raise TypeError(f"Fit: `residuals` returned {out!r}, which holds no array. {cure}.")
+    for path, leaf in leaves.items():
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            raise TypeError(f"Fit: `residuals` returned {leaf!r} at '{path}'. {cure}.")
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            hint = (
+                ": return the real and the imaginary part"
+                if jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+                else ""
+            )
+            raise TypeError(f"Fit: `residuals` has dtype {leaf.dtype} at '{path}'. {cure}{hint}.")
+    if sum(leaf.size for leaf in leaves.values()) == 0:
+        raise ValueError(f"Fit: `residuals` returned no elements. {cure}.")

@@ -1,0 +1,342 @@
+"""The compiled step of a fit, and the chunk: many steps that stop by themselves where one fails."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int, PyTree
+
+from fitkit._fit.problem import Params, Problem
+from fitkit._nonfinite import zero_nan_check
+from fitkit._optimisers import Bounds, tolerant
+
+#: Memory for what a chunk records, in bytes.
+_RECORD_BUDGET = 1_000_000
+
+#: What an optimiser is told besides its gradient, if it takes it.
+_EXTRA = ("value", "grad", "value_fn", "grad_fn", "residuals", "frozen")
+
+#: What `Chunk.outcome` says of the step after the last good one.
+GOOD, BAD_EVALUATION, BAD_UPDATE = 0, 1, 2
+
+#: Steps skipped in a row after which a fit stops all the same.
+MOST_SKIPPED = 100
+
+
+class FitState(eqx.Module):
+    """What a step changes: the parameters and the optimiser's state."""
+
+    params: Params
+    optimiser: optax.OptState
+    mended: "Mended | None" = None
+
+
+class Mended(eqx.Module):
+    """How often a fit that shall not stop at a non-finite value went on over one."""
+
+    skipped: Int[Array, ""]
+    zeroed: Int[Array, ""]
+    in_a_row: Int[Array, ""]
+
+
+class Controls(eqx.Module):
+    """What steers a running fit: the number that multiplies each parameter's step; 0 freezes.
+
+    One scalar for each leaf. With the elements of one array the arithmetic of every leaf would be
+    a kernel of its own for XLA, which compiles hundreds of them one by one; as scalars, leaves of
+    one shape share theirs.
+    """
+
+    multipliers: tuple[Float[Array, ""], ...]
+
+    @classmethod
+    def of(cls, multipliers: Iterable[float]) -> "Controls":
+        """Take plain numbers, as scalars of one fixed dtype: a Python float would retrace."""
+        return cls(tuple(np.float32(one) for one in multipliers))  # pyright: ignore[reportArgumentType]
+
+
+class StepInfo(eqx.Module):
+    """What is recorded of a step: looked at, never carried.
+
+    The loss and the norms of its gradient by each parameter (0 for a frozen one) are those at the
+    parameters that the step started from; the step norms say how far it moved each parameter, in
+    the parameter's unit.
+    """
+
+    loss: Float[Array, ""]
+    gradient_norms: Float[Array, " leaves"]
+    step_norms: Float[Array, " leaves"]
+
+    def row(self) -> Float[Array, " columns"]:
+        """Lay the numbers out as `History.append` takes them."""
+        return jnp.concatenate([self.loss[None], self.gradient_norms, self.step_norms])
+
+    @classmethod
+    def of_row(cls, row: Float[np.ndarray, " columns"]) -> "StepInfo":
+        """Read a row of a chunk's record, as numpy numbers."""
+        gradient_norms, step_norms = np.split(row[1:], 2)
+        return cls(row[0], gradient_norms, step_norms)  # pyright: ignore[reportArgumentType]
+
+
+class Chunk(eqx.Module):
+    """What a compiled run of steps gives back."""
+
+    state: FitState
+    steps: Int[Array, ""]
+    rows: Float[Array, "capacity columns"]
+    outcome: Int[Array, ""]
+    verdict: Int[Array, ""]
+
+
+class Step(Protocol):
+    """One step: where it leads, what is recorded, and whether it was good."""
+
+    def __call__(
+        self, state: FitState, controls: Controls, args: PyTree
+    ) -> tuple[FitState, StepInfo, Int[Array, ""]]: ...
+
+
+def initial_state(
+    params: Params, optimiser: optax.GradientTransformation, on_nonfinite: str = "stop"
+) -> FitState:
+    """Give the state before the first step."""
+    none = jnp.int32(0)
+    mended = None if on_nonfinite == "stop" else Mended(none, none, none)
+    return FitState(params, optimiser.init(params), mended)
+
+
+def started(state: FitState, optimiser: optax.GradientTransformation) -> FitState:
+    """Give the state in which another optimiser begins where `state` is."""
+    return FitState(state.params, optimiser.init(state.params), state.mended)
+
+
+def make_step(
+    problem: Problem,
+    optimiser: optax.GradientTransformation,
+    bounds: Bounds | None = None,
+    on_nonfinite: str = "stop",
+) -> Step:
+    """Build the pure step: evaluate, let the optimiser propose, scale, move.
+
+    A frozen parameter has no gradient, and whatever the optimiser evaluates itself (a line
+    search, a Jacobian) holds it where it is; so the others move as if it were a constant.
+    An element that would leave its bounds is treated the same way, for this step, and nothing is
+    evaluated outside of them.
+
+    With `on_nonfinite` ``"skip"`` a step that is not finite leaves the state as it was, and with
+    ``"zero"`` what is not finite in the gradient or the update becomes zero; both are counted.
+    """
+    update = tolerant(optax.with_extra_args_support(optimiser).update, _EXTRA)
+
+    def step(
+        state: FitState, controls: Controls, args: PyTree
+    ) -> tuple[FitState, StepInfo, Int[Array, ""]]:
+        params = state.params
+        frozen = _like(params, [one == 0 for one in controls.multipliers])
+
+        loss, gradient = jax.value_and_grad(problem.loss)(params, args)
+        if bounds is not None:
+            frozen = jax.tree.map(jnp.logical_or, frozen, bounds.blocked(params, gradient))
+
+        def held(candidate: Params) -> Params:
+            inside = candidate if bounds is None else bounds.project(candidate)
+            return jax.tree.map(jnp.where, frozen, params, inside)
+
+        def value_fn(candidate: Params) -> Array:
+            return problem.loss(held(candidate), args)
+
+        free_gradient = jax.tree.map(lambda f, g: jnp.where(f, 0, g), frozen, gradient)
+        zeroed = jnp.int32(0)
+        if on_nonfinite == "zero":
+            zeroed += _count_bad(free_gradient)
+            free_gradient = zero_nan_check(free_gradient, infinities=True)
+        extra: dict[str, Any] = {
+            "value": loss,
+            "grad": free_gradient,
+            "value_fn": tolerant(value_fn, _EXTRA),
+            "grad_fn": lambda candidate, _: jax.grad(value_fn)(candidate),
+            "frozen": frozen,
+        }
+        if problem.residuals_function is not None:
+            extra["residuals"] = lambda candidate: problem.residuals(held(candidate), args)
+        updates, optimiser_state = update(free_gradient, state.optimiser, params, **extra)
+        updates = jax.tree.map(
+            lambda f, m, u: jnp.where(f, 0, u * m.astype(u.dtype)),
+            frozen,
+            _like(params, controls.multipliers),
+            updates,
+        )
+        if on_nonfinite == "zero":
+            zeroed += _count_bad(updates)
+            updates = zero_nan_check(updates, infinities=True)
+        moved = optax.apply_updates(params, updates)
+        gradient_norms, step_norms = _norms(free_gradient), _norms(updates)
+        outcome = jnp.where(
+            jnp.isfinite(loss) & jnp.all(jnp.isfinite(gradient_norms)),
+            jnp.where(jnp.all(jnp.isfinite(step_norms)), GOOD, BAD_UPDATE),
+            BAD_EVALUATION,
+        )
+        if bounds is not None:
+            moved = bounds.project(moved)
+            step_norms = _norms(jax.tree.map(jnp.subtract, moved, params))
+        info = StepInfo(loss, gradient_norms, step_norms)
+        outcome = outcome.astype(jnp.int32)
+        after = FitState(moved, optimiser_state, state.mended)
+        if state.mended is not None:
+            after, outcome = _mend(state, after, zeroed, outcome, on_nonfinite == "skip")
+        return after, info, outcome
+
+    return step
+
+
+def capacity(params: Params) -> int:
+    """Say how many steps one chunk may take: as many as its record has room for."""
+    columns = 1 + 2 * len(jax.tree.leaves(params))
+    return max(16, min(16384, _RECORD_BUDGET // (8 * columns)))
+
+
+def make_chunk(step: Step, optimiser_verdict: Callable[[FitState], Int[Array, ""]]) -> Callable:
+    """Compile a run of at most `steps` steps.
+
+    The run ends at the first step that is not good, or once the optimiser's verdict is no longer
+    0. Its length is data, so that it can follow the clock without compiling again. The state
+    after a step that failed is not kept: a select in every step costs more than running the good
+    ones again, which is what the caller does then. A chunk whose predecessor failed does nothing,
+    so that it can be queued before that is known.
+    """
+
+    @jax.jit
+    def chunk(
+        state: FitState,
+        controls: Controls,
+        args: PyTree,
+        steps: Int[Array, ""],
+        outcome: Int[Array, ""],
+    ) -> Chunk:
+        shapes = jax.eval_shape(step, state, controls, args)[1]
+        row = jax.eval_shape(StepInfo.row, shapes)
+
+        def goes_on(carry: Chunk) -> Array:
+            return (carry.steps < steps) & (carry.outcome == GOOD) & (carry.verdict == 0)
+
+        def body(carry: Chunk) -> Chunk:
+            state, info, outcome = step(carry.state, controls, args)
+            rows = lax.dynamic_update_index_in_dim(carry.rows, info.row(), carry.steps, 0)
+            return Chunk(state, carry.steps + 1, rows, outcome, optimiser_verdict(state))
+
+        rows = jnp.zeros((capacity(state.params), *row.shape), row.dtype)
+        verdict = optimiser_verdict(state)
+        return lax.while_loop(goes_on, body, Chunk(state, jnp.int32(0), rows, outcome, verdict))
+
+    return chunk
+
+
+def verdict_of(state: FitState) -> Int[Array, ""]:
+    """Read the verdict of an optimiser that knows when it is done; 0 for one that does not.
+
+    1 is converged, 2 stalled, 3 failed. With several optimisers side by side the fit goes on
+    while any of them does, or if one of them never knows.
+    """
+    if not knows_verdict(state):
+        return jnp.int32(0)
+    together = jnp.stack([verdict for verdict in _verdicts(state) if verdict is not None])
+    return jnp.where(jnp.any(together == 0), 0, jnp.max(together)).astype(jnp.int32)
+
+
+def knows_verdict(state: FitState) -> bool:
+    """Tell whether every optimiser of the fit says when it is done."""
+    verdicts = _verdicts(state)
+    return bool(verdicts) and all(verdict is not None for verdict in verdicts)
+
+
+def _verdicts(state: FitState) -> list[Array | None]:
+    """Find the verdict of every optimiser that moves something; None where it has none."""
+
+    def knows(node: Any) -> bool:
+        return hasattr(node, "verdict")
+
+    groups = [state.optimiser]
+    if isinstance(state.optimiser, optax.transforms.PartitionState):
+        inner = [getattr(g, "inner_state", g) for g in state.optimiser.inner_states.values()]
+        groups = [group for group in inner if not isinstance(group, optax.EmptyState)]
+    found = [[n for n in jax.tree.leaves(g, is_leaf=knows) if knows(n)] for g in groups]
+    return [node.verdict for nodes in found for node in nodes] + [None for n in found if not n]
+
+
+def spectrum_of(state: FitState) -> tuple[np.ndarray, int] | None:
+    """Read eigenvalues and rank from an optimiser that keeps them in its state."""
+
+    def keeps(node: Any) -> bool:
+        return hasattr(node, "eigenvalues")
+
+    for node in jax.tree.leaves(state.optimiser, is_leaf=keeps):
+        if keeps(node):
+            return np.asarray(node.eigenvalues), int(node.rank)
+    return None
+
+
+def _mend(
+    before: FitState, after: FitState, zeroed: Array, outcome: Array, skip: bool
+) -> tuple[FitState, Array]:
+    """Go on over a step that is not finite, and count it."""
+    old = before.mended
+    assert old is not None
+    bad = (outcome != GOOD) & skip
+    in_a_row = jnp.where(bad, old.in_a_row + 1, 0)
+    mended = Mended(old.skipped + bad, old.zeroed + zeroed, in_a_row)
+    if skip:
+        after = jax.tree.map(
+            lambda a, b: jnp.where(bad, a, b),
+            FitState(before.params, before.optimiser),
+            FitState(after.params, after.optimiser),
+        )
+        # From the same state the same step follows: unless something else changes, none will be
+        # good again.
+        outcome = jnp.where(bad & (in_a_row < MOST_SKIPPED), GOOD, outcome)
+    return FitState(after.params, after.optimiser, mended), outcome
+
+
+def _count_bad(tree: PyTree) -> Array:
+    counts = [jnp.sum(~jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return functools.reduce(jnp.add, counts).astype(jnp.int32)
+
+
+def _like(params: Params, values: Iterable[Array]) -> PyTree:
+    """Hand one value to every leaf, as a tree like `params`."""
+    return jax.tree.unflatten(jax.tree.structure(params), values)
+
+
+def _norms(tree: PyTree) -> Float[Array, " leaves"]:
+    return jnp.stack([_norm(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _norm(leaf: Array) -> Array:
+    """Euclidean norm; not finite just where an element is not.
+
+    Squares of float32 vanish below 1e-19 and overflow above 1e19, which steps and gradients in
+    SI units do reach; so where the quick norm looks suspicious, a careful one is taken instead.
+    """
+    if leaf.size == 1:
+        return jnp.abs(leaf).reshape(())
+    flat = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)).ravel()
+    norm = _root_of_squares(flat)
+    if norm.dtype == jnp.float64:
+        return norm
+    return lax.cond(jnp.isfinite(norm) & (norm > 1e-15), lambda: norm, lambda: _careful_norm(flat))
+
+
+def _careful_norm(flat: Float[Array, " size"]) -> Float[Array, ""]:
+    largest = jnp.max(jnp.abs(flat))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * _root_of_squares(flat / scale)
+
+
+def _root_of_squares(flat: Float[Array, " size"]) -> Float[Array, ""]:
+    # A dot product, because XLA vectorises it on a CPU better than a sum of squares.
+    return jnp.sqrt(jnp.vdot(flat, flat, precision=lax.Precision.HIGHEST))

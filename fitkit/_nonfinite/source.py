@@ -1,0 +1,146 @@
+"""Which line of the user's own code an equation of a jaxpr came from."""
+
+import dataclasses
+import itertools
+import linecache
+import os
+import sysconfig
+from typing import Any
+
+from fitkit._nonfinite.report import place_text
+
+# JAX and what is written on top of it: never the line a user wants to hear of first.
+_NUMERICS = ("jax", "jaxlib", "equinox", "optax", "numpy", "jaxtyping", "beartype", "optimistix")
+# Library functions that only call back the user's own.
+_CONTROL = {"scan", "while_loop", "fori_loop", "cond", "switch", "map", "vmap", "jit", "select"}
+_CONTROL |= {"checkpoint", "grad", "value_and_grad", "jvp", "vjp", "linearize", "apply_updates"}
+_STDLIB = os.path.normcase(sysconfig.get_path("stdlib"))
+_FITKIT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# Files of JAX that every bind goes through: what they add to a traceback tells two equations of
+# one operation apart no better than their order does.
+_MACHINERY = {
+    *("source_info_util.py", "partial_eval.py", "core.py", "ad.py", "pjit.py", "batching.py"),
+    *("traceback_util.py", "linear_util.py", "api.py", "api_util.py", "ufunc_api.py"),
+    *("custom_derivatives.py", "array_methods.py", "ad_checkpoint.py"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """One level of a traceback, known down to the instruction."""
+
+    file: str
+    line: int
+    function: str
+    instruction: int
+
+    @property
+    def is_user(self) -> bool:
+        """Whether this is the user's own code, by where the file lies."""
+        return is_user_file(self.file)
+
+
+def frames_of(equation: Any) -> tuple[Frame, ...]:
+    """List the frames of an equation, innermost first, down to the call of fitkit itself."""
+    traceback = equation.source_info.traceback
+    if traceback is None:
+        return ()
+    codes, instructions = traceback.raw_frames()
+    frames = []
+    for code, instruction in zip(codes, instructions, strict=True):
+        if code.co_filename.startswith(_HERE):
+            break
+        line = traceback.code_addr2line(code, instruction)
+        frames.append(Frame(code.co_filename, line, code.co_qualname, instruction))
+    return tuple(frames)
+
+
+def without_machinery(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    """Drop the innermost frames that only bind a primitive."""
+    for k, frame in enumerate(frames):
+        if os.path.basename(frame.file) not in _MACHINERY or frame.is_user:
+            return frames[k:]
+    return ()
+
+
+def user_frames(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    """Keep the user's own frames, innermost first.
+
+    Where there are none, as in a model that is itself installed as a package, the frames of any
+    package above JAX; where there are none of those either, none.
+    """
+    own = tuple(frame for frame in frames if frame.is_user)
+    return own or tuple(frame for frame in frames if _package(frame.file) not in _NUMERICS)
+
+
+def library_function(frames: tuple[Frame, ...]) -> str:
+    """Name the library function that the user called: ``"norm"`` in ``jnp.linalg.norm(x)``."""
+    named = [f for f in frames if f.is_user or os.path.basename(f.file) not in _MACHINERY]
+    for inner, outer in itertools.pairwise(named):
+        if outer.is_user:
+            package = _package(inner.file)
+            if package not in ("jax", ""):
+                # In optax's chain it is the link that a user wants to hear of.
+                inner = next(f for f in named if _package(f.file) == package)
+            # "scale_by_adam.<locals>.update_fn" is known to its users as scale_by_adam.
+            name = inner.function.split(".<locals>.")[0]
+            plain = name.isidentifier() and not name.startswith("_")
+            return "" if inner.is_user or not plain or name in _CONTROL else name
+    return ""
+
+
+def shown_file(file: str) -> str:
+    """Name the file as its user knows it: a notebook's cell by its number."""
+    shell = _notebook_shell()
+    if shell is not None:
+        label = shell.compile.format_code_name(file)
+        if label is not None:
+            return " ".join(label)
+    return file
+
+
+def shown_place(frame: Frame) -> str:
+    """Write the place of a frame: ``"model.py, line 12 in image"``."""
+    name = frame.function.split(".<locals>.")[-1]
+    inside = "" if name.startswith("<") else f" in {name}"
+    return place_text(shown_file(frame.file), frame.line) + inside
+
+
+def line_text(frame: Frame) -> str:
+    """Read the line's text, in a notebook too."""
+    return linecache.getline(frame.file, frame.line).strip()
+
+
+def _notebook_shell() -> Any:
+    # IPython is there only where it runs: importing it would cost a second elsewhere.
+    import sys
+
+    interactive = sys.modules.get("IPython")
+    shell = interactive.get_ipython() if interactive is not None else None
+    return shell if hasattr(getattr(shell, "compile", None), "format_code_name") else None
+
+
+_HERE = os.path.join(_FITKIT, "_nonfinite") + os.sep
+_known: dict[str, bool] = {}
+
+
+def is_user_file(file: str) -> bool:
+    """Tell the user's own files from those of packages and of Python, by where they lie."""
+    if file not in _known:
+        _known[file] = not (
+            _package(file)
+            or os.path.normcase(file).startswith(_STDLIB + os.sep)
+            or file.startswith((_FITKIT + os.sep, "<frozen"))
+        )
+    return _known[file]
+
+
+def _package(file: str) -> str:
+    """Name the installed package that a file belongs to; empty for any other file."""
+    parts = file.replace("\\", "/").split("/")
+    for folder in ("site-packages", "dist-packages"):
+        if folder in parts:
+            return parts[parts.index(folder) + 1].removesuffix(".py")
+    if file.startswith(_FITKIT + os.sep):
+        return "jax"  # fitkit's own frames rank with JAX's
+    return ""

@@ -1,0 +1,158 @@
+"""Bounds: limits that parameters keep to, by projection, in the user's own units.
+
+A step that leads outside is cut short at the bound. A parameter on its bound that descent would
+push further out is held there, as if frozen, and let go when the push turns round. Away from the
+bounds nothing is changed: steps, spectra and errors are those of the parameters themselves.
+(Bertsekas, SIAM J. Control Optim. 20, 221, 1982, section 2. A change of variables, as in MINUIT,
+distorts all of those near a bound, and flattens the residuals on it, where Gauss-Newton stalls.)
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
+
+from fitkit._paths import Paths, element_name, match_paths, named_leaves
+
+
+class Bounds(eqx.Module):
+    """Lower and upper limits of every element of every parameter, in its unit; made by `bounded`.
+
+    Attributes
+    ----------
+    lower, upper : PyTree[Float[Array, "..."]]
+        Trees like the parameters; minus and plus infinity where there is no limit.
+    """
+
+    lower: PyTree[Float[Array, "..."]]
+    upper: PyTree[Float[Array, "..."]]
+
+    def project(self, params: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
+        """Move every element that is outside onto its nearest limit. NaN stays NaN."""
+        return jax.tree.map(jnp.clip, params, self.lower, self.upper)
+
+    def blocked(
+        self, params: PyTree[Float[Array, "..."]], gradient: PyTree[Float[Array, "..."]]
+    ) -> PyTree[Bool[Array, "..."]]:
+        """Which elements sit on a limit with a loss that falls further outside.
+
+        There the best that can be done is to stay: at a minimum every other element has a
+        gradient of zero (the conditions of Karush, Kuhn and Tucker).
+        """
+        return jax.tree.map(
+            lambda p, g, low, high: ((p <= low) & (g > 0)) | ((p >= high) & (g < 0)),
+            params,
+            gradient,
+            self.lower,
+            self.upper,
+        )
+
+    def by_path(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Lower and upper limits of every parameter, by its path."""
+        lower, upper = named_leaves(self.lower), named_leaves(self.upper)
+        return {path: (np.asarray(lower[path]), np.asarray(upper[path])) for path in lower}
+
+    def touched(self, params: PyTree[Float[Array, "..."]]) -> tuple[str, ...]:
+        """Name the elements that sit on a limit: ``("flux", "r2[1]")``."""
+        names, limits = [], self.by_path()
+        for path, leaf in named_leaves(params).items():
+            values, (lower, upper) = np.asarray(leaf), limits[path]
+            on = (values <= lower) | (values >= upper)
+            names += [element_name(path, tuple(map(int, index))) for index in np.argwhere(on)]
+        return tuple(names)
+
+
+def bounded(bounds: Mapping[Paths, tuple[Any, Any]], params: PyTree[Float[Array, "..."]]) -> Bounds:
+    """Check limits given by path against the parameters.
+
+    Parameters
+    ----------
+    bounds
+        ``{"flux": (0, None), "wfe.*": (-1, 1)}``: from a path, the path of a subtree, a glob, or
+        a tuple of those, to a pair (lower, upper) in the unit of the parameter. None is no limit;
+        an array gives every element its own.
+    params
+        Where the fit starts.
+
+    Returns
+    -------
+    Bounds
+        Limits of the dtype and shape of the parameters.
+
+    Raises
+    ------
+    UnknownPathError
+        If a key matches no parameter; the message lists the nearest.
+    TypeError
+        If a value is no pair of numbers or arrays.
+    ValueError
+        If a parameter is bounded twice, a limit is NaN or of the wrong shape, a lower limit is
+        not below the upper, or an element starts outside.
+    """
+    leaves = named_leaves(params)
+    given: dict[str, tuple[Any, Any]] = {}
+    for pattern, limits in bounds.items():
+        for path in match_paths(pattern, leaves, "bounds"):
+            pair = _pair(path, limits)
+            if path in given:
+                raise ValueError(f"bounds: '{path}' is bounded twice; name it in one key only.")
+            given[path] = pair
+    lower, upper = [], []
+    for path, leaf in leaves.items():
+        low, high = given.get(path, (None, None))
+        limits = _limits(path, leaf, low, -np.inf), _limits(path, leaf, high, np.inf)
+        _check(path, np.asarray(leaf), *limits)
+        lower.append(jnp.asarray(limits[0]))
+        upper.append(jnp.asarray(limits[1]))
+    structure = jax.tree.structure(params)
+    return Bounds(jax.tree.unflatten(structure, lower), jax.tree.unflatten(structure, upper))
+
+
+def _pair(path: str, limits: Any) -> tuple[Any, Any]:
+    if not isinstance(limits, tuple | list) or len(limits) != 2:
+        raise TypeError(
+            f"bounds: '{path}' has {limits!r}; must be a pair (lower, upper), with None for no "
+            "limit: (0, None)."
+        )
+    return limits[0], limits[1]
+
+
+def _limits(path: str, leaf: Any, limit: Any, none: float) -> np.ndarray:
+    """Give every element of the leaf its limit, in the leaf's own dtype."""
+    try:
+        values = np.asarray(none if limit is None else limit, dtype=np.asarray(leaf).dtype)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"bounds: '{path}' has the limit {limit!r}; must be a number, an array of numbers, or "
+            "None."
+        ) from error
+    try:
+        values = np.broadcast_to(values, np.shape(leaf))
+    except ValueError as error:
+        raise ValueError(
+            f"bounds: '{path}' has shape {np.shape(leaf)}, and its limit {values.shape}; must be "
+            "one number, or one for every element."
+        ) from error
+    if np.isnan(values).any():
+        raise ValueError(f"bounds: '{path}' has a limit of NaN; use None for no limit.")
+    return values
+
+
+def _check(path: str, start: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
+    def refuse(bad: np.ndarray, event: str) -> None:
+        for index in np.argwhere(bad)[:1]:
+            at = tuple(map(int, index))
+            raise ValueError(
+                f"bounds: '{element_name(path, at)}' has the limits {lower[at]} and {upper[at]}, "
+                + event.format(start[at])
+            )
+
+    refuse(lower >= upper, "and nothing between them. To hold a parameter at a value, freeze it.")
+    refuse(
+        (start < lower) | (start > upper),
+        "and starts outside of them, at {}. Start inside, or widen them.",
+    )

@@ -1,0 +1,216 @@
+"""What a fit says at the end: values, errors, correlations, and whether to believe them."""
+
+import html
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from fitkit._fisher import FisherMatrix
+from fitkit._paths import element_name
+
+# Correlations worth a line of text.
+STRONG = 0.9
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """Values with their errors, and what qualifies them; made by ``Fit.result()``.
+
+    Printed, it is a table; in a notebook, a rich one.
+
+    Attributes
+    ----------
+    params : PyTree
+        The parameters, in the structure they came in.
+    values, errors : dict[str, np.ndarray]
+        By parameter path, in the shape of the parameter and its unit. Errors are standard errors,
+        infinite where the data leave an element free, and 0 where it was fixed.
+    fixed : frozenset[str]
+        Paths of the parameters that were frozen.
+    loss : float
+        Value of the loss: for residuals, half the sum of their squares.
+    chi_square, degrees_of_freedom, reduced_chi_square
+        Sum of squares of the residuals; their number less the rank; the ratio. None of a loss,
+        which has no count of data, and the last where no degree of freedom is left.
+    residuals : np.ndarray | None
+        Flat residuals at the parameters.
+    fisher : FisherMatrix
+        Of the parameters that were not fixed, unscaled.
+    covariance : np.ndarray
+        Of the same elements, scaled as `errors` are.
+    absolute_sigma : bool
+        Whether the residuals' σ were taken as they are; if not, errors are scaled by the square
+        root of the reduced chi-square, as in SciPy's ``curve_fit``.
+    steps : int
+        How many steps the fit took.
+    distance : float
+        How far the minimum is, in standard errors, by one more Gauss-Newton (from a loss, Newton)
+        step; relative to the scatter of the residuals where there are degrees of freedom.
+    converged : bool
+        Whether the fit is at the minimum: the optimiser's own verdict where it has one, else
+        `distance` below 1e-3.
+    success : bool
+        Whether all is well: finite, converged, and every free parameter constrained.
+    message : str
+        The verdict in words.
+    warnings : tuple[str, ...]
+        What should make a reader careful.
+
+    Examples
+    --------
+    >>> import fitkit as fk
+    >>> import jax.numpy as jnp
+    >>> x = jnp.linspace(0.0, 1.0, 11)
+    >>> y = 3.0 * x + 1.0 + 0.1 * (-1.0) ** jnp.arange(11)
+    >>> fit = fk.Fit(
+    ...     residuals=lambda params, args: (params["slope"] * x + params["offset"] - y) / 0.1,
+    ...     params={"offset": 0.0, "slope": 1.0},
+    ...     optimiser=fk.gauss_newton(),
+    ... )
+    >>> fit.run(20, progress=False)
+    >>> fit.result()
+    Fit converged after ... steps, ... standard errors from the minimum
+    reduced chi-square 1.212 (10.91 over 9 degrees of freedom)
+      offset  1.009 ± 0.056
+      slope   3.000 ± 0.095
+    """
+
+    params: PyTree
+    values: dict[str, np.ndarray]
+    errors: dict[str, np.ndarray]
+    fixed: frozenset[str]
+    loss: float
+    chi_square: float | None
+    degrees_of_freedom: int | None
+    reduced_chi_square: float | None
+    residuals: Float[np.ndarray, " m"] | None
+    fisher: FisherMatrix
+    covariance: Float[np.ndarray, "n n"]
+    absolute_sigma: bool
+    steps: int
+    distance: float
+    converged: bool
+    success: bool
+    message: str
+    warnings: tuple[str, ...]
+
+    @property
+    def correlations(self) -> Float[np.ndarray, "n n"]:
+        """Correlation coefficients of the elements that were not fixed, ``fisher.labels``."""
+        return np.asarray(self.fisher.correlations)
+
+    @property
+    def unconstrained(self) -> tuple[str, ...]:
+        """What the data leave free, in words."""
+        return self.fisher.unconstrained
+
+    def strong_correlations(self, threshold: float = STRONG) -> list[tuple[str, str, float]]:
+        """Pairs of elements correlated by `threshold` or more in magnitude, strongest first."""
+        matrix, labels = self.correlations, self.fisher.labels
+        pairs = [
+            (labels[i], labels[j], float(matrix[i, j]))
+            for i in range(len(labels))
+            for j in range(i + 1, len(labels))
+            if abs(matrix[i, j]) >= threshold
+        ]
+        return sorted(pairs, key=lambda pair: -abs(pair[2]))
+
+    def rows(self) -> list[tuple[str, float, float, bool]]:
+        """One row per element: name, value, error, whether it was fixed."""
+        return [
+            (name, float(value), float(error), path in self.fixed)
+            for path, leaf in self.values.items()
+            for name, value, error in zip(
+                names_of_elements(path, leaf), leaf.flat, self.errors[path].flat, strict=True
+            )
+        ]
+
+    def to_dataframe(self) -> Any:
+        """Tabulate as a pandas ``DataFrame``: value, error and fixed, indexed by parameter.
+
+        Raises
+        ------
+        ImportError
+            If pandas, which fitkit does not require, is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError(
+                "Result.to_dataframe needs pandas, which is not installed: pip install pandas. "
+                "Without it, Result.rows() holds the same table."
+            ) from error
+        table = pandas.DataFrame(self.rows(), columns=["parameter", "value", "error", "fixed"])
+        return table.set_index("parameter")
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        rows = [(name, *written(value, error, held)) for name, value, error, held in self.rows()]
+        widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
+        table = [
+            f"  {name:<{widths[0]}}  {value:>{widths[1]}} {rest}" for name, value, rest in rows
+        ]
+        return "\n".join([self.message, *self._facts(), *(line.rstrip() for line in table)])
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><td style='text-align:left'><code>{html.escape(name)}</code></td>"
+            f"<td>{value}</td><td style='text-align:left'>{rest}</td></tr>"
+            for name, (value, rest) in (
+                (name, written(value, error, held)) for name, value, error, held in self.rows()
+            )
+        )
+        facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in self._facts())
+        mark = "✓" if self.success else "⚠"
+        return (
+            f"<div><b>{mark} {html.escape(self.message)}</b><ul>{facts}</ul>"
+            "<table><thead><tr><th style='text-align:left'>parameter</th><th>value</th>"
+            "<th style='text-align:left'>error</th></tr></thead>"
+            f"<tbody>{cells}</tbody></table></div>"
+        )
+
+    def _facts(self) -> list[str]:
+        facts = []
+        if self.reduced_chi_square is not None:
+            facts.append(
+                f"reduced chi-square {self.reduced_chi_square:.4g} "
+                f"({self.chi_square:.4g} over {self.degrees_of_freedom} degrees of freedom)"
+            )
+        if not self.absolute_sigma:
+            facts.append("errors are scaled by the scatter of the residuals")
+        facts += [*self.fisher.unconstrained, *self.fisher.degenerate]
+        strong = self.strong_correlations()
+        facts += [f"correlation of {a} and {b}: {r:+.3f}" for a, b, r in strong[:10]]
+        facts += [f"and {len(strong) - 10} more above {STRONG}"] if len(strong) > 10 else []
+        return facts + [f"warning: {warning}" for warning in self.warnings]
+
+    if TYPE_CHECKING:  # Attached by _result_plots, so that a result can be had without matplotlib.
+
+        def plot_residuals(self, ax: Any = None) -> Any: ...
+        def plot_correlation(self, ax: Any = None) -> Any: ...
+        def plot_spectrum(self, ax: Any = None) -> Any: ...
+
+
+def names_of_elements(path: str, leaf: np.ndarray) -> tuple[str, ...]:
+    """Name the elements of one leaf, in the order of ``leaf.flat``."""
+    return tuple(element_name(path, index) for index in np.ndindex(leaf.shape))
+
+
+def written(value: float, error: float, fixed: bool) -> tuple[str, str]:
+    """Write a value to the second digit of its error."""
+    if fixed:
+        return f"{value:.6g}", "(fixed)"
+    if not math.isfinite(error) or error <= 0:
+        return f"{value:.6g}", "± inf (unconstrained)" if error else "± 0"
+    last = math.floor(math.log10(error)) - 1
+    largest = max(abs(value), error)
+    exponent = math.floor(math.log10(largest))
+    if -4 <= exponent < 6 and last < 1:
+        return f"{value:.{-last}f}", f"± {error:.{-last}f}"
+    digits = min(max(exponent - last, 0), 16)
+    return f"{value:.{digits}e}", f"± {error:.1e}"
