@@ -10,9 +10,9 @@ def rows(count, start=0):
 
 
 def test_rows_are_exact_until_the_bins_are_full():
-    history = History(["a"])
+    history = History.empty(["a"])
     for start in range(0, 1000, 125):
-        history.append(rows(125, start))
+        history = history.extended(rows(125, start))
     assert len(history) == 1000
     np.testing.assert_array_equal(history.steps, np.arange(1000))
     np.testing.assert_array_equal(history.loss, 1000 - np.arange(1000))
@@ -23,7 +23,7 @@ def test_rows_are_exact_until_the_bins_are_full():
 def test_ten_million_steps_stay_small_and_keep_their_extremes():
     rng = np.random.default_rng(0)
     names = [f"p{i}" for i in range(3)]
-    history = History(names)
+    history = History.empty(names)
     spike, dip = 7_654_321, 1_234_567
     total, chunk = 10_000_000, 40_000
     for start in range(0, total, chunk):
@@ -32,7 +32,7 @@ def test_ten_million_steps_stay_small_and_keep_their_extremes():
             block[spike - start, 0] = 50.0
         if start <= dip < start + chunk:
             block[dip - start, 0] = -3.0
-        history.append(block)
+        history = history.extended(block)
     assert len(history) == total
     memory = history._data.nbytes + sum(block.nbytes for block in history._pending)
     assert memory < 5_000_000
@@ -49,11 +49,11 @@ def test_ten_million_steps_stay_small_and_keep_their_extremes():
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000, 5000])
 def test_bins_do_not_depend_on_how_rows_arrive(chunk):
-    whole, parts = History(["a"]), History(["a"])
+    whole, parts = History.empty(["a"]), History.empty(["a"])
     data = rows(9001)
-    whole.append(data)
+    whole = whole.extended(data)
     for start in range(0, len(data), chunk):
-        parts.append(data[start : start + chunk])
+        parts = parts.extended(data[start : start + chunk])
     np.testing.assert_array_equal(whole.steps, parts.steps)
     for left, right in zip(whole.summary("loss"), parts.summary("loss"), strict=True):
         np.testing.assert_array_equal(left, right)
@@ -62,19 +62,19 @@ def test_bins_do_not_depend_on_how_rows_arrive(chunk):
 @pytest.mark.parametrize("total", [100, 9001])
 @pytest.mark.parametrize("keep", [0, 1, 57, 99])
 def test_truncated_history_goes_on(total, keep):
-    history = History(["a"])
-    history.append(rows(total))
-    history.truncate(keep)
+    history = History.empty(["a"])
+    history = history.extended(rows(total))
+    history = history.truncated(keep)
     assert len(history) == keep
     assert len(history.steps) == len(history.loss)
-    history.append(rows(10, keep))
+    history = history.extended(rows(10, keep))
     assert len(history) == keep + 10
     assert history.steps[-1] == keep + 9
     assert history.loss[-1] == 1000 - (keep + 9)
 
 
 def test_many_parameters_have_fewer_bins():
-    history = History([f"p{i}" for i in range(1000)])
-    history.append(np.zeros((3000, 2001)))
+    history = History.empty([f"p{i}" for i in range(1000)])
+    history = history.extended(np.zeros((3000, 2001)))
     assert history._data.nbytes < 11_000_000
     assert len(history) == 3000

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+import threading
 from typing import Any
 
 import equinox as eqx
@@ -10,14 +11,55 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from fitkit._fit.jax_settings import no_debugging
 from fitkit._fit.problem import Params, Problem
-from fitkit._fit.step import Controls, FitState, Step
+from fitkit._fit.snapshots import Failure, Snapshot
+from fitkit._fit.step import BAD_EVALUATION, Controls, FitState, Step
 from fitkit._nonfinite import ADVICE, NonFiniteReport, find_from, name_inputs
 from fitkit._paths import element_name, named_leaves
 
 #: Growth per step from which on a learning rate, and not the model, is to blame.
 _RUNS_AWAY = 3.0
 _SEVERE = {"overflow", "infinities", "other"}
+
+
+class Reports:
+    """The report of the latest failure, which is made when somebody asks for it, once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._latest: tuple[Failure | None, NonFiniteReport | None] = (None, None)
+
+    def known(self, snapshot: Snapshot) -> NonFiniteReport | None:
+        """Return the report if it was made already."""
+        failure, report = self._latest
+        return report if failure is snapshot.failure else None
+
+    def of(self, snapshot: Snapshot) -> NonFiniteReport | None:
+        """Return the report of what ended the latest run; None where that was finite."""
+        if snapshot.failure is None or snapshot.status.busy:
+            return None
+        with self._lock:
+            if self._latest[0] is not snapshot.failure:
+                self._latest = snapshot.failure, explain_failure(snapshot)
+            return self._latest[1]
+
+
+def explain_failure(snapshot: Snapshot) -> NonFiniteReport | None:
+    """Replay the step that ended the latest run; None where that was finite."""
+    place, failure, timeline = snapshot.place, snapshot.failure, snapshot.timeline
+    if failure is None:
+        return None
+    program, latest, state = place.program, place.step - 1, place.state
+    if failure.outcome == BAD_EVALUATION and failure.step > place.step:
+        # The last finite state led to one where the loss or its gradient is not.
+        latest = place.step
+        state, _ = program.replay(place.state, failure.controls, failure.step - place.step)
+    with program.settings.applied(), no_debugging():
+        earlier = timeline.before(latest, 4)
+        return explain(
+            program.problem, program.step, state, failure.controls, program.args, earlier
+        )
 
 
 def explain(

@@ -1,220 +1,369 @@
-"""One run at a time, in a thread or in the caller's: begin, pause, stop, wait, status."""
+"""The one owner of a fit's state: commands in, snapshots out, one run at a time."""
 
 import atexit
 import contextlib
-import math
+import os
 import threading
 import time
+import traceback
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
-from fitkit._fit.loop import Loop, Taken
-from fitkit._fit.step import Controls
+from fitkit._fit.advance import Rows, at_rest, with_event
+from fitkit._fit.callbacks import Callback
+from fitkit._fit.driver import Driver
+from fitkit._fit.interrupts import uninterrupted
+from fitkit._fit.loop import Program
+from fitkit._fit.run import Command, Run
+from fitkit._fit.snapshots import Snapshot
+from fitkit._fit.status import Status
+
+T = TypeVar("T")
 
 
-class Runner:
-    """Runs a loop, and knows what it is doing.
+class Engine:
+    """Owns everything about a fit that changes.
+
+    Readers see one immutable `Snapshot`, which is replaced as a whole. Whoever wants a change sends
+    a command: while a run is under way its driver carries it out between two chunks, in the order
+    in which commands came, and otherwise the thread that sends it does, so that one thread at a
+    time changes the state. What steers (learning rates, freezing) is data to the next chunk, and
+    changes at once.
 
     Parameters
     ----------
-    loop
-        What to run.
-    controls
-        Gives what steers the next chunk.
-    saw
-        Called after each chunk, with what it did.
-
-    Attributes
-    ----------
-    status
-        ``"ready"``, ``"compiling"``, ``"running"``, ``"paused"``, ``"finished"``, ``"stopped"``, or
-        what ended the run: ``"converged"``, ``"stalled"``, ``"non-finite"``, ``"failed"``.
-    target
-        The step at which the run ends.
-    error
-        What the user's function raised in the latest run, or None.
-    version
-        Grows with every change that can be seen.
+    snapshot
+        Where the fit begins.
+    fit
+        Returns what callbacks are called with, or None once nobody holds that any more.
     """
 
-    def __init__(
-        self, loop: Loop, controls: Callable[[], Controls], saw: Callable[[Taken], None]
-    ) -> None:
-        self.status = "ready"
-        self.target = 0
-        self.error: BaseException | None = None
-        self.version = 0
-        self._loop = loop
-        self._controls = controls
-        self._saw = saw
-        self._condition = threading.Condition()
-        self._still = threading.Event()
-        self._still.set()
-        self._pause = threading.Event()
-        self._driver: threading.Thread | None = None
-        self._holders = 0
-        self._holding = False
+    def __init__(self, snapshot: Snapshot, fit: Callable[[], Any]) -> None:
+        self.callbacks: tuple[Callback, ...] = ()
+        self._snapshot = snapshot
+        self._fit = fit
+        self._run: Run | None = None
+        self._busy: threading.Thread | None = None
+        self._commands: deque[Command] = deque()
+        self._compiled: set[int] = set()
+        self._make_locks()
+        _ENGINES.add(self)
+
+    def _make_locks(self) -> None:
+        # Held for a few lines at a time, never while something runs. Taken as it is: the `with` of
+        # a Condition is Python code, which an interrupt can leave locked.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+
+    # Reading.
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Everything about the fit at this moment."""
+        return self._snapshot
 
     @property
     def active(self) -> bool:
         """Whether a run is under way."""
-        return not self._still.is_set()
-
-    def begin(self, target: int) -> None:
-        """Claim the loop for a run to the step `target`."""
-        with self._condition:
-            if self.active:
-                raise RuntimeError(
-                    f"The fit is running already (step {self._loop.now.step:,} of "
-                    f"{self.target:,}). Call pause(), stop() or wait() first, or make another Fit."
-                )
-            self._still.clear()
-        self._pause.clear()
-        self.target, self.error = target, None
-        self.become("running" if self._loop.compiled else "compiling")
-
-    def launch(self, target: int) -> None:
-        """Run to the step `target` in a thread."""
-        self.begin(target)
-        worker = threading.Thread(target=self._work, name="fitkit-fit", daemon=True)
-        try:
-            _RUNNING.add(self)
-            worker.start()
-        finally:
-            if worker.ident is None:  # Interrupted before it began.
-                self._settle()
-
-    def chunks(self, every: int | None = None) -> Iterator[Taken]:
-        """Run to the target in the caller's thread, after `begin`."""
-        self._driver = threading.current_thread()
-        try:
-            going = True
-            while going:
-                for taken in self._loop.chunks(self._left, self._controls, every):
-                    self._saw(taken)
-                    self.become(taken.end or "running")
-                    going = not taken.end
-                    # Chunks of a fixed length are not queued: between two of them all stands still.
-                    if every:
-                        self._offer_rest()
-                    yield taken
-                    if every:
-                        self._go_on()
-                self._offer_rest()
-                self._go_on()
-                going = going and not self._pause.is_set() and self._loop.now.step < self.target
-        except GeneratorExit:
-            self._pause.set()
-            raise
-        except BaseException as error:
-            self.error = error
-            self.become("failed")
-            raise
-        finally:
-            self._settle()
-
-    def pause(self, block: bool) -> None:
-        """Ask the run to stop after the chunk at hand; with `block`, wait until it has."""
-        self._pause.set()
-        if block and threading.current_thread() is not self._driver:
-            self._still.wait()
-
-    def stop(self, block: bool) -> None:
-        """Pause, and give up what is left of the run."""
-        self.target = 0
-        self.pause(block)
-        if not self.active:
-            self._settle()
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Let the run stand still meanwhile; whoever waits for its end notices nothing."""
-        with self._condition:
-            self._holders += 1
-            if threading.current_thread() is not self._driver:
-                self._condition.wait_for(lambda: self._holding or not self.active)
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._holders -= 1
-                self._condition.notify_all()
-
-    def watch(self, timeout: float | None = None, show: Callable[[], None] | None = None) -> None:
-        """Wait until all stands still, in the thread that hears an interrupt; that pauses.
-
-        `show` is called meanwhile, a few times a second.
-        """
-        until = math.inf if timeout is None else time.monotonic() + timeout
-        try:
-            while not self._still.wait(max(0.0, min(0.2, until - time.monotonic()))):
-                if show:
-                    show()
-                if time.monotonic() >= until:
-                    raise TimeoutError(f"wait: the fit is still {self.status} after {timeout} s.")
-        except KeyboardInterrupt:
-            self.pause(block=True)
-
-    def become(self, status: str) -> None:
-        """Change the status, and tell those who watch."""
-        self.status = status
-        self.touch()
-
-    def touch(self) -> None:
-        """Tell those who watch that something can be seen to have changed."""
-        with self._condition:
-            self.version += 1
-            self._condition.notify_all()
+        return self._run is not None
 
     def wait_for_change(self, since: int, timeout: float | None) -> int:
-        """Sleep until the version is no longer `since`; give the new one."""
-        with self._condition:
-            self._condition.wait_for(lambda: self.version != since, timeout)
-            return self.version
+        """Sleep until the version is no longer `since`; return the new one."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while self._snapshot.version == since:
+            left = 0.1 if end is None else min(0.1, end - time.monotonic())
+            if left <= 0:
+                break
+            # A tenth of a second at a time, because meanwhile an interrupt is kept back.
+            with uninterrupted(), self._lock:
+                self._changed.wait_for(lambda: self._snapshot.version != since, left)
+        return self._snapshot.version
 
-    def _work(self) -> None:
+    # Changing.
+
+    def update(self, change: Callable[[Snapshot], Snapshot]) -> Snapshot:
+        """Replace the snapshot by the one that `change` computes from it, quickly."""
+        with self._lock:
+            self._snapshot = change(self._snapshot)
+            self._changed.notify_all()
+            return self._snapshot
+
+    def note(self, text: str) -> None:
+        """Record an event."""
+        self.update(lambda now: now.but(events=with_event(now, text)))
+
+    def command(self, function: Callable[[], T], ends_run: bool = False) -> T:
+        """Carry out a change of the state, and return what `function` returns.
+
+        While a run is under way its driver calls `function` between two chunks. What it raises is
+        raised here, and then nothing has changed.
+
+        Parameters
+        ----------
+        function
+            Computes all that is new first, and then replaces the snapshot.
+        ends_run
+            Whether a run that is under way ends there; one whose own callback asks goes on.
+        """
+        if self._may_change():
+            return function()
+        command = Command(function, ends_run)
+        with self._lock:
+            self._commands.append(command)
+        while not command.done.is_set:
+            try:
+                if self._claim_rest():
+                    self.carry_out_commands()
+                else:
+                    command.done.wait(0.05)
+            finally:
+                if self._busy is threading.current_thread():
+                    self._busy = None
+        if command.error is not None:
+            raise command.error
+        return command.answer
+
+    def add_callback(self, callback: Callback) -> None:
+        """Call a function of the fit from now on."""
+        callback.called(self._snapshot.step, time.monotonic())
+        with self._lock:
+            self.callbacks = (*self.callbacks, callback)
+
+    def remove_callback(self, function: Callable[[Any], object]) -> None:
+        """Call it no more."""
+        with self._lock:
+            kept = tuple(one for one in self.callbacks if one.function != function)
+            if len(kept) == len(self.callbacks):
+                raise ValueError(f"remove_callback: {function!r} is no callback of this fit.")
+            self.callbacks = kept
+
+    # Running.
+
+    def start(self, run: Run) -> None:
+        """Begin a run in a thread of its own."""
+        thread = threading.Thread(target=self._work, args=(run,), name="fitkit-fit", daemon=True)
+        with uninterrupted():
+            try:
+                run.thread = thread
+                self._claim(run, thread)
+                thread.start()
+            except BaseException:
+                self._abandon(run)
+                raise
+
+    def steps(self, run: Run) -> Iterator[Rows]:
+        """Run in the caller's thread, and stand still while the caller looks at the rows."""
+        with uninterrupted():
+            self._claim(run, threading.current_thread())
+        run.begun = True
+        chunks = Driver(self, run).chunks()
         try:
-            for _ in self.chunks():
-                pass
-        except BaseException:
-            # It is kept in `error`, and raised again where the user waits.
+            for rows in chunks:
+                if not len(rows):
+                    continue
+                self._suspend(run)
+                try:
+                    yield rows
+                finally:
+                    goes_on = self._resume(run)
+                if not goes_on:
+                    return
+        finally:
+            chunks.close()
+            self._finish(run)
+
+    def pause(self, request: Status, block: bool) -> None:
+        """Ask the run to end after the chunk at hand, as ``PAUSED`` or ``STOPPED``."""
+        with self._lock:
+            run = self._run
+            if run is None:
+                return
+            run.ask(request)
+        if run.suspended:
+            self.command(lambda: self._finish(run) if run.suspended else None)
+        if block and not self._may_change():
+            self._join(run)
+
+    def wait(
+        self, timeout: float | None = None, meanwhile: Callable[[], None] | None = None
+    ) -> None:
+        """Wait for the end of the run that is under way, if there is one."""
+        run = self._run
+        if run is None:
             return
+        if run.driver is threading.current_thread():
+            raise RuntimeError(
+                "wait: the run cannot end while its own callback, or the loop over its steps(), "
+                "waits for it. Let that return, or call pause()."
+            )
+        if not self._join(run, timeout, meanwhile):
+            raise TimeoutError(f"wait: the fit is still {self._snapshot.status} after {timeout} s.")
 
-    def _left(self, step: int) -> int:
-        return 0 if self._pause.is_set() or self._holders else self.target - step
+    # What a driver asks of its owner.
 
-    def _offer_rest(self) -> None:
-        with self._condition:
-            self._holding = True
-            self._condition.notify_all()
+    @property
+    def wanted(self) -> bool:
+        """Whether a command waits, or nobody holds the fit any more."""
+        return bool(self._commands) or self._fit() is None
 
-    def _go_on(self) -> None:
-        """Go on once nobody holds the run any more."""
-        with self._condition:
-            self._condition.wait_for(lambda: not self._holders)
-            self._holding = False
+    def carry_out_commands(self) -> None:
+        """Carry out what was asked for, in the order in which it came."""
+        while self._commands:
+            command = self._commands.popleft()
+            command.carry_out()
+            if command.ends_run and command.error is None and self._run is not None:
+                self._run.ask(Status.STOPPED)
+        if self._fit() is None and self._run is not None:
+            self._run.ask(Status.STOPPED)
 
-    def _settle(self) -> None:
-        """Stand still, and say what the fit is from now on."""
-        if self.status in ("running", "compiling"):
-            self._loop.settle()
-            self.status = "paused" if self._loop.now.step < self.target else "finished"
-        if self.target == 0 and self.status in ("paused", "finished"):
-            self.status = "stopped"
-        _RUNNING.discard(self)
-        self._driver, self._holding = None, False
-        self._still.set()
-        self.touch()
+    def call_back(self, due: Callable[[Callback, Snapshot], bool]) -> None:
+        """Call the callbacks that are due; what one raises is reported and changes nothing."""
+        for one in self.callbacks:
+            now, fit = self._snapshot, self._fit()
+            if fit is None or not due(one, now):
+                continue
+            one.called(now.step, time.monotonic())
+            try:
+                one.function(fit)
+            except Exception as error:
+                self.note(f"callback {one.name} raised {type(error).__name__}: {error}")
+                traceback.print_exception(error)
+
+    def has_compiled(self, program: Program, now: bool = False) -> bool:
+        """Return whether a program has been compiled; remember it if it is `now`."""
+        if now:
+            self._compiled.add(id(program.chunk))
+        return id(program.chunk) in self._compiled
+
+    # Who may change the state.
+
+    def _may_change(self) -> bool:
+        """Return whether the present thread is the one that may change the state now."""
+        me, run = threading.current_thread(), self._run
+        return self._busy is me or (run is not None and run.driver is me and not run.suspended)
+
+    def _claim(self, run: Run, driver: threading.Thread) -> None:
+        """Let a run own the state, once nobody changes it."""
+        while True:
+            with self._lock:
+                if self._run is not None:
+                    now = self._snapshot
+                    raise RuntimeError(
+                        f"The fit is running already (step {now.step:,}). Call pause(), stop() or "
+                        "wait() first, or make another Fit."
+                    )
+                if self._busy in (None, threading.current_thread()):
+                    run.driver = driver
+                    self._run = run
+                    return
+                self._changed.wait(0.05)
+
+    def _claim_rest(self) -> bool:
+        """Become the thread that may change the state, if no other is."""
+        with self._lock:
+            if self._busy is not None or not (self._run is None or self._run.suspended):
+                return False
+            self._busy = threading.current_thread()
+            return True
+
+    def _abandon(self, run: Run) -> None:
+        """Leave a run whose start was interrupted: it is asked to pause, or never was."""
+        with self._lock:
+            if run.begun:
+                run.ask(Status.PAUSED)
+                return
+            run.cancelled = True
+            if self._run is run:
+                self._run = None
+        run.over.set()
+
+    def _work(self, run: Run) -> None:
+        with self._lock:
+            if run.cancelled:
+                return
+            run.begun = True
+        try:
+            # What it raises is kept in the snapshot, and raised again where the user waits.
+            with contextlib.suppress(BaseException):
+                run.settings.call(lambda: deque(Driver(self, run).chunks(), maxlen=0))
+        finally:
+            run.settings.call(lambda: self._finish(run))
+
+    def _suspend(self, run: Run) -> None:
+        with self._lock:
+            run.suspended = True
+            self._changed.notify_all()
+
+    def _resume(self, run: Run) -> bool:
+        """Go on after the user's own loop; return whether the run is still under way."""
+        me = threading.current_thread()
+        while True:
+            with self._lock:
+                if self._busy in (None, me):
+                    run.suspended, run.driver = False, me
+                    return self._run is run
+            time.sleep(0.001)  # Somebody's command is being carried out.
+
+    def _finish(self, run: Run) -> None:
+        """End a run: settle what the fit is from now on."""
+        if self._run is not run:
+            return
+        try:
+            status, reason = run.end_at(self._snapshot.step)
+            known: dict[str, Any] = {}
+            with contextlib.suppress(Exception):
+                # What the user's function raises here it raised in the step, which is reported.
+                known = at_rest(self._snapshot)
+            changes = {"status": status, "stop_reason": reason, "error": run.error, **known}
+            if status is not Status.PAUSED:
+                changes |= {"target": self._snapshot.step, "until": None}
+            self.update(lambda now: now.but(**changes))
+            self.call_back(lambda one, now: one.due_at_end(now.step))
+        finally:
+            with self._lock:
+                self._run = None
+                self._changed.notify_all()
+            run.over.set()
+
+    def _join(
+        self, run: Run, timeout: float | None = None, meanwhile: Callable[[], None] | None = None
+    ) -> bool:
+        if not run.over.wait(timeout, meanwhile):
+            return False
+        if run.thread is not None and run.thread is not threading.current_thread():
+            # What is left are a few lines; but JAX must not go down before they have run.
+            with uninterrupted():
+                run.thread.join()
+        return True
+
+    def _forget_run(self) -> None:
+        """Begin anew in a forked child, where no thread of the parent is."""
+        self._make_locks()
+        run, self._run, self._busy = self._run, None, None
+        self._commands.clear()
+        if run is not None:
+            self.update(lambda now: now.but(status=Status.PAUSED, stop_reason="the process forked"))
 
 
-_RUNNING: weakref.WeakSet[Runner] = weakref.WeakSet()
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 @atexit.register
-def _pause_all() -> None:
-    """Let no thread of ours be inside JAX while the interpreter goes down."""
-    running = list(_RUNNING)
-    for runner in running:
-        runner.pause(block=False)
-    for runner in running:
-        runner.watch(timeout=10)
+def _end_all() -> None:
+    """Leave no thread of ours inside JAX when the interpreter goes down."""
+    engines = list(_ENGINES)
+    for engine in engines:
+        engine.pause(Status.PAUSED, block=False)
+    for engine in engines:
+        engine.wait()
+
+
+def _after_fork() -> None:
+    for engine in list(_ENGINES):
+        engine._forget_run()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

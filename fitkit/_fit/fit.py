@@ -1,11 +1,12 @@
-"""`Fit`: the one live object, that runs in the background and is watched and steered meanwhile."""
+"""`Fit`: the one live object, which runs in the background and is watched and steered meanwhile."""
 
 import dataclasses
 import math
-import os
-import sys
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Literal, NoReturn
 
 import jax
 import numpy as np
@@ -13,14 +14,28 @@ import optax
 from jaxtyping import PyTree
 
 from fitkit._fisher import FisherMatrix, fisher_matrix
-from fitkit._fit import checkpoint
-from fitkit._fit.diagnose import explain_start
-from fitkit._fit.engine import Runner
-from fitkit._fit.loop import Loop, Taken
+from fitkit._fit.advance import given_up, with_event
+from fitkit._fit.callbacks import Callback
+from fitkit._fit.commands import (
+    Optimiser,
+    program_for,
+    require_finite,
+    reread,
+    restarted,
+    rewound,
+    with_program,
+)
+from fitkit._fit.diagnose import Reports
+from fitkit._fit.engine import Engine
+from fitkit._fit.history import History
+from fitkit._fit.jax_settings import no_debugging
+from fitkit._fit.loop import Program
 from fitkit._fit.problem import LossFunction, ResidualsFunction, make_problem
+from fitkit._fit.run import Run, Until
+from fitkit._fit.snapshots import Best, Event, Place, Snapshot
+from fitkit._fit.status import Status
 from fitkit._fit.steering import LearningRates, Steering
-from fitkit._fit.step import StepInfo, knows_verdict, started, verdict_of
-from fitkit._fit.visible import Event, Visible
+from fitkit._fit.step import StepInfo, knows_verdict, spectrum_of, verdict_of
 from fitkit._nonfinite import NonFiniteReport
 from fitkit._optimisers import (
     assign,
@@ -33,8 +48,11 @@ from fitkit._optimisers import (
 from fitkit._paths import Paths, named_leaves
 from fitkit._result import Result, make_result
 
+#: For how long interrupts only ask for the pause that the first one asked for, in seconds.
+_PATIENCE = 3.0
 
-class Fit(Visible):
+
+class Fit:
     """Fit a differentiable model: run it, watch it, steer it.
 
     Parameters
@@ -88,8 +106,8 @@ class Fit(Visible):
 
     >>> fit = fk.Fit(residuals=residuals, params={"slope": 1.0, "offset": 0.0})
     >>> fit.run(500, progress=False)
-    >>> fit.status
-    'converged'
+    >>> print(fit.status)
+    converged
     """
 
     def __init__(
@@ -99,9 +117,7 @@ class Fit(Visible):
         residuals: ResidualsFunction | None = None,
         params: PyTree,
         args: Any = None,
-        optimiser: optax.GradientTransformation
-        | Mapping[Paths, optax.GradientTransformation]
-        | None = None,
+        optimiser: Optimiser | None = None,
         bounds: Mapping[Paths, tuple[Any, Any]] | None = None,
         on_nonfinite: Literal["stop", "skip", "zero"] = "stop",
     ) -> None:
@@ -109,8 +125,8 @@ class Fit(Visible):
             raise ValueError(
                 f"Fit: on_nonfinite={on_nonfinite!r}; must be 'stop', 'skip' or 'zero'."
             )
-        self._problem, arrays, data = make_problem(loss, residuals, params, args)
-        self.names: tuple[str, ...] = tuple(named_leaves(arrays))
+        problem, arrays, data = make_problem(loss, residuals, params, args)
+        names = tuple(named_leaves(arrays))
         if optimiser is None:
             if residuals is None:
                 raise ValueError(
@@ -118,37 +134,26 @@ class Fit(Visible):
                     "without: they are fitted with fitkit.gauss_newton.)"
                 )
             optimiser = gauss_newton()
-        # Functions of arrays alone, whatever else the trees of the user hold.
-        self._loss = self._problem.loss if residuals is None else None
-        self._residuals = self._problem.residuals if loss is None else None
-        self._bounds = None if bounds is None else bounded(bounds, arrays)
-        self._assignment = assign(self.names, optimiser)
+        limits = None if bounds is None else bounded(bounds, arrays)
+        assignment = assign(names, optimiser)
         if isinstance(optimiser, Mapping):
             optimiser = map_optimisers(arrays, optimiser)[0]
-
-        self.events: list[Event] = []
-        unmapped = tuple(path for path, own in self._assignment.items() if own is None)
-        self._steering = Steering(self.names, unmapped, self._note)
+        program = Program.build(problem, data, limits, on_nonfinite, optimiser, assignment)
+        place = Place(0, program.begin(arrays), program)
+        require_finite("Fit", place)
+        unmapped = frozenset(path for path, own in assignment.items() if own is None)
+        self._engine = Engine(Snapshot.starting(place, names, unmapped), weakref.ref(self))
+        self._program, self._start = program, arrays
+        self._bases: dict[int, Program] = {}
+        self._inner: optax.GradientTransformation | None = None
         self._own_rates: tuple[Any, Mapping[str, float]] = (None, {})
-        self.learning_rates = LearningRates(self._steering, self._own_learning_rates)
-        self._loop = Loop(
-            self._problem,
-            arrays,
-            data,
-            optimiser,
-            self._steering.controls,
-            self._bounds,
-            on_nonfinite,
-        )
-        self._runner = Runner(self._loop, lambda: self._steering.controls, self._saw)
-        self._optimiser, self._inner, self._known_fisher = optimiser, None, None
-        if not math.isfinite(self.loss):
-            raise ValueError(
-                f"Fit: the loss is {self.loss} at the start. Start where the model is finite.\n"
-                f"{explain_start(self._problem, arrays, data) or ''}"
-            )
+        self._reports = Reports()
 
-    def run(self, n: int = 1000, progress: bool = True) -> None:
+    # Running.
+
+    def run(
+        self, n: int | None = None, until: Until | str = "converged", progress: bool = True
+    ) -> None:
         """Take `n` steps and wait for them.
 
         Interrupting it (Ctrl-C, the stop button of the notebook) pauses the fit; nothing is lost,
@@ -157,40 +162,65 @@ class Fit(Visible):
         Parameters
         ----------
         n
-            How many steps to take, at most.
+            How many steps to take, at most; None for no limit.
+        until
+            ``"converged"``: an optimiser that knows when it is done, as `gauss_newton` does, ends
+            the run. A function of a `Snapshot` that returns True ends it as well; it is called
+            after every chunk of steps, about 20 times a second.
         progress
             Whether to print a line that says how far it is.
 
         Raises
         ------
         ValueError
-            If `n` is not a positive whole number.
+            If `n` is not a positive whole number, or `until` something else.
         RuntimeError
             If the fit is running already.
         Exception
             Whatever the user's function raised.
+
+        Examples
+        --------
+        >>> import jax.numpy as jnp, optax
+        >>> import fitkit as fk
+        >>> fit = fk.Fit(
+        ...     loss=lambda params, args: (params["a"] - 1) ** 2,
+        ...     params={"a": 0.0},
+        ...     optimiser=optax.sgd(0.1),
+        ... )
+        >>> fit.run(until=lambda now: now.best.loss < 1e-6, progress=False)
+        >>> fit.stop_reason
+        '`until` was met'
         """
-        try:
-            self._runner.launch(self.step + _whole("run", n))
-            self._runner.watch(show=self._show_progress if progress else None)
-        except KeyboardInterrupt:
-            self.pause()
+        run = self._new_run("run", n, until)
+        show = self._show_progress if progress else None
+
+        def start_and_wait() -> None:
+            self._engine.start(run)
+            self._engine.wait(meanwhile=show)
+
+        self._pausing_on_interrupt(start_and_wait)
         report = self.report
         if progress:
             print(f"\r{self.message:<100}", flush=True)
         self._conclude(report)
 
-    def start(self, n: int = 1000) -> None:
+    def start(self, n: int | None = None, until: Until | str = "converged") -> None:
         """Take `n` steps in the background, and return at once.
+
+        Parameters
+        ----------
+        n, until
+            As for `run`. Without `n` the fit runs until it is stopped or has converged.
 
         Raises
         ------
         ValueError
-            If `n` is not a positive whole number.
+            If `n` is not a positive whole number, or `until` something else.
         RuntimeError
             If the fit is running already.
         """
-        self._runner.launch(self.step + _whole("start", n))
+        self._begin(self._new_run("start", n, until))
 
     def resume(self) -> None:
         """Go on, in the background, to the end of the run that was paused.
@@ -200,11 +230,12 @@ class Fit(Visible):
         RuntimeError
             If nothing is left of it, or the fit is running.
         """
-        if not self._runner.active and self.target <= self.step:
+        now = self.snapshot
+        if not self._engine.active and now.target is not None and now.target <= now.step:
             raise RuntimeError(
                 f"resume: nothing is left of the last run ({self.message}). Use run(n) or start(n)."
             )
-        self._runner.launch(self.target)
+        self._begin(Run(now.target, now.until))
 
     def pause(self, block: bool = True) -> None:
         """Stop after the chunk at hand, a tenth of a second or so; `resume` goes on.
@@ -214,11 +245,17 @@ class Fit(Visible):
         block
             Whether to return only when the fit stands still.
         """
-        self._runner.pause(block)
+        self._pausing_on_interrupt(lambda: self._engine.pause(Status.PAUSED, block))
 
     def stop(self, block: bool = True) -> None:
         """Stop after the chunk at hand, and give up what is left of the run."""
-        self._runner.stop(block)
+
+        def stop() -> None:
+            self._engine.pause(Status.STOPPED, block)
+            if not self._engine.active:
+                self._engine.update(given_up)
+
+        self._pausing_on_interrupt(stop)
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the fit stands still. Interrupting this pauses the fit.
@@ -232,14 +269,17 @@ class Fit(Visible):
         ------
         TimeoutError
             If the fit still runs after `timeout` seconds.
+        RuntimeError
+            If the run cannot end before this returns: in one of its own callbacks, or in the loop
+            over `steps`.
         Exception
             Whatever the user's function raised.
         """
-        self._runner.watch(timeout)
+        self._pausing_on_interrupt(lambda: self._engine.wait(timeout))
         self._conclude(self.report)
 
     def steps(self, n: int | None = None, every: int = 1) -> Iterator[StepInfo]:
-        """Run in a loop of your own, which is handed control after every `every` steps.
+        """Run in a loop of your own, which gets its turn after every `every` steps.
 
         Stop asking and the fit stands still. Between two steps everything can be seen and changed.
 
@@ -254,19 +294,77 @@ class Fit(Visible):
         ------
         StepInfo
             The loss and norms recorded of the last step taken, as numpy numbers and arrays.
+
+        Examples
+        --------
+        >>> import optax
+        >>> import fitkit as fk
+        >>> fit = fk.Fit(
+        ...     loss=lambda params, args: params["a"] ** 2,
+        ...     params={"a": 1.0},
+        ...     optimiser=optax.sgd(0.25),
+        ... )
+        >>> [float(info.loss) for info in fit.steps(3)]
+        [1.0, 0.25, 0.0625]
         """
         every = _whole("steps", every)
-        count = sys.maxsize // 2 if n is None else _whole("steps", n)
-        return self._steps(count, every)
+        run = Run(self._target("steps", n), every=every)
+        return (StepInfo.of_row(rows[-1]) for rows in self._engine.steps(run))
 
-    def _steps(self, count: int, every: int) -> Iterator[StepInfo]:
-        self._runner.begin(self.step + count)
-        for taken in self._runner.chunks(every):
-            if len(taken.rows):
-                yield StepInfo.of_row(taken.rows[-1])
+    def restart(self, params: PyTree = None, args: Any = None) -> None:
+        """Begin anew at step 0, with the same functions, optimiser, learning rates and freezing.
+
+        Nothing compiles again where shapes are the same. A running fit is paused first.
+
+        Parameters
+        ----------
+        params
+            Where to start; a tree of the same paths. None: where the fit started before.
+        args
+            New data; None: the same as before.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If something of this cannot be fitted; then nothing is changed.
+
+        Examples
+        --------
+        >>> import jax.numpy as jnp, optax
+        >>> import fitkit as fk
+        >>> fit = fk.Fit(
+        ...     loss=lambda params, data: (params["a"] - data) ** 2,
+        ...     params={"a": 0.0},
+        ...     args=jnp.array(1.0),
+        ...     optimiser=optax.sgd(0.5),
+        ... )
+        >>> fit.run(1, progress=False)
+        >>> fit.restart(args=jnp.array(3.0))
+        >>> fit.run(1, progress=False)
+        >>> float(fit.params["a"])
+        3.0
+        """
+
+        def begin_anew() -> None:
+            now = self.snapshot
+            arrays, program = reread(now, self._start, params, args)
+            changes = restarted(now, arrays, program)
+            self._engine.update(lambda now: now.but(**changes))
+            self._start = arrays
+
+        self._engine.command(begin_anew, ends_run=True)
+
+    # Steering.
+
+    @property
+    def learning_rates(self) -> LearningRates:
+        """The learning rate of every parameter, by path; assign to steer the running fit."""
+        return LearningRates(
+            lambda: self.snapshot.steering, self._own_learning_rates, self._set_factors
+        )
 
     def freeze(self, pattern: Paths) -> None:
-        """Hold parameters where they are, from the next chunk on.
+        """Freeze parameters, from the next chunk on.
 
         Parameters
         ----------
@@ -278,7 +376,7 @@ class Fit(Visible):
         UnknownPathError
             If it matches no parameter; the message lists the nearest.
         """
-        self._steering.freeze(pattern)
+        self._steer(lambda steering, now: steering.freeze(pattern, now))
 
     def thaw(self, pattern: Paths) -> None:
         """Let frozen parameters move again; the counterpart of `freeze`.
@@ -290,7 +388,7 @@ class Fit(Visible):
         ValueError
             If no optimiser was given for what it matches.
         """
-        self._steering.thaw(pattern)
+        self._steer(lambda steering, now: steering.thaw(pattern, now))
 
     def undo(self) -> None:
         """Take back the latest change of a learning rate, or the latest freezing or thawing.
@@ -302,16 +400,69 @@ class Fit(Visible):
         RuntimeError
             If there is nothing to take back.
         """
-        self._steering.undo()
+        self._steer(lambda steering, now: steering.undone(), undoing=True)
+
+    def rewind(self, step: int) -> None:
+        """Go back to an earlier step, optimiser and all; what came after it is forgotten.
+
+        A running fit is paused first; one whose callback asks for it goes on from there. Learning
+        rates and freezing stay as they are now.
+
+        Raises
+        ------
+        ValueError
+            If the fit was never at `step`, or that is no longer kept; nothing is changed, and a
+            running fit goes on.
+        """
+        if isinstance(step, bool) or not isinstance(step, int | np.integer):
+            raise ValueError(f"rewind: step {step!r} is no whole number.")
+
+        def go_back() -> None:
+            changes = rewound(self.snapshot, int(step))
+            self._engine.update(lambda now: now.but(**changes))
+
+        self._engine.command(go_back, ends_run=True)
+
+    def change_optimiser(self, optimiser: Optimiser) -> None:
+        """Go on with another optimiser, started anew; a running fit goes on by itself.
+
+        The learning rates are 1 again, what was frozen stays frozen. Of the steps before, only the
+        best can still be rewound to.
+
+        Parameters
+        ----------
+        optimiser
+            An optax optimiser, or a mapping from paths to several; as for `Fit`.
+
+        Raises
+        ------
+        UnknownPathError, ValueError, TypeError
+            As `Fit` does; then nothing is changed.
+
+        Examples
+        --------
+        >>> import optax
+        >>> import fitkit as fk
+        >>> fit = fk.Fit(
+        ...     loss=lambda params, args: params["a"] ** 2,
+        ...     params={"a": 1.0},
+        ...     optimiser=optax.sgd(0.1),
+        ... )
+        >>> fit.run(10, progress=False)
+        >>> fit.change_optimiser(optax.sgd(0.5))
+        >>> fit.run(1, progress=False)
+        >>> float(fit.params["a"])
+        0.0
+        """
+        program = program_for(self.snapshot, optimiser)
+        self._use(program, "changed the optimiser")
 
     def enter_eigenbasis(self, inner: optax.GradientTransformation | None = None) -> None:
-        """Go on in the Fisher eigenbasis of the present parameters, where every direction is alike.
+        """Go on in the Fisher eigenbasis of the present parameters, where all eigenvectors are alike.
 
-        Called again, it renews the basis, without compiling again if `inner` is the same. The
-        learning rates multiply 1 in there; those outside are kept for the way back. Frozen
-        parameters stay out of it, and directions that the data leave free do not move. Steps from
-        before can no longer be rewound to, but for the best. A running fit goes on
-        by itself.
+        It is `change_optimiser` with `inner` in the basis of `fisher`. Called again, it renews the
+        basis, without compiling again if `inner` is the same. Frozen parameters stay out of it, and
+        eigenvectors that the data leave unconstrained do not move.
 
         Parameters
         ----------
@@ -323,16 +474,17 @@ class Fit(Visible):
         ValueError
             If there is no Fisher matrix here, or none that constrains anything.
         """
-        if inner is None:
-            inner = self._inner or optax.lbfgs()
+        inner = inner or self._inner or optax.lbfgs()
         fisher = self.fisher()
-        with self._runner.held():
-            optimiser = in_eigenbasis(inner, self._loop.now.state.params, fisher)
-            self._loop.change_optimiser(optimiser, inner)
-            if self._inner is None:
-                self._steering.swap_factors()
-            self._inner = inner
-            self._note(f"entered the eigenbasis, rank {fisher.rank}")
+        optimiser = in_eigenbasis(inner, self.snapshot.place.state.params, fisher)
+        built = program_for(self.snapshot, optimiser)
+        known = self._bases.get(id(inner))
+        if known is not None and known.problem is built.problem:
+            # The basis is data in the optimiser's state, so what was compiled serves it, too.
+            built = dataclasses.replace(built, step=known.step, chunk=known.chunk)
+        self._bases = {id(inner): built}
+        self._inner = inner
+        self._use(built, f"entered the eigenbasis, rank {fisher.rank}")
 
     def leave_eigenbasis(self) -> None:
         """Go on with the optimiser that the fit was made with, started anew.
@@ -342,113 +494,81 @@ class Fit(Visible):
         RuntimeError
             If the fit is not in the eigenbasis.
         """
-        if self._inner is None:
+        if not self.in_eigenbasis:
             raise RuntimeError("leave_eigenbasis: the fit is not in the eigenbasis.")
-        with self._runner.held():
-            self._loop.change_optimiser(self._optimiser, None)
-            self._inner = None
-            self._steering.swap_factors()
-            self._note("left the eigenbasis")
+        self._use(self._program, "left the eigenbasis")
 
-    def rewind(self, step: int) -> None:
-        """Go back to an earlier step, optimiser and all; what came after it is forgotten.
+    # Callbacks and files.
 
-        A running fit is paused first. Learning rates and freezing stay as they are now.
+    def add_callback(
+        self, function: Callable[["Fit"], object], every: int | str | None = None
+    ) -> None:
+        """Call a function of the fit between two chunks of steps, and once more where a run ends.
+
+        It runs in the thread of the fit and may call any public method: what it freezes or rewinds
+        is in force for the next step, and the run goes on. What it raises is printed and recorded
+        in `events`; the fit goes on.
+
+        Parameters
+        ----------
+        function
+            Called with the fit.
+        every
+            A number of steps, at multiples of which it is called; a time such as ``"10s"``,
+            ``"5min"`` or ``"1h"``; None for after every chunk, about 20 times a second.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `function` cannot be called, or `every` is none of these.
+
+        Examples
+        --------
+        A rule of one's own for when to stop:
+
+        >>> import optax
+        >>> import fitkit as fk
+        >>> fit = fk.Fit(
+        ...     loss=lambda params, args: params["a"] ** 2,
+        ...     params={"a": 1.0},
+        ...     optimiser=optax.sgd(0.25),
+        ... )
+        >>> def stop_when_small(fit):
+        ...     if fit.loss < 1e-3:
+        ...         fit.stop()
+        >>> fit.add_callback(stop_when_small, every=2)
+        >>> fit.run(1000, progress=False)
+        >>> fit.step
+        6
+        """
+        self._engine.add_callback(Callback(function, every))
+
+    def remove_callback(self, function: Callable[["Fit"], object]) -> None:
+        """Call a function no more; the counterpart of `add_callback`.
 
         Raises
         ------
         ValueError
-            If the fit was never at `step`.
+            If it is no callback of this fit.
         """
-        self.pause()
-        first = self._loop.timeline.first
-        if step != self._loop.lowest.step and not first <= step <= self.step:
-            raise ValueError(f"rewind: step {step} is not between {first} and {self.step}.")
-        self._loop.rewind(int(step))
-        self._runner.target, self._runner.error = self.step, None
-        self._runner.become("stopped" if step else "ready")
-        self._note(f"rewound to step {step:,}")
+        self._engine.remove_callback(function)
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the fit to a file: state, best state, history, learning rates, events.
-
-        A running fit stands still for it and goes on. One in the eigenbasis is written as it would
-        be after `leave_eigenbasis`.
-
-        Parameters
-        ----------
-        path
-            The file; one of that name is replaced.
-        """
-        loop, steering = self._loop, self._steering
-        with self._runner.held():
-            states = loop.now.state, loop.timeline.at(loop.lowest.step)
-            factors = steering.factors
-            if self.in_eigenbasis:
-                states = tuple(started(state, self._optimiser) for state in states)
-                factors = steering.elsewhere
-            header = {
-                "names": self.names,
-                "step": self.step,
-                "loss": self.loss,
-                "lowest": loop.lowest,
-                "factors": dict(factors),
-                "frozen": sorted(steering.frozen),
-                "events": self.events,
-            }
-            checkpoint.write(path, header, (*states, loop.history.arrays()))
-
-    @classmethod
-    def load(cls, path: str | os.PathLike, **problem: Any) -> "Fit":
-        """Go on with a fit that was saved.
-
-        Parameters
-        ----------
-        path
-            A file that `save` wrote.
-        **problem
-            The same ``loss`` or ``residuals``, ``params``, ``args``, ``optimiser`` and ``bounds``
-            that the fit was made with: functions are not in the file.
-
-        Raises
-        ------
-        ValueError
-            If the file is none of ours, or of a fit with other parameters or another optimiser.
-        """
-        fit = cls(**problem)
-        loop, steering = fit._loop, fit._steering
-        like = (loop.now.state, loop.now.state, loop.history.arrays())
-        header, (state, best, history) = checkpoint.read(path, fit.names, like)
-        steering.factors = header["factors"]
-        steering.frozen = frozenset(header["frozen"]) | steering.frozen
-        steering.publish()
-        loop.history.restore(history)
-        loop.restore(header["step"], state, header["loss"], header["lowest"], best)
-        fit.events = [Event(*event) for event in header["events"]]
-        fit._runner.target = header["step"]
-        fit._runner.become("stopped" if header["step"] else "ready")
-        return fit
+    # What the fit found.
 
     def fisher(self) -> FisherMatrix:
-        """Work out what the data constrain, at the present parameters.
+        """Compute what the data constrain, at the present parameters.
 
-        The parameters that are frozen are taken as given. See `fisher_matrix`. The answer is kept
+        The parameters that are frozen are taken as known. See `fisher_matrix`. The answer is kept
         as `known_fisher`.
         """
-        now = self._loop.now
-        fisher = fisher_matrix(
-            self._residuals,
-            now.state.params,
-            self._loop.args,
-            loss=self._loss,
-            frozen=tuple(sorted(self.frozen)),
-        )
-        self._known_fisher = now.step, fisher
-        self._runner.touch()
+        now = self.snapshot
+        with now.place.program.settings.applied(), no_debugging():
+            fisher = fisher_matrix(**self._functions(now), frozen=tuple(sorted(now.frozen)))
+        self._engine.update(lambda later: later.but(known_fisher=(now.step, fisher)))
         return fisher
 
     def result(self, absolute_sigma: bool = True) -> Result:
-        """Say what the fit found: values with errors, correlations, and whether to believe them.
+        """Compute what the fit found: values with errors, correlations, and whether to trust them.
 
         At the present parameters; ``fit.rewind(fit.best.step)`` goes to the best ones first.
 
@@ -463,25 +583,270 @@ class Fit(Visible):
         ValueError
             If errors of a loss are to be scaled, which has no scatter to scale them by.
         """
-        now, status = self._loop.now, self.status
-        knows = knows_verdict(now.state)
-        result = make_result(
-            residuals=self._residuals,
-            loss=self._loss,
-            params=now.state.params,
-            args=self._loop.args,
-            frozen=tuple(self.frozen),
-            verdict=int(verdict_of(now.state)) == 1 if knows else None,
-            status=status,
-            steps=now.step,
-            absolute_sigma=absolute_sigma,
-            bounds=self._bounds,
-        )
-        report = self.report
+        now = self.snapshot
+        state = now.place.state
+        knows = knows_verdict(state)
+        with now.place.program.settings.applied(), no_debugging():
+            result = make_result(
+                **self._functions(now),
+                frozen=tuple(now.frozen),
+                verdict=int(verdict_of(state)) == 1 if knows else None,
+                status=now.status,
+                steps=now.step,
+                absolute_sigma=absolute_sigma,
+                bounds=now.place.program.bounds,
+            )
+        report = self._reports.of(now)
         if report is None:
             return result
         why = f"{report.operation} at {report.place}, from {report.origin}: {report.advice}"
         return dataclasses.replace(result, warnings=(why, *result.warnings))
+
+    # Seeing.
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Everything about the fit at this moment, of which no part changes any more."""
+        return self._engine.snapshot
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The paths of the parameters."""
+        return self.snapshot.steering.names
+
+    @property
+    def params(self) -> PyTree:
+        """The parameters, built as they came."""
+        return self.snapshot.params
+
+    @property
+    def loss(self) -> float:
+        """The loss at `params`."""
+        return self.snapshot.loss
+
+    @property
+    def step(self) -> int:
+        """How many steps have been taken."""
+        return self.snapshot.step
+
+    @property
+    def best(self) -> Best:
+        """The step with the smallest loss so far, with its parameters."""
+        return self.snapshot.best
+
+    @property
+    def history(self) -> History:
+        """Loss, gradient norms and step norms of every step, in bounded memory."""
+        return self.snapshot.history
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What happened to the fit: steering, rewinding, skipped steps; the latest last."""
+        return self.snapshot.events
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """The paths of the parameters that do not move."""
+        return self.snapshot.frozen
+
+    @property
+    def undoable(self) -> str:
+        """The change that `undo` would take back; empty if there is none."""
+        return self.snapshot.steering.undoable
+
+    @property
+    def status(self) -> Status:
+        """What the fit is doing."""
+        return self.snapshot.status
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the latest run ended; empty while one is under way."""
+        return self.snapshot.stop_reason
+
+    @property
+    def target(self) -> int | None:
+        """The step at which the present run ends; None for a run without an end."""
+        return self.snapshot.target
+
+    @property
+    def steps_per_second(self) -> float:
+        """How fast the fit runs; 0 before it ran."""
+        return self.snapshot.steps_per_second
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the user's function raised in the latest run, or None."""
+        return self.snapshot.error
+
+    @property
+    def spectrum(self) -> tuple[np.ndarray, int] | None:
+        """The Fisher eigenvalues that the optimiser works with, and their rank; None without.
+
+        `gauss_newton` keeps them in its state, so they are free of charge. They are descending
+        and free of units; before the first step there are none. For any fit, `fisher` computes
+        them.
+        """
+        now = self.snapshot
+        found = spectrum_of(now.place.state)
+        return (np.empty(0), 0) if found and now.step == 0 else found
+
+    @property
+    def known_fisher(self) -> tuple[int, FisherMatrix] | None:
+        """The latest Fisher matrix that `fisher` computed, after the step it belongs to."""
+        return self.snapshot.known_fisher
+
+    @property
+    def in_eigenbasis(self) -> bool:
+        """Whether the fit goes on in the Fisher eigenbasis; see `enter_eigenbasis`."""
+        chunk = self.snapshot.place.program.chunk
+        return any(basis.chunk is chunk for basis in self._bases.values())
+
+    @property
+    def report(self) -> NonFiniteReport | None:
+        """Where the value was born that ended the last run as ``"non-finite"``; else None.
+
+        It is made when first asked for, by replaying the failing step, and takes about a second.
+        """
+        return self._reports.of(self.snapshot)
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were skipped because they were not finite."""
+        counts = self.snapshot.place.state.nonfinite
+        return 0 if counts is None else int(counts.skipped)
+
+    @property
+    def zeroed(self) -> int:
+        """How many elements of gradients and updates were not finite and became zero."""
+        counts = self.snapshot.place.state.nonfinite
+        return 0 if counts is None else int(counts.zeroed)
+
+    @property
+    def message(self) -> str:
+        """What the fit is doing, in a line."""
+        now = self.snapshot
+        steps, elements = self.skipped, self.zeroed
+        passed = (f", {steps:,} steps skipped" if steps else "") + (
+            f", {elements:,} non-finite elements zeroed" if elements else ""
+        )
+        if now.error is not None:
+            return f"failed at step {now.step:,}: {type(now.error).__name__}: {now.error}"
+        if now.status == Status.NON_FINITE:
+            known = self._reports.known(now)
+            why = f": {known.operation} at {known.place}" if known else ""
+            return (
+                f"non-finite at step {now.step + 1:,}{why}; the last finite state is kept{passed}"
+            )
+        of = f" of {now.target:,}" if now.target is not None and now.target > now.step else ""
+        return f"{now.status}: step {now.step:,}{of}, loss {now.loss:.6g}{passed}"
+
+    @property
+    def version(self) -> int:
+        """A number that grows with every change that can be seen; see `wait_for_change`."""
+        return self.snapshot.version
+
+    def wait_for_change(self, since: int, timeout: float | None = None) -> int:
+        """Sleep until something visible changed after version `since`; return the new version."""
+        return self._engine.wait_for_change(since, timeout)
+
+    def __repr__(self) -> str:
+        frozen = f"; frozen: {', '.join(sorted(self.frozen))}" if self.frozen else ""
+        return f"<Fit of {len(self.names)} parameters, {self.message}{frozen}>"
+
+    def __copy__(self) -> NoReturn:
+        self._refuse_copy()
+
+    def __deepcopy__(self, memo: dict) -> NoReturn:
+        self._refuse_copy()
+
+    def __reduce__(self) -> NoReturn:
+        self._refuse_copy()
+
+    def _refuse_copy(self) -> NoReturn:
+        raise TypeError(
+            "A Fit holds compiled functions and threads, and cannot be copied or pickled. Write it "
+            "to a file with save(path) and read that with Fit.load(path, …); or make another Fit "
+            "from fit.params."
+        )
+
+    # Helpers.
+
+    def _new_run(self, event: str, n: int | None, until: Until | str) -> Run:
+        if until != "converged" and not callable(until):
+            raise ValueError(
+                f"{event}: until={until!r}; must be 'converged' or a function of a Snapshot."
+            )
+        return Run(self._target(event, n), None if isinstance(until, str) else until)
+
+    def _target(self, event: str, n: int | None) -> int | None:
+        return None if n is None else self.step + _whole(event, n)
+
+    def _begin(self, run: Run) -> None:
+        try:
+            self._engine.start(run)
+        except KeyboardInterrupt:
+            self.pause()
+            raise
+
+    def _pausing_on_interrupt(self, action: Callable[[], None]) -> None:
+        """Do something that waits; an interrupt turns it into a pause, a second changes nothing."""
+        first = math.inf
+        while True:
+            try:
+                action()
+                return
+            except KeyboardInterrupt:
+                first = min(first, time.monotonic())
+                if time.monotonic() - first > _PATIENCE:
+                    raise
+                action = partial(self._engine.pause, Status.PAUSED, True)
+
+    def _use(self, program: Program, text: str) -> None:
+        """Go on with another program, on the present problem and data."""
+
+        def change() -> None:
+            now = self.snapshot
+            changes = with_program(now, program.on(now.place.program), text)
+            self._engine.update(lambda now: now.but(**changes))
+
+        self._engine.command(change)
+
+    def _steer(self, change: Callable[[Steering, float], Steering], undoing: bool = False) -> None:
+        """Change what steers the next chunk, and record it."""
+        when = time.monotonic()
+
+        def steered(now: Snapshot) -> Snapshot:
+            steering = change(now.steering, when)
+            words = f"undid: {now.steering.undoable}" if undoing else steering.undoable
+            same = not undoing and len(steering.past) == len(now.steering.past)
+            return now.but(steering=steering, events=with_event(now, words, replaces=same))
+
+        self._engine.update(steered)
+
+    def _set_factors(self, factors: Mapping[str, float], words: str, kind: str) -> None:
+        self._steer(lambda steering, now: steering.with_factors(factors, words, now, kind))
+
+    def _own_learning_rates(self) -> Mapping[str, float]:
+        place = self.snapshot.place
+        state = place.state.optimiser
+        if state is not self._own_rates[0]:
+            # A dashboard asks for every row: what is on the device is fetched once for a state.
+            rates = jax.device_get(injected_learning_rates(state, place.program.assignment))
+            self._own_rates = state, {path: float(rate) for path, rate in rates.items()}
+        return self._own_rates[1]
+
+    def _functions(self, now: Snapshot) -> dict[str, Any]:
+        """Return functions of arrays alone, whatever else the trees of the user hold."""
+        program = now.place.program
+        problem = program.problem
+        by_loss = problem.residuals_function is None
+        return {
+            "residuals": None if by_loss else problem.residuals,
+            "loss": problem.loss if by_loss else None,
+            "params": now.place.state.params,
+            "args": program.args,
+        }
 
     def _conclude(self, report: NonFiniteReport | None) -> None:
         """Show the user who waited what went wrong."""
@@ -491,34 +856,14 @@ class Fit(Visible):
             raise self.error
 
     def _show_progress(self) -> None:
-        if self.status == "running":
-            bar = ("━" * int(24 * self.step / max(self.target, 1))).ljust(24, "─")
-            line = f"{bar} {self.message}, {self.steps_per_second:,.0f} steps/s"
-            print(f"\r{line:<100}", end="", flush=True)
-
-    def _own_learning_rates(self) -> Mapping[str, float]:
-        if self.in_eigenbasis:
-            return {}
-        state = self._loop.now.state.optimiser
-        if state is not self._own_rates[0]:
-            # A dashboard asks for every row: what is on the device is fetched once for a state.
-            rates = jax.device_get(injected_learning_rates(state, self._assignment))
-            self._own_rates = state, {path: float(rate) for path, rate in rates.items()}
-        return self._own_rates[1]
-
-    def _saw(self, taken: Taken) -> None:
-        if taken.mended is None:
+        now = self.snapshot
+        if now.status != Status.RUNNING:
             return
-        step, text = taken.mended
-        last = self.events[-1] if self.events else Event(0, "")
-        # One event for a stretch of them, or a fit that skips all day would fill the memory.
-        near = step - last.step < max(100, step // 50)
-        if not (near and last.text.split(" ")[0] == text.split(" ")[0]):
-            self.events.append(Event(step, text))
-
-    def _note(self, text: str) -> None:
-        self.events.append(Event(self.step, text))
-        self._runner.touch()
+        bar = ""
+        if now.target is not None:
+            bar = ("━" * int(24 * now.step / max(now.target, 1))).ljust(24, "─") + " "
+        line = f"{bar}{self.message}, {now.steps_per_second:,.0f} steps/s"
+        print(f"\r{line:<100}", end="", flush=True)
 
 
 def _whole(event: str, n: Any) -> int:

@@ -1,12 +1,13 @@
 """What every step did, in bounded memory: columns of bins that double in width when they fill."""
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-#: Memory that the bins of one history may take, in bytes.
+#: Memory that the bins of one history may take, in bytes: some megabytes for a live view.
 _BUDGET = 4_000_000
 
 #: A median takes far longer than the extremes, so it is that of so many rows of a bin at most.
@@ -23,6 +24,7 @@ class Summary(NamedTuple):
     median: Float[np.ndarray, " bins"]
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class History:
     """Loss, gradient norms and step norms of every step, in bounded memory.
 
@@ -32,41 +34,68 @@ class History:
     than a thousand. First, last, minimum and maximum of a bin are exact; its median is that of a
     sample of its rows and, of a merged bin, the mean of the medians of the two.
 
-    Parameters
+    A history never changes: `Fit.history` of a running fit is that of one moment.
+
+    Attributes
     ----------
-    names
+    names : tuple[str, ...]
         The paths of the parameters.
+    width : int
+        How many steps a bin holds.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from fitkit._fit.history import History
-    >>> history = History(["flux"])
-    >>> history.append(np.array([[3.0, 0.2, 0.1], [2.0, 0.1, 0.1]]))
-    >>> len(history), history.loss, history.step_norms["flux"]
-    (2, array([3., 2.]), array([0.1, 0.1]))
+    >>> import jax.numpy as jnp, optax
+    >>> import fitkit as fk
+    >>> fit = fk.Fit(
+    ...     loss=lambda params, args: params["flux"] ** 2,
+    ...     params={"flux": 1.0},
+    ...     optimiser=optax.sgd(0.25),
+    ... )
+    >>> fit.run(3, progress=False)
+    >>> len(fit.history)
+    3
+    >>> fit.history.loss.round(4).tolist()
+    [1.0, 0.25, 0.0625]
+    >>> fit.history.step_norms["flux"].round(4).tolist()
+    [0.5, 0.25, 0.125]
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self.names = tuple(names)
-        self.width = 1
-        self._columns = 1 + 2 * len(self.names)
-        per_bin = len(Summary._fields) * 8 * self._columns
-        self._bins = int(np.clip(_BUDGET // per_bin, 128, 2048)) // 2 * 2
-        self._data = np.zeros((len(Summary._fields), self._bins, self._columns))
-        self._full = 0
-        self._pending: list[np.ndarray] = []
-        self._pending_rows = 0
+    names: tuple[str, ...]
+    width: int
+    # Shape (5, bins, columns). Those who extend a history fill bins beyond `_full` in place, which
+    # earlier histories do not look at; everything else makes a new array.
+    _data: np.ndarray
+    _full: int
+    _pending: tuple[np.ndarray, ...]
+
+    @classmethod
+    def empty(cls, names: Iterable[str]) -> "History":
+        """Build the history of a fit before its first step.
+
+        Parameters
+        ----------
+        names
+            The paths of the parameters.
+        """
+        names = tuple(names)
+        columns = 1 + 2 * len(names)
+        per_bin = len(Summary._fields) * 8 * columns
+        bins = int(np.clip(_BUDGET // per_bin, 128, 2048)) // 2 * 2
+        return cls(names, 1, np.zeros((len(Summary._fields), bins, columns)), 0, ())
 
     def __len__(self) -> int:
         """Count the steps recorded."""
         return self._full * self.width + self._pending_rows
 
+    def __repr__(self) -> str:
+        return f"<History of {len(self):,} steps of {len(self.names)} parameters>"
+
     @property
     def steps(self) -> Int[np.ndarray, " bins"]:
         """The number of the last step in every bin; the first step is 0."""
         ends = np.arange(1, self._full + 1) * self.width
-        return (np.append(ends, len(self)) if self._pending_rows else ends) - 1
+        return (np.append(ends, len(self)) if self._pending else ends) - 1
 
     @property
     def loss(self) -> Float[np.ndarray, " bins"]:
@@ -95,74 +124,100 @@ class History:
         """
         offset = {"loss": 0, "gradient_norms": 1, "step_norms": 1 + len(self.names)}[quantity]
         column = offset if name is None else offset + self.names.index(name)
-        # Another thread may be writing. It fills bins beyond `full` and replaces the array where
-        # it merges, so that what was read here stays whole.
-        data, full, pending = self._data, self._full, self._pending
-        complete = data[:, :full, column]
-        if not pending:
+        complete = self._data[:, : self._full, column]
+        if not self._pending:
             return Summary(*complete)
-        rest = _summarise(np.concatenate([rows[:, [column]] for rows in pending])[None])
+        rest = _summarise(np.concatenate([rows[:, [column]] for rows in self._pending])[None])
         return Summary(*np.concatenate([complete, rest[:, :, 0]], axis=1))
 
-    def append(self, rows: Float[np.ndarray, "steps columns"]) -> None:
-        """Add one row per step: loss, gradient norms and step norms in the order of `names`."""
-        rows = np.asarray(rows, dtype=float)
-        while len(rows):
-            room = self._room()
-            taken, rows = rows[:room], rows[room:]
-            self._pending = [*self._pending, taken]
-            self._pending_rows += len(taken)
-            self._flush()
+    def extended(self, rows: Float[np.ndarray, "steps columns"]) -> "History":
+        """Add one row per step: loss, gradient norms and step norms in the order of `names`.
 
-    def truncate(self, steps: int) -> None:
+        Of several histories that go on from the same one, only the latest may be used.
+        """
+        rows = np.asarray(rows, dtype=float)
+        history = self
+        while len(rows):
+            room = (history._bins - history._full) * history.width - history._pending_rows
+            taken, rows = rows[:room], rows[room:]
+            history = dataclasses.replace(history, _pending=(*history._pending, taken))._binned()
+        return history
+
+    def truncated(
+        self, steps: int, exact: Float[np.ndarray, "known columns"] | None = None
+    ) -> "History":
         """Forget the rows of step `steps` and of all later ones.
 
-        Of a bin with steps on both sides, its first row stands for all that are kept.
+        Parameters
+        ----------
+        steps
+            How many rows stay.
+        exact
+            The rows of the last steps that stay, as far as they are known. Of a bin that is cut,
+            its first row stands for those that are not.
         """
         if steps >= len(self):
-            return
+            return self
         bins, rest = divmod(steps, self.width)
-        kept = (
-            np.repeat(self._data[0, bins : bins + 1], rest, axis=0)
-            if bins < self._full
-            else np.concatenate(self._pending)[:rest]
-        )
-        self._full, self._pending_rows = bins, rest
-        self._pending = [kept] if rest else []
+        kept = np.empty((0, self._data.shape[2]))
+        if rest:
+            kept = (
+                np.repeat(self._data[0, bins : bins + 1], rest, axis=0)
+                if bins < self._full
+                else np.concatenate(self._pending)[:rest]
+            )
+        if exact is not None and len(exact) and rest:
+            known = np.asarray(exact, dtype=float)[-rest:]
+            kept = np.concatenate([kept[: rest - len(known)], known])
+        pending = (kept,) if rest else ()
+        # A copy, because what is filled from here on is still seen by earlier histories.
+        return dataclasses.replace(self, _data=self._data.copy(), _full=bins, _pending=pending)
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Give the whole history as arrays of a size that never changes, to be saved."""
-        pending = np.concatenate(self._pending) if self._pending else np.empty((0, self._columns))
-        rest = _summarise(pending[None])[:, 0] if len(pending) else np.zeros((5, self._columns))
-        counts = np.array([self.width, self._full, self._pending_rows])
-        return {"bins": self._data, "rest": rest, "counts": counts}
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return the whole history as arrays, to be saved."""
+        columns = self._data.shape[2]
+        pending = np.concatenate(self._pending) if self._pending else np.empty((0, columns))
+        counts = np.array([self.width, self._full])
+        return {"bins": self._data[:, : self._full], "pending": pending, "counts": counts}
 
-    def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take over what `arrays` gave; of rows that fill no bin yet, the last stands for all."""
-        self._data = np.array(arrays["bins"])
-        self.width, self._full, self._pending_rows = (int(n) for n in arrays["counts"])
-        rest = np.repeat(arrays["rest"][1:2], self._pending_rows, axis=0)
-        self._pending = [rest] if len(rest) else []
+    def from_arrays(self, arrays: Mapping[str, np.ndarray]) -> "History":
+        """Return the history of the same parameters that `to_arrays` returned."""
+        width, full = (int(count) for count in arrays["counts"])
+        bins, pending = np.asarray(arrays["bins"]), np.asarray(arrays["pending"], dtype=float)
+        data = np.zeros_like(self._data)
+        if bins.shape != (data.shape[0], full, data.shape[2]) or full >= data.shape[1] or width < 1:
+            raise ValueError(
+                f"a history of {bins.shape} bins is not one of {len(self.names)} names"
+            )
+        if pending.ndim != 2 or pending.shape[1] != data.shape[2] or len(pending) >= width:
+            raise ValueError(f"a history with pending rows of shape {pending.shape}")
+        data[:, :full] = bins
+        rows = (pending,) if len(pending) else ()
+        return dataclasses.replace(self, width=width, _data=data, _full=full, _pending=rows)
 
-    def _room(self) -> int:
-        return (self._bins - self._full) * self.width - self._pending_rows
+    @property
+    def _bins(self) -> int:
+        return self._data.shape[1]
 
-    def _flush(self) -> None:
+    @property
+    def _pending_rows(self) -> int:
+        return sum(len(rows) for rows in self._pending)
+
+    def _binned(self) -> "History":
         """Turn pending rows into bins, and halve the bins when all are taken."""
         count = self._pending_rows // self.width
-        if count:
-            rows = np.concatenate(self._pending)
-            binned = rows[: count * self.width].reshape(count, self.width, self._columns)
-            self._data[:, self._full : self._full + count] = _summarise(binned)
-            rest = rows[count * self.width :]
-            self._pending_rows = len(rest)
-            self._pending = [rest] if len(rest) else []
-            self._full += count
-        if self._full == self._bins:
-            merged = np.zeros_like(self._data)
-            merged[:, : self._bins // 2] = _merge(self._data[:, 0::2], self._data[:, 1::2])
-            self._data, self._full = merged, self._bins // 2
-            self.width *= 2
+        if not count:
+            return self
+        data, width, full = self._data, self.width, self._full + count
+        rows = np.concatenate(self._pending)
+        binned = rows[: count * width].reshape(count, width, data.shape[2])
+        data[:, self._full : full] = _summarise(binned)
+        rest = rows[count * width :]
+        if full == self._bins:
+            data, full, width = np.zeros_like(data), full // 2, 2 * width
+            data[:, :full] = _merge(self._data[:, 0::2], self._data[:, 1::2])
+        pending = (rest,) if len(rest) else ()
+        return History(self.names, width, data, full, pending)
 
 
 def _summarise(

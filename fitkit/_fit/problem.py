@@ -48,6 +48,12 @@ class Problem:
         """Put back what is no array, so that the user sees the tree that came."""
         return eqx.combine(params, self.static_params)
 
+    def check(self, params: Params, args: PyTree) -> None:
+        """Check what the user's function returns, by shape and dtype: nothing compiles."""
+        function = self.loss_function or self.residuals_function
+        out = eqx.filter_eval_shape(function, *self._whole(params, args))
+        (_check_residuals if self.loss_function is None else _check_loss)(out)
+
     def _whole(self, params: Params, args: PyTree) -> tuple[PyTree, PyTree]:
         return self.whole_params(params), eqx.combine(args, self.static_args)
 
@@ -74,28 +80,43 @@ def make_problem(
     function, kind = (loss, "loss") if residuals is None else (residuals, "residuals")
     if not callable(function):
         raise TypeError(f"Fit: `{kind}` must be a function of (params, args), not {function!r}.")
-    static_params = jax.tree.map(lambda leaf: leaf if callable(leaf) else None, params)
+    arrays, static_params = split_params(params)
+    data, static_args = split_args(args)
+    problem = Problem(loss, residuals, static_params, static_args)
+    problem.check(arrays, data)
+    return problem, arrays, data
+
+
+def split_params(params: PyTree) -> tuple[Params, PyTree]:
+    """Separate the parameters, which are checked, from the functions in their tree."""
+    static = jax.tree.map(lambda leaf: leaf if callable(leaf) else None, params)
     arrays = jax.tree_util.tree_map_with_path(
-        lambda key_path, leaf: None if callable(leaf) else _checked(path_of(key_path), leaf), params
+        lambda key_path, leaf: None if callable(leaf) else _checked(key_path, leaf), params
     )
     if not named_leaves(arrays):
         raise ValueError("Fit: `params` has no leaves; give at least one floating-point parameter.")
+    return arrays, static
+
+
+def split_args(args: PyTree) -> tuple[PyTree, PyTree]:
+    """Separate the data, as JAX arrays, from everything else."""
     # Plain numbers stay as they are: they may be shapes or switches.
-    data, static_args = eqx.partition(args, _is_numeric_array)
-    data = jax.tree.map(jnp.asarray, data)
-    problem = Problem(loss, residuals, static_params, static_args)
-    whole = problem.whole_params(arrays)
-    out = eqx.filter_eval_shape(function, whole, eqx.combine(data, static_args))
-    (_check_loss if residuals is None else _check_residuals)(out)
-    return problem, arrays, data
+    data, static = eqx.partition(args, _is_numeric_array)
+    return jax.tree.map(jnp.asarray, data), static
 
 
 def _is_numeric_array(leaf: Any) -> bool:
     return eqx.is_array(leaf) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc")
 
 
-def _checked(path: str, leaf: Any) -> Float[Array, "..."]:
-    """Give the leaf as a strongly typed array of its own width, or say why it cannot be fitted."""
+def _checked(key_path: tuple[Any, ...], leaf: Any) -> Float[Array, "..."]:
+    """Return the leaf as a strongly typed array of its own width; raise if it cannot be fitted."""
+    path = path_of(key_path)
+    if any(getattr(key, "key", None) == "" for key in key_path):
+        raise ValueError(
+            f"Fit: a parameter has the empty string as a key (beside '{path}'), and so no path to "
+            "name it by. Rename the key."
+        )
     wanted = "a parameter must be a finite real floating-point number or array of them"
     try:
         array = np.asarray(leaf)

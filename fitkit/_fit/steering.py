@@ -1,7 +1,8 @@
 """What steers a fit, by parameter path: learning rates and freezing, data of the running step."""
 
+import dataclasses
+import functools
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -9,9 +10,9 @@ from fitkit._fit.step import Controls
 from fitkit._paths import Paths, match_paths
 
 #: Changes of the same kind less than this apart, in seconds, are one: a slider on its way.
-_GESTURE = 1.0
+GESTURE = 1.0
 
-#: How many changes can be undone.
+#: How many changes can be undone: more than a person remembers, and little memory.
 _MEMORY = 100
 
 
@@ -25,118 +26,120 @@ class Change(NamedTuple):
     frozen: frozenset[str]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Steering:
-    """The factor by which each parameter's step is multiplied, and which parameters are frozen.
+    """The factor that multiplies each parameter's step, and which parameters are frozen.
 
-    Changes come from any thread, and take effect with the next chunk of steps: `controls` is
-    data to the compiled step, always of the same type, so that nothing compiles again.
+    It never changes: every method returns another one. `controls` is data to the compiled step,
+    always of the same type, so that nothing compiles again.
 
-    Parameters
+    Attributes
     ----------
-    names
-        The paths of the parameters.
+    factors
+        By path; all of them.
     unmapped
-        Those that no optimiser moves: they are frozen for good.
-    changed
-        Called with a line in words after every change.
+        The parameters that no optimiser moves: they stay frozen.
+    frozen
+        Those and the ones that the user froze.
+    past
+        What `undone` can take back, the latest last.
     """
 
-    def __init__(
-        self, names: tuple[str, ...], unmapped: tuple[str, ...], changed: Callable[[str], None]
-    ) -> None:
-        self.names = names
-        self._unmapped = frozenset(unmapped)
-        self._changed = changed
-        self.factors: Mapping[str, float] = dict.fromkeys(names, 1.0)
-        self.frozen = self._unmapped
-        self.controls = self._as_controls()
-        self._past: list[Change] = []
-        self.elsewhere: Mapping[str, float] = self.factors
+    factors: Mapping[str, float]
+    unmapped: frozenset[str]
+    frozen: frozenset[str]
+    past: tuple[Change, ...] = ()
+
+    @classmethod
+    def of(cls, names: tuple[str, ...], unmapped: frozenset[str]) -> "Steering":
+        """Build the one of a fit that nobody has steered yet."""
+        return cls(dict.fromkeys(names, 1.0), unmapped, unmapped)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The paths of the parameters."""
+        return tuple(self.factors)
+
+    @functools.cached_property
+    def controls(self) -> Controls:
+        """The factors as the compiled step takes them."""
+        return Controls.of(0.0 if n in self.frozen else f for n, f in self.factors.items())
 
     @property
     def undoable(self) -> str:
-        """The change that `undo` would take back, in words; empty if there is none."""
-        return self._past[-1].words if self._past else ""
+        """The change that `undone` takes back; empty if there is none."""
+        return self.past[-1].words if self.past else ""
 
-    def undo(self) -> None:
+    def undone(self) -> "Steering":
         """Take the latest change back."""
-        if not self._past:
+        if not self.past:
             raise RuntimeError(
                 "undo: nothing was changed since the fit was made, or all is undone."
             )
-        change = self._past.pop()
-        self.factors, self.frozen = change.factors, change.frozen
-        self._publish(f"undid: {change.words}")
+        change = self.past[-1]
+        return dataclasses.replace(
+            self, factors=change.factors, frozen=change.frozen, past=self.past[:-1]
+        )
 
-    def set_factors(self, factors: Mapping[str, float], words: str, kind: str = "set") -> None:
+    def with_factors(
+        self, factors: Mapping[str, float], words: str, now: float, kind: str = "set"
+    ) -> "Steering":
         """Multiply the steps of some parameters by new factors."""
-        self._change(words, (kind, *factors), {**self.factors, **factors}, self.frozen)
+        return self._changed(words, (kind, *factors), now, factors={**self.factors, **factors})
 
-    def swap_factors(self) -> None:
-        """Put the factors aside for another set, all one at first, and the other way round.
-
-        Those that suit an optimiser mean nothing to one that works in other coordinates.
-        """
-        self.factors, self.elsewhere = self.elsewhere, self.factors
-        self._past.clear()
-        self.publish()
-
-    def freeze(self, pattern: Paths) -> None:
-        """Hold parameters where they are."""
+    def freeze(self, pattern: Paths, now: float) -> "Steering":
+        """Freeze parameters."""
         paths = match_paths(pattern, self.names, "freeze")
-        frozen = self.frozen.union(paths)
-        self._change(f"froze {', '.join(paths)}", ("freeze", *paths), self.factors, frozen)
+        words = f"froze {', '.join(paths)}"
+        return self._changed(words, ("freeze", *paths), now, frozen=self.frozen.union(paths))
 
-    def thaw(self, pattern: Paths) -> None:
+    def thaw(self, pattern: Paths, now: float) -> "Steering":
         """Let parameters move again."""
         paths = match_paths(pattern, self.names, "thaw")
-        stuck = [path for path in paths if path in self._unmapped]
+        stuck = [path for path in paths if path in self.unmapped]
         if stuck and len(stuck) == len(paths):
             raise ValueError(
                 f"thaw: no optimiser moves {', '.join(map(repr, stuck))}. Name one for it in "
                 "`optimiser` when the fit is made."
             )
         words = f"thawed {', '.join(path for path in paths if path not in stuck)}"
-        frozen = self.frozen.difference(paths) | self._unmapped
-        self._change(words, ("thaw", *paths), self.factors, frozen)
+        frozen = self.frozen.difference(paths) | self.unmapped
+        return self._changed(words, ("thaw", *paths), now, frozen=frozen)
 
-    def publish(self) -> None:
-        """Hand the present factors to the next chunk."""
-        self.controls = self._as_controls()
+    def for_optimiser(self, unmapped: frozenset[str]) -> "Steering":
+        """Start with another optimiser: factors of 1, and frozen what the user froze."""
+        frozen = (self.frozen - self.unmapped) | unmapped
+        return Steering(dict.fromkeys(self.names, 1.0), unmapped, frozen)
 
-    def _change(
+    def _changed(
         self,
         words: str,
         kind: tuple[str, ...],
-        factors: Mapping[str, float],
-        frozen: frozenset[str],
-    ) -> None:
-        """Let new factors and another frozen set be in force, and remember those before."""
-        now, last = time.monotonic(), self._past[-1] if self._past else None
-        if last is not None and last.kind == kind and now - last.latest < _GESTURE:
-            self._past[-1] = last._replace(words=words, latest=now)
+        now: float,
+        factors: Mapping[str, float] | None = None,
+        frozen: frozenset[str] | None = None,
+    ) -> "Steering":
+        """Put other factors or another frozen set in force, and remember those before."""
+        last = self.past[-1] if self.past else None
+        if last is not None and last.kind == kind and now - last.latest < GESTURE:
+            past = (*self.past[:-1], last._replace(words=words, latest=now))
         else:
-            self._past = [
-                *self._past[1 - _MEMORY :],
-                Change(words, kind, now, self.factors, self.frozen),
-            ]
-        self.factors, self.frozen = factors, frozen
-        self._publish(words)
-
-    def _publish(self, words: str) -> None:
-        self.publish()
-        self._changed(words)
-
-    def _as_controls(self) -> Controls:
-        return Controls.of(0.0 if n in self.frozen else self.factors[n] for n in self.names)
+            change = Change(words, kind, now, self.factors, self.frozen)
+            past = (*self.past[1 - _MEMORY :], change)
+        return dataclasses.replace(
+            self,
+            factors=self.factors if factors is None else factors,
+            frozen=self.frozen if frozen is None else frozen,
+            past=past,
+        )
 
 
 class LearningRates(Mapping[str, float]):
     """The learning rate of every parameter, by path; assign to steer the running fit.
 
     Where the optimiser of a parameter was wrapped in ``optax.inject_hyperparams`` the number is
-    its own learning rate. Other optimisers keep theirs to themselves: there the number multiplies
-    it, and 1 is the optimiser as it was written; `relative` tells which.
+    its own learning rate. Other optimisers do not show theirs: there the number multiplies it, and
+    1 is the optimiser as it was written; `relative` returns which of the two it is.
 
     A key to assign to may be a path, the path of a subtree, a glob, or a tuple of those.
 
@@ -154,18 +157,24 @@ class LearningRates(Mapping[str, float]):
     >>> fit.learning_rates["flux"] = 0.25
     """
 
-    def __init__(self, steering: Steering, own: Callable[[], Mapping[str, float]]) -> None:
+    def __init__(
+        self,
+        steering: Callable[[], Steering],
+        own: Callable[[], Mapping[str, float]],
+        steer: Callable[[Mapping[str, float], str, str], None],
+    ) -> None:
         self._steering = steering
         self._own = own
+        self._steer = steer
 
     def __getitem__(self, path: str) -> float:
         path = self._one(path)
-        return self._steering.factors[path] * self._own().get(path, 1.0)
+        return self._steering().factors[path] * self._own().get(path, 1.0)
 
     def __setitem__(self, pattern: Paths, learning_rate: float) -> None:
         factors = self._factors(pattern, learning_rate)
         words = f"learning rate of {', '.join(factors)}: {float(learning_rate):.3g}"
-        self._steering.set_factors(factors, words)
+        self._steer(factors, words, "set")
 
     def update(self, rates: Mapping[Paths, float]) -> None:
         """Set several at once: one change, which `Fit.undo` takes back as one.
@@ -183,11 +192,52 @@ class LearningRates(Mapping[str, float]):
         factors: dict[str, float] = {}
         for pattern, learning_rate in rates.items():
             factors |= self._factors(pattern, learning_rate)
-        self._steering.set_factors(factors, f"learning rates of {', '.join(factors)}")
+        self._steer(factors, f"learning rates of {', '.join(factors)}", "set")
+
+    def reset(self, pattern: Paths) -> None:
+        """Go back to the learning rates that the fit was made with.
+
+        Parameters
+        ----------
+        pattern
+            A path, the path of a subtree, a glob, or a tuple of those.
+
+        Raises
+        ------
+        UnknownPathError
+            If it matches no parameter; the message lists the nearest.
+        """
+        paths = match_paths(pattern, self._names, "learning_rates")
+        words = f"learning rate of {', '.join(paths)}: as the fit was made"
+        self._steer(dict.fromkeys(paths, 1.0), words, "reset")
+
+    def snapshot(self) -> dict[str, float]:
+        """Return all of them at once, which for hundreds is quicker than one by one."""
+        own = self._own()
+        return {path: f * own.get(path, 1.0) for path, f in self._steering().factors.items()}
+
+    def relative(self, path: str) -> bool:
+        """Return whether the number multiplies a learning rate that the optimiser does not show."""
+        return self._one(path) not in self._own()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        own = self._own()
+        rates = (f"{path!r}: {'' if path in own else '×'}{r:.4g}" for path, r in self.items())
+        return f"LearningRates({', '.join(rates)})"
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self._steering().names
 
     def _factors(self, pattern: Paths, learning_rate: float) -> dict[str, float]:
-        """Work out by what to multiply the steps for this learning rate."""
-        paths = match_paths(pattern, self._steering.names, "learning_rates")
+        """Compute by what to multiply the steps for this learning rate."""
+        paths = match_paths(pattern, self._names, "learning_rates")
         value = float(learning_rate)
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(
@@ -204,45 +254,8 @@ class LearningRates(Mapping[str, float]):
             )
         return {path: value / (own.get(path, 1.0) or 1.0) for path in paths}
 
-    def reset(self, pattern: Paths) -> None:
-        """Go back to the learning rates that the fit was made with.
-
-        Parameters
-        ----------
-        pattern
-            A path, the path of a subtree, a glob, or a tuple of those.
-
-        Raises
-        ------
-        UnknownPathError
-            If it matches no parameter; the message lists the nearest.
-        """
-        paths = match_paths(pattern, self._steering.names, "learning_rates")
-        words = f"learning rate of {', '.join(paths)}: as the fit was made"
-        self._steering.set_factors(dict.fromkeys(paths, 1.0), words, kind="reset")
-
-    def snapshot(self) -> dict[str, float]:
-        """Read all of them at once, which for hundreds is quicker than one by one."""
-        own = self._own()
-        return {path: f * own.get(path, 1.0) for path, f in self._steering.factors.items()}
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._steering.names)
-
-    def __len__(self) -> int:
-        return len(self._steering.names)
-
-    def __repr__(self) -> str:
-        own = self._own()
-        rates = (f"{path!r}: {'' if path in own else '×'}{r:.4g}" for path, r in self.items())
-        return f"LearningRates({', '.join(rates)})"
-
-    def relative(self, path: str) -> bool:
-        """Tell whether the number multiplies a learning rate that the optimiser does not show."""
-        return self._one(path) not in self._own()
-
     def _one(self, path: str) -> str:
-        one, *more = match_paths(path, self._steering.names, "learning_rates")
+        one, *more = match_paths(path, self._names, "learning_rates")
         if more:
             raise KeyError(f"learning_rates: '{path}' is {1 + len(more)} parameters; name one.")
         return one

@@ -1,7 +1,8 @@
 """The compiled step of a fit, and the chunk: many steps that stop by themselves where one fails."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import equinox as eqx
@@ -30,15 +31,15 @@ MOST_SKIPPED = 100
 
 
 class FitState(eqx.Module):
-    """What a step changes: the parameters and the optimiser's state."""
+    """What a step changes: the parameters, the optimiser's state, and counts of what it passed."""
 
     params: Params
     optimiser: optax.OptState
-    mended: "Mended | None" = None
+    nonfinite: "NonFiniteCounts | None" = None
 
 
-class Mended(eqx.Module):
-    """How often a fit that shall not stop at a non-finite value went on over one."""
+class NonFiniteCounts(eqx.Module):
+    """Counts of skipped steps and zeroed elements, of a fit that goes on over non-finite values."""
 
     skipped: Int[Array, ""]
     zeroed: Int[Array, ""]
@@ -105,15 +106,15 @@ class Step(Protocol):
 def initial_state(
     params: Params, optimiser: optax.GradientTransformation, on_nonfinite: str = "stop"
 ) -> FitState:
-    """Give the state before the first step."""
+    """Build the state before the first step."""
     none = jnp.int32(0)
-    mended = None if on_nonfinite == "stop" else Mended(none, none, none)
-    return FitState(params, optimiser.init(params), mended)
+    counts = None if on_nonfinite == "stop" else NonFiniteCounts(none, none, none)
+    return FitState(params, _strong(optimiser.init(params)), counts)
 
 
 def started(state: FitState, optimiser: optax.GradientTransformation) -> FitState:
-    """Give the state in which another optimiser begins where `state` is."""
-    return FitState(state.params, optimiser.init(state.params), state.mended)
+    """Build the state in which another optimiser begins where `state` is."""
+    return FitState(state.params, _strong(optimiser.init(state.params)), state.nonfinite)
 
 
 def make_step(
@@ -125,7 +126,7 @@ def make_step(
     """Build the pure step: evaluate, let the optimiser propose, scale, move.
 
     A frozen parameter has no gradient, and whatever the optimiser evaluates itself (a line
-    search, a Jacobian) holds it where it is; so the others move as if it were a constant.
+    search, a Jacobian) leaves it where it is; so the others move as if it were a constant.
     An element that would leave its bounds is treated the same way, for this step, and nothing is
     evaluated outside of them.
 
@@ -144,12 +145,15 @@ def make_step(
         if bounds is not None:
             frozen = jax.tree.map(jnp.logical_or, frozen, bounds.blocked(params, gradient))
 
-        def held(candidate: Params) -> Params:
+        def still(candidate: Params) -> Params:
             inside = candidate if bounds is None else bounds.project(candidate)
             return jax.tree.map(jnp.where, frozen, params, inside)
 
+        users = _promotion()
+
+        @_under(*users)
         def value_fn(candidate: Params) -> Array:
-            return problem.loss(held(candidate), args)
+            return problem.loss(still(candidate), args)
 
         free_gradient = jax.tree.map(lambda f, g: jnp.where(f, 0, g), frozen, gradient)
         zeroed = jnp.int32(0)
@@ -164,19 +168,25 @@ def make_step(
             "frozen": frozen,
         }
         if problem.residuals_function is not None:
-            extra["residuals"] = lambda candidate: problem.residuals(held(candidate), args)
-        updates, optimiser_state = update(free_gradient, state.optimiser, params, **extra)
+            extra["residuals"] = _under(*users)(lambda there: problem.residuals(still(there), args))
+        # Optax relies on promotion, which the user may have forbidden for their own code.
+        with _under("standard", "allow"):
+            updates, optimiser_state = update(free_gradient, state.optimiser, params, **extra)
+        optimiser_state = _as_before(optimiser_state, state.optimiser)
         updates = jax.tree.map(
-            lambda f, m, u: jnp.where(f, 0, u * m.astype(u.dtype)),
+            lambda f, m, u, p: jnp.where(f, 0, u.astype(p.dtype) * m.astype(p.dtype)),
             frozen,
             _like(params, controls.multipliers),
             updates,
+            params,
         )
         if on_nonfinite == "zero":
             zeroed += _count_bad(updates)
             updates = zero_nan_check(updates, infinities=True)
         moved = optax.apply_updates(params, updates)
-        gradient_norms, step_norms = _norms(free_gradient), _norms(updates)
+        wide = any(leaf.dtype == jnp.float64 for leaf in (loss, *jax.tree.leaves(params)))
+        norms = functools.partial(_norms, dtype=jnp.float64 if wide else jnp.float32)
+        gradient_norms, step_norms = norms(free_gradient), norms(updates)
         outcome = jnp.where(
             jnp.isfinite(loss) & jnp.all(jnp.isfinite(gradient_norms)),
             jnp.where(jnp.all(jnp.isfinite(step_norms)), GOOD, BAD_UPDATE),
@@ -184,19 +194,19 @@ def make_step(
         )
         if bounds is not None:
             moved = bounds.project(moved)
-            step_norms = _norms(jax.tree.map(jnp.subtract, moved, params))
-        info = StepInfo(loss, gradient_norms, step_norms)
+            step_norms = norms(jax.tree.map(jnp.subtract, moved, params))
+        info = StepInfo(loss.astype(step_norms.dtype), gradient_norms, step_norms)
         outcome = outcome.astype(jnp.int32)
-        after = FitState(moved, optimiser_state, state.mended)
-        if state.mended is not None:
-            after, outcome = _mend(state, after, zeroed, outcome, on_nonfinite == "skip")
+        after = FitState(moved, optimiser_state, state.nonfinite)
+        if state.nonfinite is not None:
+            after, outcome = _go_on_over(state, after, zeroed, outcome, on_nonfinite == "skip")
         return after, info, outcome
 
     return step
 
 
 def capacity(params: Params) -> int:
-    """Say how many steps one chunk may take: as many as its record has room for."""
+    """Compute how many steps one chunk may take: as many as its record has room for."""
     columns = 1 + 2 * len(jax.tree.leaves(params))
     return max(16, min(16384, _RECORD_BUDGET // (8 * columns)))
 
@@ -281,15 +291,15 @@ def spectrum_of(state: FitState) -> tuple[np.ndarray, int] | None:
     return None
 
 
-def _mend(
+def _go_on_over(
     before: FitState, after: FitState, zeroed: Array, outcome: Array, skip: bool
 ) -> tuple[FitState, Array]:
     """Go on over a step that is not finite, and count it."""
-    old = before.mended
+    old = before.nonfinite
     assert old is not None
     bad = (outcome != GOOD) & skip
     in_a_row = jnp.where(bad, old.in_a_row + 1, 0)
-    mended = Mended(old.skipped + bad, old.zeroed + zeroed, in_a_row)
+    counts = NonFiniteCounts(old.skipped + bad.astype(jnp.int32), old.zeroed + zeroed, in_a_row)
     if skip:
         after = jax.tree.map(
             lambda a, b: jnp.where(bad, a, b),
@@ -299,7 +309,33 @@ def _mend(
         # From the same state the same step follows: unless something else changes, none will be
         # good again.
         outcome = jnp.where(bad & (in_a_row < MOST_SKIPPED), GOOD, outcome)
-    return FitState(after.params, after.optimiser, mended), outcome
+    return FitState(after.params, after.optimiser, counts), outcome
+
+
+def _strong(state: optax.OptState) -> optax.OptState:
+    """Type every leaf strongly: a weakly typed one would compile the step a second time."""
+    return jax.tree.map(
+        lambda leaf: lax.convert_element_type(leaf, leaf.dtype) if eqx.is_array(leaf) else leaf,
+        jax.tree.map(lambda leaf: jnp.asarray(leaf) if eqx.is_array_like(leaf) else leaf, state),
+    )
+
+
+def _as_before(after: optax.OptState, before: optax.OptState) -> optax.OptState:
+    """Keep the dtypes of an optimiser's state, which parameters of mixed dtypes may change."""
+    return jax.tree.map(
+        lambda new, old: new.astype(old.dtype) if eqx.is_array(new) else new, after, before
+    )
+
+
+def _promotion() -> tuple[str, str]:
+    """Return how the user lets dtypes and ranks be promoted."""
+    return jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion  # pyright: ignore
+
+
+@contextlib.contextmanager
+def _under(dtypes: str, ranks: str) -> Iterator[None]:
+    with jax.numpy_dtype_promotion(dtypes), jax.numpy_rank_promotion(ranks):
+        yield
 
 
 def _count_bad(tree: PyTree) -> Array:
@@ -308,12 +344,12 @@ def _count_bad(tree: PyTree) -> Array:
 
 
 def _like(params: Params, values: Iterable[Array]) -> PyTree:
-    """Hand one value to every leaf, as a tree like `params`."""
+    """Build a tree like `params` from one value for each leaf."""
     return jax.tree.unflatten(jax.tree.structure(params), values)
 
 
-def _norms(tree: PyTree) -> Float[Array, " leaves"]:
-    return jnp.stack([_norm(leaf) for leaf in jax.tree.leaves(tree)])
+def _norms(tree: PyTree, dtype: Any) -> Float[Array, " leaves"]:
+    return jnp.stack([_norm(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)])
 
 
 def _norm(leaf: Array) -> Array:

@@ -5,6 +5,7 @@ from fitkit._optimisers.bounds import bounded as bounded
 from fitkit._optimisers.eigenbasis import in_eigenbasis as in_eigenbasis
 from fitkit._optimisers.gauss_newton import gauss_newton as gauss_newton
 from fitkit._optimisers.gauss_newton import restart as restart
+from fitkit._optimisers.mapping import Assignment as Assignment
 from fitkit._optimisers.mapping import assign as assign
 from fitkit._optimisers.mapping import delay as delay
 from fitkit._optimisers.mapping import injected_learning_rates as injected_learning_rates

@@ -1,0 +1,152 @@
+"""What a command makes of a fit: functions from one snapshot to what is different in the next."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import optax
+from jaxtyping import PyTree
+
+from fitkit._fit.advance import at_lowest, with_event
+from fitkit._fit.diagnose import explain_start
+from fitkit._fit.history import History
+from fitkit._fit.loop import Program
+from fitkit._fit.problem import Params, split_args, split_params
+from fitkit._fit.snapshots import Lowest, Mark, Place, Snapshot, Timeline
+from fitkit._fit.status import Status
+from fitkit._fit.step import started
+from fitkit._optimisers import assign, map_optimisers
+from fitkit._paths import Paths, named_leaves
+
+Optimiser: TypeAlias = optax.GradientTransformation | Mapping[Paths, optax.GradientTransformation]
+
+
+def rewound(now: Snapshot, step: int) -> dict[str, Any]:
+    """Go back to an earlier step, optimiser and all."""
+    lowest, timeline, program = now.lowest, now.timeline, now.place.program
+    if timeline.first <= step <= now.step:
+        mark, known = timeline.at(step)
+        place = mark.place
+        timeline = timeline.truncated(step)
+        if lowest.step > step:
+            lowest = at_lowest(mark.lowest, place, mark.controls)
+    elif step == lowest.step:
+        place, known = lowest.place, None
+        if place.program.chunk is not program.chunk:
+            place = Place(step, started(place.state, program.optimiser), program)
+        timeline = Timeline.starting(Mark(place, now.steering.controls, lowest))
+    else:
+        raise ValueError(
+            f"rewind: step {step:,} is not between {timeline.first:,} and {now.step:,}, the steps "
+            f"that can be gone back to, nor the best one, {lowest.step:,}."
+        )
+    return {
+        "place": place,
+        "lowest": lowest,
+        "timeline": timeline,
+        "history": now.history.truncated(step, known),
+        "failure": None,
+        "events": with_event(now, f"rewound to step {step:,}", step),
+        **_standing(now, step, f"rewound to step {step:,}"),
+    }
+
+
+def with_program(now: Snapshot, program: Program, text: str) -> dict[str, Any]:
+    """Go on with another optimiser, started anew. Of earlier states only the best stays."""
+    place = Place(now.step, started(now.place.state, program.optimiser), program)
+    unmapped = frozenset(path for path, own in program.assignment.items() if own is None)
+    steering = now.steering.for_optimiser(unmapped)
+    return {
+        "place": place,
+        "steering": steering,
+        "timeline": Timeline.starting(Mark(place, steering.controls, now.lowest)),
+        "optimiser_status": "",
+        "events": with_event(now, text),
+    }
+
+
+def program_for(now: Snapshot, optimiser: Optimiser) -> Program:
+    """Build the program of another optimiser, or of several by path."""
+    place = now.place
+    assignment = assign(now.steering.names, optimiser)
+    if isinstance(optimiser, Mapping):
+        optimiser = map_optimisers(place.state.params, optimiser)[0]
+    return place.program.with_optimiser(optimiser, assignment)
+
+
+def restarted(now: Snapshot, params: Params, program: Program) -> dict[str, Any]:
+    """Begin anew at step 0; controls and events stay."""
+    if program.bounds is not None:
+        program.bounds.check(params)
+    place = Place(0, program.begin(params), program)
+    require_finite("restart", place)
+    controls = now.steering.controls
+    lowest = Lowest(0, place.loss, place, controls)
+    return {
+        "place": place,
+        "lowest": lowest,
+        "timeline": Timeline.starting(Mark(place, controls, lowest)),
+        "history": History.empty(now.history.names),
+        "failure": None,
+        "known_fisher": None,
+        "start_loss": place.loss,
+        "optimiser_status": "",
+        "events": with_event(now, "restarted", 0),
+        **_standing(now, 0, "restarted"),
+    }
+
+
+def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Params, Program]:
+    """Check new parameters (None: `start`) and data (None: as before); find their program."""
+    program = now.place.program
+    problem, data = program.problem, program.args
+    arrays, static_params = start, problem.static_params
+    if params is not None:
+        arrays, static_params = split_params(params)
+        if tuple(named_leaves(arrays)) != now.steering.names:
+            raise ValueError(
+                f"restart: `params` has {', '.join(named_leaves(arrays))}; this fit has "
+                f"{', '.join(now.steering.names)}. Make another Fit for other parameters."
+            )
+    static_args = problem.static_args
+    if args is not None:
+        data, static_args = split_args(args)
+    same = eqx.tree_equal(
+        (static_params, static_args), (problem.static_params, problem.static_args)
+    )
+    if same is not True:
+        problem = dataclasses.replace(problem, static_params=static_params, static_args=static_args)
+        program = Program.build(
+            problem,
+            data,
+            program.bounds,
+            program.on_nonfinite,
+            program.optimiser,
+            program.assignment,
+        )
+    program = dataclasses.replace(program, args=data)
+    if args is not None or params is not None:
+        problem.check(arrays, data)
+    return arrays, program
+
+
+def require_finite(event: str, place: Place) -> None:
+    """Raise unless the loss is finite here; say where the value came from."""
+    if not math.isfinite(place.loss):
+        program = place.program
+        report = explain_start(program.problem, place.state.params, program.args)
+        raise ValueError(
+            f"{event}: the loss is {place.loss} at the start. Start where the model is finite.\n"
+            f"{report or ''}"
+        )
+
+
+def _standing(now: Snapshot, step: int, reason: str) -> dict[str, Any]:
+    """Return the status of a fit that was put somewhere; one that runs goes on from there."""
+    if now.status.busy:
+        return {}
+    status = Status.STOPPED if step else Status.READY
+    changes = {"status": status, "stop_reason": reason, "error": None}
+    return {**changes, "target": step, "until": None, "optimiser_status": ""}

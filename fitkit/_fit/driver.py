@@ -1,0 +1,174 @@
+"""Takes the steps of a run: queues chunks, reads them, and looks up between two of them."""
+
+import contextlib
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from fitkit._fit.advance import VERDICTS, Rows, advanced, passed_over, undone, with_passed
+from fitkit._fit.callbacks import Callback
+from fitkit._fit.loop import Pace, Program, Queued
+from fitkit._fit.run import Run
+from fitkit._fit.snapshots import Place, Snapshot
+from fitkit._fit.status import Status
+from fitkit._fit.step import GOOD, capacity, knows_verdict, verdict_of
+
+
+class Owner(Protocol):
+    """What a driver needs of the engine that owns the state."""
+
+    callbacks: tuple[Callback, ...]
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+    @property
+    def wanted(self) -> bool:
+        """Whether a command waits."""
+        ...
+
+    def update(self, change: Callable[[Snapshot], Snapshot]) -> Snapshot: ...
+    def carry_out_commands(self) -> None: ...
+    def call_back(self, due: Callable[[Callback, Snapshot], bool]) -> None: ...
+    def has_compiled(self, program: Program, now: bool = False) -> bool: ...
+
+
+class Driver:
+    """Drives one run, in whichever thread iterates over `chunks`.
+
+    Parameters
+    ----------
+    owner
+        The engine.
+    run
+        The run that it has claimed.
+    """
+
+    def __init__(self, owner: Owner, run: Run) -> None:
+        self._owner, self._run = owner, run
+        self._queue: deque[Queued] = deque()
+        self._pace = Pace()
+        # A chunk is queued before the last is read, so that the device need not wait for us; but
+        # not where the user looks between two chunks.
+        self._depth = 1 if run.every else 2
+
+    def chunks(self) -> Iterator[Rows]:
+        """Take steps until the run is over; yield the rows of every chunk."""
+        run, owner, queue = self._run, self._owner, self._queue
+        try:
+            self._begin()
+            while True:
+                if not queue:
+                    # Nothing is on its way to the device: the state is ours to change.
+                    owner.carry_out_commands()
+                    owner.call_back(lambda one, now: one.due(now.step, time.monotonic()))
+                    if run.request or run.ending or not run.left(owner.snapshot.step):
+                        return
+                while len(queue) < self._depth and (size := self._next_size()) > 0:
+                    self._send(size)
+                if queue:
+                    yield self._read()
+        except (GeneratorExit, KeyboardInterrupt):
+            run.ask(Status.PAUSED)
+            raise
+        except BaseException as error:
+            run.error = error
+            raise
+        finally:
+            for queued in queue:
+                with contextlib.suppress(Exception):
+                    queued.read()
+            queue.clear()
+
+    def _begin(self) -> None:
+        run, place = self._run, self._owner.snapshot.place
+        program, state = place.program, place.state
+        if knows_verdict(state) and int(verdict_of(state)):
+            # What the optimiser judged may have changed; a mere pause must change nothing.
+            state = program.judged_anew(state)
+        if not run.settings.same_as(program.settings):
+            program = dataclasses.replace(program, settings=run.settings)
+        if state is not place.state or program is not place.program:
+            place = Place(place.step, state, program)
+        changes: dict[str, Any] = {"place": place, "status": self._status(), "target": run.target}
+        changes["until"] = run.until
+        changes |= {"stop_reason": "", "optimiser_status": "", "error": None, "failure": None}
+        self._owner.update(lambda now: now.but(**changes))
+
+    def _status(self) -> Status:
+        compiled = self._owner.has_compiled(self._owner.snapshot.place.program)
+        return Status.RUNNING if compiled else Status.COMPILING
+
+    def _next_size(self) -> int:
+        """Compute the length of the next chunk; 0 where none may be queued."""
+        run, owner, now = self._run, self._owner, self._owner.snapshot
+        if run.request or run.ending or owner.wanted:
+            return 0
+        when = time.monotonic()
+        if any(one.due(now.step, when) for one in owner.callbacks):
+            return 0
+        step = now.step
+        stops = [s for one in owner.callbacks if (s := one.next_step(step)) is not None]
+        if self._queue:
+            step = self._queue[-1].end
+            if step in stops:
+                return 0  # A callback is due where the chunk that was sent last ends.
+        rest = min([run.left(step), *(stop - step for stop in stops)])
+        limit = capacity(now.place.state.params)
+        return int(min(run.every or self._pace.size, limit, rest))
+
+    def _send(self, size: int) -> None:
+        """Queue a chunk on the device."""
+        now, owner = self._owner.snapshot, self._owner
+        program, controls = now.place.program, now.steering.controls
+        start, state, outcome = now.step, now.place.state, np.int32(GOOD)
+        if self._queue:
+            last = self._queue[-1]
+            start, state, outcome = last.end, last.chunk.state, last.chunk.outcome
+        status = self._status()
+        if now.status is not status:
+            owner.update(lambda now: now.but(status=status))
+        began = time.perf_counter()
+        chunk = program.queue(state, controls, size, outcome)
+        if status is Status.COMPILING:
+            # The first call compiles before it returns; that is not the chunk's time.
+            began = time.perf_counter()
+            owner.has_compiled(program, now=True)
+        self._queue.append(Queued(chunk, start, start + size, controls, began))
+
+    def _read(self) -> Rows:
+        """Read a chunk, and make its last state the present one."""
+        run, owner = self._run, self._owner
+        queued = self._queue.popleft()
+        taken = queued.read()
+        self._pace.read(len(taken.rows), queued.began)
+        before = owner.snapshot
+        if taken.outcome != GOOD:
+            self._queue.clear()  # What was sent behind it did nothing.
+            changes, rows = undone(before, queued, taken)
+            run.ending = Status.NON_FINITE, f"step {changes['failure'].step + 1:,} is not finite"
+            owner.update(lambda now: now.but(**changes))
+            return rows
+        changes = advanced(before, queued, taken)
+        changes["steps_per_second"] = self._pace.steps_per_second
+        passed = passed_over(before, changes["place"], taken.rows)
+        owner.update(
+            lambda now: now.but(**changes, status=Status.RUNNING, events=with_passed(now, passed))
+        )
+        verdict = VERDICTS[taken.verdict]
+        if verdict is not None:
+            self._queue.clear()
+            run.ending = verdict, f"the optimiser {_SAYS[verdict]}"
+        elif run.until is not None and run.until(owner.snapshot):
+            run.ending = Status.FINISHED, "`until` was met"
+        return taken.rows
+
+
+_SAYS = {
+    Status.CONVERGED: "has converged",
+    Status.STALLED: "cannot lower the loss any further",
+    Status.FAILED: "met values that are not finite",
+}
