@@ -53,11 +53,13 @@ def rewound(now: Snapshot, step: int) -> dict[str, Any]:
     }
 
 
-def with_program(now: Snapshot, program: Program, text: str) -> dict[str, Any]:
+def with_program(
+    now: Snapshot, program: Program, text: str, factors: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """Go on with another optimiser, started anew. Of earlier states only the best stays."""
     place = Place(now.step, started(now.place.state, program.optimiser), program)
     unmapped = frozenset(path for path, own in program.assignment.items() if own is None)
-    steering = now.steering.for_optimiser(unmapped)
+    steering = now.steering.for_optimiser(unmapped, factors)
     return {
         "place": place,
         "steering": steering,

@@ -317,7 +317,7 @@ class Engine:
                 # What the user's function raises here it raised in the step, which is reported.
                 known = at_rest(self._snapshot)
             changes = {"status": status, "stop_reason": reason, "error": run.error, **known}
-            if status is not Status.PAUSED:
+            if status in (Status.FINISHED, Status.STOPPED):
                 changes |= {"target": self._snapshot.step, "until": None}
             self.update(lambda now: now.but(**changes))
             self.call_back(lambda one, now: one.due_at_end(now.step))

@@ -146,6 +146,7 @@ class Fit:
         self._program, self._start = program, arrays
         self._bases: dict[int, Program] = {}
         self._inner: optax.GradientTransformation | None = None
+        self._factors_outside: Mapping[str, float] | None = None
         self._own_rates: tuple[Any, Mapping[str, float]] = (None, {})
         self._reports = Reports()
 
@@ -458,7 +459,7 @@ class Fit:
         self._use(program, "changed the optimiser")
 
     def enter_eigenbasis(self, inner: optax.GradientTransformation | None = None) -> None:
-        """Go on in the Fisher eigenbasis of the present parameters, where all eigenvectors are alike.
+        """Go on in the Fisher eigenbasis of the present parameters, where no eigenvector is stiff.
 
         It is `change_optimiser` with `inner` in the basis of `fisher`. Called again, it renews the
         basis, without compiling again if `inner` is the same. Frozen parameters stay out of it, and
@@ -484,10 +485,12 @@ class Fit:
             built = dataclasses.replace(built, step=known.step, chunk=known.chunk)
         self._bases = {id(inner): built}
         self._inner = inner
+        if not self.in_eigenbasis:
+            self._factors_outside = self.snapshot.factors
         self._use(built, f"entered the eigenbasis, rank {fisher.rank}")
 
     def leave_eigenbasis(self) -> None:
-        """Go on with the optimiser that the fit was made with, started anew.
+        """Go on with the optimiser that the fit was made with, started anew, at its learning rates.
 
         Raises
         ------
@@ -496,7 +499,7 @@ class Fit:
         """
         if not self.in_eigenbasis:
             raise RuntimeError("leave_eigenbasis: the fit is not in the eigenbasis.")
-        self._use(self._program, "left the eigenbasis")
+        self._use(self._program, "left the eigenbasis", self._factors_outside)
 
     # Callbacks and files.
 
@@ -802,12 +805,14 @@ class Fit:
                     raise
                 action = partial(self._engine.pause, Status.PAUSED, True)
 
-    def _use(self, program: Program, text: str) -> None:
+    def _use(
+        self, program: Program, text: str, factors: Mapping[str, float] | None = None
+    ) -> None:
         """Go on with another program, on the present problem and data."""
 
         def change() -> None:
             now = self.snapshot
-            changes = with_program(now, program.on(now.place.program), text)
+            changes = with_program(now, program.on(now.place.program), text, factors)
             self._engine.update(lambda now: now.but(**changes))
 
         self._engine.command(change)

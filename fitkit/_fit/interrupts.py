@@ -1,4 +1,4 @@
-"""Ctrl-C in the thread that waits: kept back where it would tear something, heard where it waits."""
+"""Ctrl-C: kept back where it would tear something in two, heard where a thread only waits."""
 
 import contextlib
 import signal

@@ -1,4 +1,4 @@
-"""The host side of the compiled step: programs, what one chunk did, and how long the next one is."""
+"""The host side of the compiled step: programs, what a chunk did, how long the next one is."""
 
 import dataclasses
 import time

@@ -106,10 +106,12 @@ class Steering:
         frozen = self.frozen.difference(paths) | self.unmapped
         return self._changed(words, ("thaw", *paths), now, frozen=frozen)
 
-    def for_optimiser(self, unmapped: frozenset[str]) -> "Steering":
-        """Start with another optimiser: factors of 1, and frozen what the user froze."""
+    def for_optimiser(
+        self, unmapped: frozenset[str], factors: Mapping[str, float] | None = None
+    ) -> "Steering":
+        """Start with another optimiser: factors of 1 unless given, and frozen what the user froze."""
         frozen = (self.frozen - self.unmapped) | unmapped
-        return Steering(dict.fromkeys(self.names, 1.0), unmapped, frozen)
+        return Steering(factors or dict.fromkeys(self.names, 1.0), unmapped, frozen)
 
     def _changed(
         self,
