@@ -193,12 +193,10 @@ class Fit:
         >>> fit.stop_reason
         '`until` was met'
         """
-        run = self._new_run("run", n, until)
-        show = self._show_progress if progress else None
 
         def start_and_wait() -> None:
-            self._engine.start(run)
-            self._engine.wait(meanwhile=show)
+            self._engine.start(self._new_run("run", n, until))
+            self._engine.wait(meanwhile=self._show_progress if progress else None)
 
         self._pausing_on_interrupt(start_and_wait)
         report = self.report
