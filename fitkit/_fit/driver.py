@@ -11,6 +11,7 @@ import numpy as np
 
 from fitkit._fit.advance import VERDICTS, Rows, advanced, passed_over, undone, with_passed
 from fitkit._fit.callbacks import Callback
+from fitkit._fit.forks import refuse_in_fork
 from fitkit._fit.loop import Pace, Program, Queued
 from fitkit._fit.run import Run
 from fitkit._fit.snapshots import Place, Snapshot
@@ -131,6 +132,8 @@ class Driver:
         status = self._status()
         if now.status is not status:
             owner.update(lambda now: now.but(status=status))
+        if status is Status.COMPILING:
+            refuse_in_fork("Fit")
         began = time.perf_counter()
         chunk = program.queue(state, controls, size, outcome)
         if status is Status.COMPILING:

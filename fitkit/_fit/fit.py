@@ -27,6 +27,7 @@ from fitkit._fit.commands import (
 )
 from fitkit._fit.diagnose import Reports
 from fitkit._fit.engine import Engine
+from fitkit._fit.forks import refuse_in_fork
 from fitkit._fit.history import History
 from fitkit._fit.jax_settings import no_debugging
 from fitkit._fit.loop import Program
@@ -125,6 +126,7 @@ class Fit:
             raise ValueError(
                 f"Fit: on_nonfinite={on_nonfinite!r}; must be 'stop', 'skip' or 'zero'."
             )
+        refuse_in_fork("Fit")
         problem, arrays, data = make_problem(loss, residuals, params, args)
         names = tuple(named_leaves(arrays))
         if optimiser is None:
