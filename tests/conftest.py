@@ -2,11 +2,20 @@
 
 import os
 
-import pytest
-
 # Before jax is imported: numerics are tested in float64, and float32 on purpose.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jaxtyping
+import pytest
+
+# A silent broadcast between arrays of different rank is a mistake until it is written out. Not
+# through the environment: subprocesses and notebooks run as a user's would.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Before fitkit is imported: every call in the tests checks shapes and types as annotated.
+jaxtyping.install_import_hook("fitkit", "beartype.beartype")
 
 
 def pytest_sessionfinish(session):

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -94,6 +94,7 @@ class Chunk(eqx.Module):
     verdict: Int[Array, ""]
 
 
+@runtime_checkable
 class Step(Protocol):
     """One step: where it leads, what is recorded, and whether it was good."""
 
