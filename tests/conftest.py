@@ -15,7 +15,7 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Before fitkit is imported: every call in the tests checks shapes and types as annotated.
-jaxtyping.install_import_hook("fitkit", "beartype.beartype")
+jaxtyping.install_import_hook("fitkit", "typechecker.checked")
 
 
 def pytest_sessionfinish(session):
@@ -23,6 +23,14 @@ def pytest_sessionfinish(session):
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter.stats.get("skipped") and not session.exitstatus:
         session.exitstatus = 1
+
+
+@pytest.fixture
+def unchecked():
+    """Call fitkit as users do, whose calls no one checks: what it says of bad input is its own."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture
