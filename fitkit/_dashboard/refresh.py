@@ -4,7 +4,7 @@ import atexit
 import threading
 import time
 import weakref
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fitkit._dashboard.header import BUSY
 from fitkit._fit import Fit
@@ -24,6 +24,7 @@ class Shown(Protocol):
         """Set the controls from the fit, and draw a frame or not."""
 
 
+@runtime_checkable
 class Ending(Protocol):
     """A thread that ends when asked."""
 

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -95,6 +95,7 @@ class Chunk(eqx.Module):
     verdict: Int[Array, ""]
 
 
+@runtime_checkable
 class Step(Protocol):
     """One step: where it leads, what is recorded, and whether it was good."""
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+from fitkit._fisher import AnyArray
 from fitkit._paths import Paths, element_name, match_paths, named_leaves
 
 
@@ -143,7 +144,7 @@ def _limits(path: str, leaf: Any, limit: Any, none: float) -> np.ndarray:
 
 
 def _check(path: str, start: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
-    def refuse(bad: np.ndarray, event: str) -> None:
+    def refuse(bad: Bool[AnyArray, "..."], event: str) -> None:
         for index in np.argwhere(bad)[:1]:
             at = tuple(map(int, index))
             raise ValueError(
