@@ -34,7 +34,9 @@ def tree(params):
 def residuals(params, args=None):
     """Each parameter is to become one over its place in the leaf; float32 beside float64."""
     return jax.tree.map(
-        lambda leaf: (jnp.ravel(leaf) - jnp.arange(1, leaf.size + 1, dtype=leaf.dtype)) ** 3 + leaf.ravel(),
+        lambda leaf: (
+            (jnp.ravel(leaf) - jnp.arange(1, leaf.size + 1, dtype=leaf.dtype)) ** 3 + leaf.ravel()
+        ),
         params,
     )
 

@@ -140,9 +140,7 @@ class Autosave:
             self._failures, before = set(), self._failures
             path = os.path.realpath(self.path)
             # A save that fails rotates nothing; a rotation that fails costs older ones at most.
-            aside = self.keep > 1 and self._attempt(
-                before, "set aside", _set_aside, path
-            )
+            aside = self.keep > 1 and self._attempt(before, "set aside", _set_aside, path)
             if self._attempt(before, "written", fit.save, self.path):
                 self._version, self._step = version, step
                 if aside:

@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from fitkit._fit.status import Status
 from fitkit._fit.step import GOOD, capacity, knows_verdict, verdict_of
 
 
+@runtime_checkable
 class Owner(Protocol):
     """What a driver needs of the engine that owns the state."""
 
