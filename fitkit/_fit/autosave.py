@@ -76,7 +76,8 @@ class Autosave:
         self._lock = threading.Lock()  # Guards the two below.
         self._due = False
         self._saver: threading.Thread | None = None
-        # One save at a time. Never taken by the thread that runs the fit or handles a signal.
+        # One save at a time. Never taken by the thread that handles a signal, and by the one that
+        # runs the fit only where no other can be started.
         self._saving = threading.Lock()
         _LIVING[self.path] = self
         _take_over_sigterm()
@@ -140,9 +141,7 @@ class Autosave:
             self._failures, before = set(), self._failures
             path = os.path.realpath(self.path)
             # A save that fails rotates nothing; a rotation that fails costs older ones at most.
-            aside = self.keep > 1 and self._attempt(
-                before, "set aside", _set_aside, path
-            )
+            aside = self.keep > 1 and self._attempt(before, "set aside", _set_aside, path)
             if self._attempt(before, "written", fit.save, self.path):
                 self._version, self._step = version, step
                 if aside:
