@@ -51,7 +51,10 @@ def assert_round_trip(tree, like):
     jax.tree.map(same_leaf, tree, again, like)
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "lbfgs")) for name in OPTIMISERS],
+)
 def test_states_of_optimisers_come_back(name):
     optimiser = OPTIMISERS[name]
     start = optimiser.init(PARAMS)
@@ -124,6 +127,7 @@ def test_a_single_leaf_is_a_tree():
 def test_what_is_no_number_is_refused_by_name():
     with pytest.raises(TypeError, match=r"'state\.f' is of type builtin_function_or_method"):
         flatten({"f": print}, "state")
+    assert fingerprint({"f": print}) == [["f", "() builtin_function_or_method"]]
 
 
 @pytest.mark.parametrize(
@@ -192,6 +196,7 @@ def test_a_foreign_fingerprint_is_a_difference(saved):
     assert difference(saved, fingerprint({"a": 1.0})).startswith("saved with")
 
 
+@pytest.mark.slow
 def test_fingerprints_are_the_same_in_another_process():
     code = (
         "import json, jax, jax.numpy as jnp, optax\n"

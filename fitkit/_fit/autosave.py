@@ -76,7 +76,8 @@ class Autosave:
         self._lock = threading.Lock()  # Guards the two below.
         self._due = False
         self._saver: threading.Thread | None = None
-        # One save at a time. Never taken by the thread that runs the fit or handles a signal.
+        # One save at a time. Never taken by the thread that handles a signal, and by the one that
+        # runs the fit only where no other can be started.
         self._saving = threading.Lock()
         _LIVING[self.path] = self
         _take_over_sigterm()

@@ -119,10 +119,15 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def _is_number(leaf: Any) -> bool:
+    """Whether `leaf` is a number of Python; NumPy's float64 is a float, too."""
+    return isinstance(leaf, bool | int | float | complex) and not isinstance(leaf, np.generic)
+
+
 def _to_numpy(leaf: Any, name: str) -> np.ndarray:
     if _is_key(leaf):
         leaf = jax.random.key_data(leaf)
-    if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
+    if not (isinstance(leaf, jax.Array | np.ndarray | np.generic) or _is_number(leaf)):
         raise TypeError(
             f"save: '{name}' is of type {type(leaf).__name__}. Only arrays and numbers can be "
             "saved: keep anything else out of the parameters and of the optimiser's state."
@@ -133,7 +138,7 @@ def _to_numpy(leaf: Any, name: str) -> np.ndarray:
 def _from_numpy(array: np.ndarray, like: Any, name: str) -> Any:
     wanted = _to_numpy(like, name)
     # A number of Python is an array once a step was compiled: its precision is not its own.
-    number = isinstance(like, bool | int | float | complex) and not isinstance(like, np.generic)
+    number = _is_number(like)
     if array.shape != wanted.shape or (array.dtype != wanted.dtype and not number):
         raise ValueError(
             f"load: '{name}' is {array.shape} {array.dtype} in the checkpoint, and the fit has "
@@ -154,8 +159,10 @@ def _describe(tree: PyTree, key_path: tuple[Any, ...]) -> Iterator[tuple[str, st
     """Yield path and description of `tree` itself and of all below it."""
     children = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)[0]
     if children and children[0][0] == ():
-        dtype = tree.dtype if hasattr(tree, "dtype") else jax.dtypes.result_type(tree)
-        yield _path(key_path), f"{np.shape(tree)} {dtype}"
+        kind = getattr(tree, "dtype", type(tree).__name__)
+        if _is_number(tree):  # As a compiled step returns it.
+            kind = jax.dtypes.result_type(tree)
+        yield _path(key_path), f"{np.shape(tree)} {kind}"
         return
     if type(tree).__module__ != "builtins":
         yield _path(key_path), type(tree).__name__
