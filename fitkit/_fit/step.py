@@ -227,8 +227,8 @@ def make_chunk(step: Step, optimiser_verdict: Callable[[FitState], Int[Array, ""
         state: FitState,
         controls: Controls,
         args: PyTree,
-        steps: Int[Array, ""],
-        outcome: Int[Array, ""],
+        steps: Int[Array, ""] | np.int32,
+        outcome: Int[Array, ""] | np.int32,
     ) -> Chunk:
         shapes = jax.eval_shape(step, state, controls, args)[1]
         row = jax.eval_shape(StepInfo.row, shapes)
@@ -242,7 +242,7 @@ def make_chunk(step: Step, optimiser_verdict: Callable[[FitState], Int[Array, ""
             return Chunk(state, carry.steps + 1, rows, outcome, optimiser_verdict(state))
 
         rows = jnp.zeros((capacity(state.params), *row.shape), row.dtype)
-        verdict = optimiser_verdict(state)
+        verdict, outcome = optimiser_verdict(state), jnp.asarray(outcome)
         return lax.while_loop(goes_on, body, Chunk(state, jnp.int32(0), rows, outcome, verdict))
 
     return chunk

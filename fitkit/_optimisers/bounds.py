@@ -57,6 +57,12 @@ class Bounds(eqx.Module):
         lower, upper = named_leaves(self.lower), named_leaves(self.upper)
         return {path: (np.asarray(lower[path]), np.asarray(upper[path])) for path in lower}
 
+    def check(self, params: PyTree[Float[Array, "..."]]) -> None:
+        """Raise a ``ValueError`` that names the first element that is outside of its limits."""
+        leaves = named_leaves(params)
+        for path, (lower, upper) in self.by_path().items():
+            _check(path, np.asarray(leaves[path]), lower, upper)
+
     def touched(self, params: PyTree[Float[Array, "..."]]) -> tuple[str, ...]:
         """Name the elements that sit on a limit: ``("flux", "r2[1]")``."""
         names, limits = [], self.by_path()
