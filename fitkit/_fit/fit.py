@@ -937,7 +937,9 @@ class Fit:
         }
 
     def _conclude(self, report: NonFiniteReport | None) -> None:
-        """Show the user who waited what went wrong."""
+        """Show the user who waited what went wrong, with the last checkpoint written."""
+        if self._autosave is not None:
+            self._autosave.wait()
         if report is not None:
             print(report, flush=True)
         if self.error is not None:

@@ -182,15 +182,18 @@ class History:
 
     def from_arrays(self, arrays: Mapping[str, np.ndarray]) -> "History":
         """Return the history of the same parameters that `to_arrays` returned."""
-        width, full = (int(count) for count in arrays["counts"])
-        bins, pending = np.asarray(arrays["bins"]), np.asarray(arrays["pending"], dtype=float)
+        counts = np.asarray(arrays["counts"])
+        if counts.shape != (2,) or counts.dtype.kind != "i":
+            raise ValueError(f"a history with counts {counts}")
+        width, full = (int(count) for count in counts)
+        bins, pending = np.asarray(arrays["bins"]), np.asarray(arrays["pending"])
         data = np.zeros_like(self._data)
-        if bins.shape != (data.shape[0], full, data.shape[2]) or full >= data.shape[1] or width < 1:
-            raise ValueError(
-                f"a history of {bins.shape} bins is not one of {len(self.names)} names"
-            )
+        if bins.shape != (len(data), full, data.shape[2]) or full >= data.shape[1] or width < 1:
+            raise ValueError(f"a history with bins of shape {bins.shape} and width {width}")
         if pending.ndim != 2 or pending.shape[1] != data.shape[2] or len(pending) >= width:
             raise ValueError(f"a history with pending rows of shape {pending.shape}")
+        if not bins.dtype == pending.dtype == data.dtype:
+            raise ValueError(f"a history of {bins.dtype} and {pending.dtype}")
         data[:, :full] = bins
         rows = (pending,) if len(pending) else ()
         return dataclasses.replace(self, width=width, _data=data, _full=full, _pending=rows)

@@ -74,7 +74,7 @@ def from_record(fresh: Snapshot, record: Record, file: str) -> Snapshot:
         return _rebuilt(fresh, header, arrays, program)
     except CheckpointError as error:
         raise CheckpointError(f"load: {file!r}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(
             f"load: {file!r} is no checkpoint of a fit: {type(error).__name__}: {error}. Load "
             "another file."
