@@ -24,6 +24,7 @@ def make_fit(**more):
     return fk.Fit(residuals=residuals, params=start, **({"optimiser": optax.adam(1e-9)} | more))
 
 
+@pytest.mark.slow
 def test_the_eigenbasis_reaches_what_least_squares_says_and_back():
     fit = make_fit()
     fit.run(20, progress=False)
@@ -52,6 +53,7 @@ def test_the_eigenbasis_reaches_what_least_squares_says_and_back():
         fit.leave_eigenbasis()
 
 
+@pytest.mark.slow
 def test_a_converged_fit_stays_finite_in_the_eigenbasis():
     fit = make_fit(optimiser=None)
     fit.run(50, progress=False)
@@ -126,6 +128,7 @@ def test_a_running_fit_changes_its_basis_and_goes_on_while_somebody_waits():
     waiting.join()
 
 
+@pytest.mark.slow
 def test_a_fit_saved_in_the_eigenbasis_goes_on_outside(tmp_path):
     fit = make_fit()
     fit.learning_rates["slope"] = 2.0

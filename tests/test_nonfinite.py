@@ -152,6 +152,7 @@ CELLS = [
 ]
 
 
+@pytest.mark.slow
 def test_in_a_notebook_the_report_names_the_cell() -> None:
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
