@@ -68,6 +68,7 @@ def test_every_optimiser_keeps_to_a_bound_that_the_data_push_against(optimiser, 
     assert params["offset"] == 0
 
 
+@pytest.mark.slow
 def test_gauss_newton_converges_on_bounds():
     bounds = {"offset": (0.3, None), "amplitude": (0, [1.2])}
     limits, chunk = run(fk.gauss_newton(), bounds, 50, {**START, "offset": jnp.array(0.4)})

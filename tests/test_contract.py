@@ -9,6 +9,8 @@ import pytest
 
 import fitkit as fk
 
+pytestmark = pytest.mark.slow
+
 
 def gauss_newton_of_residuals():
     inner = fk.gauss_newton()
@@ -49,7 +51,6 @@ def shapes(tree):
     return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_types_and_shapes_stay(transform, dtype):
     params = grads(dtype)
@@ -60,7 +61,6 @@ def test_types_and_shapes_stay(transform, dtype):
     assert jax.tree.structure(later) == jax.tree.structure(state)
 
 
-@pytest.mark.slow
 def test_compiled_and_eager_agree(transform):
     params = grads()
     state = transform.init(params)

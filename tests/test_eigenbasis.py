@@ -73,6 +73,7 @@ def test_frozen_parameters_stay_out_of_the_eigenbasis():
     assert float(fit.params["slope"]) * 1e6 == pytest.approx(X @ (Y - 0.2) / (X @ X), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_renewed_basis_is_not_compiled_again():
     traces = []
 
@@ -91,6 +92,7 @@ def test_a_renewed_basis_is_not_compiled_again():
     assert len(traces) == count
 
 
+@pytest.mark.slow
 def test_a_basis_that_never_ran_is_still_to_be_compiled(monkeypatch):
     fit = make_fit()
     fit.enter_eigenbasis()

@@ -204,6 +204,7 @@ def test_run_without_progress_is_silent(capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_steps_hands_over_control_after_every_step():
     fit, whole = make(), make()
     losses = []

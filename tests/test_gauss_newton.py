@@ -14,6 +14,8 @@ from scipy.optimize import least_squares
 import fitkit as fk
 from fitkit._optimisers.gauss_newton import CONVERGED, FAILED, RUNNING, STALLED, restart
 
+pytestmark = pytest.mark.slow
+
 x = np.linspace(0.0, 3.0, 20)
 
 
@@ -53,7 +55,6 @@ def nist_solver(name):
     return jax.jit(solve)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("start", [0, 1])
 @pytest.mark.parametrize("name", nist.problems)
 def test_nist(name, start):
@@ -78,7 +79,6 @@ def test_nist_needs_few_evaluations():
     assert np.median([state.evaluations for state in states]) <= 17
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Gauss1", "Lanczos2", "BoxBOD", "MGH09"])
 def test_nist_in_float32(name):
     problem = nist.problems[name]
@@ -91,7 +91,6 @@ def test_nist_in_float32(name):
     assert {leaf.dtype for leaf in state} == {jnp.dtype("float32"), jnp.dtype("int32")}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Kirby2", "Lanczos2"])
 def test_the_spectrum_is_that_of_the_units_free_fisher_matrix(name):
     problem = nist.problems[name]
@@ -114,7 +113,6 @@ def exponentials(params):
     )
 
 
-@pytest.mark.slow
 def test_any_pytree_of_parameters_and_residuals():
     params = {"a": jnp.array([3.0, 1.0]), "c": {"d": jnp.array(0.2)}, "f": jnp.ones((2, 3))}
     params, state, _ = minimise(exponentials, params)
@@ -140,7 +138,6 @@ def test_a_linear_problem_takes_one_step():
     assert count == 2  # the step, and the verdict
 
 
-@pytest.mark.slow
 def test_float32_parameters_and_float64_data():
     start = arrays(START, jnp.float32)
     params, state, _ = minimise(decay, start)  # whose data are float64
@@ -149,7 +146,6 @@ def test_float32_parameters_and_float64_data():
     np.testing.assert_allclose(params["rate"], decay_solution()[1], rtol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_a_problem_without_residuals_at_its_solution(dtype):
     def rosenbrock(p):
@@ -163,14 +159,12 @@ def test_a_problem_without_residuals_at_its_solution(dtype):
     np.testing.assert_array_equal(params, 1)
 
 
-@pytest.mark.slow
 def test_all_parameters_zero_at_the_start():
     params, state, _ = minimise(linear, {"slope": jnp.array(0.0), "offset": jnp.array(0.0)})
     assert state.verdict == CONVERGED
     np.testing.assert_allclose(params["slope"], np.polyfit(x, np.sin(x), 1)[0], rtol=1e-12)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1e-150, 1e-8, 1e8, 1e150])
 def test_units_play_no_role(factor):
     def residuals(p):
@@ -212,7 +206,6 @@ def decay_solution():
     ).x
 
 
-@pytest.mark.slow
 def test_two_parameters_that_enter_as_a_product():
     params, state, _ = minimise(decay, START)
     product, rate = decay_solution()
@@ -251,7 +244,6 @@ def test_more_parameters_than_residuals():
 # Verdicts
 
 
-@pytest.mark.slow
 def test_after_a_verdict_updates_are_zero_until_restart():
     params, state, _ = minimise(decay, START)
     optimiser = fk.gauss_newton()
@@ -268,7 +260,6 @@ def test_after_a_verdict_updates_are_zero_until_restart():
     assert updates["rate"] != 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("start", [800.0, 30.0])
 def test_a_plateau_is_no_success(start):
     """BoxBOD far out, where exp(-b2 x) has vanished: at 800 exactly, at 30 to one part in 1e13."""
@@ -288,7 +279,6 @@ def test_running_onto_a_plateau_is_no_success():
     assert state.verdict in (RUNNING, STALLED)
 
 
-@pytest.mark.slow
 def test_no_response_at_all_is_stalled():
     params, state, count = minimise(lambda p: 0 * p + jnp.ones(3), jnp.array([1.0, 2.0, 3.0]))
     assert (state.verdict, state.rank, count) == (STALLED, 0, 1)
@@ -302,7 +292,6 @@ def test_a_kink_that_no_step_gets_over_is_stalled():
     assert state.verdict == STALLED
 
 
-@pytest.mark.slow
 def test_steps_into_nowhere_are_rejected():
     def residuals(p):
         return jnp.log(p["a"] * (1 + x)) + p["b"] * x - 1 / (1 + x)  # NaN for negative a
@@ -314,7 +303,6 @@ def test_steps_into_nowhere_are_rejected():
     np.testing.assert_allclose([params["a"], params["b"]], [np.exp(offset), slope], rtol=1e-8)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_residuals_that_are_not_finite_fail(bad):
     start = {"slope": jnp.array(1.0), "offset": jnp.array(bad)}
@@ -332,7 +320,6 @@ def test_a_jacobian_that_is_not_finite_fails():
 # Composition
 
 
-@pytest.mark.slow
 def test_vmap_gives_what_the_single_fits_give():
     starts = {"gain": jnp.ones(3), "flux": jnp.array([4.0, 0.1, 60.0]), "rate": jnp.ones(3)}
     run = _loop(decay, fk.gauss_newton(), 100)
@@ -346,7 +333,6 @@ def test_vmap_gives_what_the_single_fits_give():
         )
 
 
-@pytest.mark.slow
 def test_in_a_chain_that_limits_the_step():
     optimiser = optax.chain(fk.gauss_newton(), optax.clip(0.05))
     params, state, count = minimise(decay, START, optimiser)
@@ -357,7 +343,6 @@ def test_in_a_chain_that_limits_the_step():
     np.testing.assert_allclose(params["rate"], rate, rtol=1e-7)
 
 
-@pytest.mark.slow
 def test_update_by_update_the_loss_never_rises():
     problem = nist.problems["MGH09"]
     optimiser = fk.gauss_newton()
@@ -389,7 +374,6 @@ def test_bad_input_is_refused():
 # As the default of Fit
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", nist.problems)
 def test_nist_through_fit(name):
     problem = nist.problems[name]
@@ -400,7 +384,6 @@ def test_nist_through_fit(name):
     assert problem.digits(fit.params) >= 7
 
 
-@pytest.mark.slow
 def test_a_new_run_looks_again():
     fit = fk.Fit(residuals=lambda params, args: decay(params), params=START)
     fit.freeze("rate")
@@ -416,7 +399,6 @@ def test_a_new_run_looks_again():
     np.testing.assert_allclose(fit.params["rate"], decay_solution()[1], rtol=1e-7)
 
 
-@pytest.mark.slow
 def test_freezing_during_a_run_is_no_plateau():
     fit = fk.Fit(residuals=lambda params, args: decay(params), params=START)
     for count, _ in enumerate(fit.steps(100)):

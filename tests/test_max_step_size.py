@@ -77,6 +77,7 @@ STEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", WIDTHS)
 @pytest.mark.parametrize("before", STEPS.values(), ids=STEPS)
 def test_a_system_in_a_batch_is_the_system_alone_to_the_bit(before, dtype):
@@ -155,6 +156,7 @@ def test_padding_counts_for_nothing_and_does_not_move():
         np.testing.assert_array_equal(ours, [[3, 4], [0, 0], [0, 0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_a_poisoned_system_is_alone_with_it(poison):
     updates = jnp.array([[3.0, 4.0], [0.1, poison], [0.6, 0.8]])

@@ -173,6 +173,7 @@ class Line(zdx.Base):
     name: str = eqx.field(static=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [
