@@ -47,6 +47,7 @@ def values(params):
     return np.array([params["amplitude"][0], params["rate"], params["offset"]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimiser", "steps", "rtol"),
     [
@@ -67,6 +68,7 @@ def test_every_optimiser_keeps_to_a_bound_that_the_data_push_against(optimiser, 
     assert params["offset"] == 0
 
 
+@pytest.mark.slow
 def test_gauss_newton_converges_on_bounds():
     bounds = {"offset": (0.3, None), "amplitude": (0, [1.2])}
     limits, chunk = run(fk.gauss_newton(), bounds, 50, {**START, "offset": jnp.array(0.4)})
@@ -78,6 +80,7 @@ def test_gauss_newton_converges_on_bounds():
     )
 
 
+@pytest.mark.slow
 def test_bounds_that_are_not_reached_change_nothing():
     _, free = run(fk.gauss_newton(), {}, 50)
     limits, chunk = run(fk.gauss_newton(), {"*": (-100, 100)}, 50)
@@ -86,6 +89,7 @@ def test_bounds_that_are_not_reached_change_nothing():
     assert limits.touched(chunk.state.params) == ()
 
 
+@pytest.mark.slow
 def test_a_parameter_leaves_its_bound_when_the_push_turns_round():
     start = {**START, "offset": jnp.array(0.5), "rate": jnp.array(2.0)}
     bounds = {"offset": (-2, 0.5), "rate": (0, 2)}
@@ -95,6 +99,7 @@ def test_a_parameter_leaves_its_bound_when_the_push_turns_round():
     np.testing.assert_allclose(values(chunk.state.params), values(free.state.params), rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_nothing_is_evaluated_outside():
     """The logarithm of a negative number would make the loss NaN, and end the fit."""
 

@@ -9,6 +9,8 @@ import pytest
 
 import fitkit as fk
 
+pytestmark = pytest.mark.slow
+
 
 def gauss_newton_of_residuals():
     inner = fk.gauss_newton()

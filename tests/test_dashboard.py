@@ -291,6 +291,7 @@ def test_all_that_match_are_steered_together_and_keep_their_ratios(mirrors, many
     assert not mirrors.frozen
 
 
+@pytest.mark.slow
 def test_the_spectrum_of_gauss_newton_is_a_panel_and_marks_what_is_unconstrained():
     x = jnp.linspace(0.0, 1.0, 10)
     fit = fk.Fit(
@@ -321,6 +322,7 @@ def counts():
     return len(widgets.Widget.widgets), len(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Widget.widgets is deprecated")
 @pytest.mark.parametrize("close", [True, False], ids=["closed", "forgotten"])
 def test_fifty_dashboards_leave_no_thread_and_no_widget(fit, close):
@@ -345,6 +347,7 @@ def test_time_left_reads_as_a_person_would_say_it(seconds, words):
     assert duration(seconds) == words
 
 
+@pytest.mark.slow
 def test_without_a_person_the_notebook_keeps_the_last_picture_and_no_widgets(tmp_path):
     import nbformat
     from nbclient import NotebookClient

@@ -94,6 +94,7 @@ def test_the_spectrum_is_made_on_demand_and_names_its_directions(fit, dashboard)
     assert modes.chosen == 1
 
 
+@pytest.mark.slow
 def test_a_resting_fit_gets_its_spectrum_unasked_and_a_running_one_within_a_share(fit, dashboard):
     fit.run(3, progress=False)
     wait_until(
@@ -112,6 +113,7 @@ def test_a_resting_fit_gets_its_spectrum_unasked_and_a_running_one_within_a_shar
     assert made < 2 or time.monotonic() - begun > 3.0
 
 
+@pytest.mark.slow
 def test_the_eigenbasis_by_button_and_back(fit, dashboard):
     modes = dashboard._live.modes
     fit.learning_rates["slope"] = 3.0

@@ -56,6 +56,7 @@ def test_the_tolerance_leaves_condition_numbers_of_1e11_in_float32():
     assert rank_rtol(jnp.float64) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 5])
 @pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize("hermitian", [False, True])
@@ -99,6 +100,7 @@ def test_eigen_projection_gives_what_zodiax_gives(name, size):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("matrix", "rank"),
     [

@@ -25,6 +25,7 @@ def make_fit(**more):
     return fk.Fit(**{**given, **more})
 
 
+@pytest.mark.slow
 def test_the_eigenbasis_reaches_what_least_squares_says_and_back():
     fit = make_fit()
     fit.run(20, progress=False)
@@ -53,6 +54,7 @@ def test_the_eigenbasis_reaches_what_least_squares_says_and_back():
         fit.leave_eigenbasis()
 
 
+@pytest.mark.slow
 def test_a_converged_fit_stays_finite_in_the_eigenbasis():
     fit = make_fit(optimiser=None)
     fit.run(50, progress=False)
@@ -72,6 +74,7 @@ def test_frozen_parameters_stay_out_of_the_eigenbasis():
     assert float(fit.params["slope"]) * 1e6 == pytest.approx(X @ (Y - 0.2) / (X @ X), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_renewed_basis_is_not_compiled_again():
     traces = []
 
@@ -90,6 +93,7 @@ def test_a_renewed_basis_is_not_compiled_again():
     assert len(traces) == count
 
 
+@pytest.mark.slow
 def test_a_basis_that_never_ran_is_still_to_be_compiled():
     seen = []
 
@@ -133,6 +137,7 @@ def test_a_running_fit_changes_its_basis_and_goes_on_while_somebody_waits():
     waiting.join()
 
 
+@pytest.mark.slow
 def test_a_fit_saved_in_the_eigenbasis_goes_on_outside(tmp_path):
     fit = make_fit()
     fit.learning_rates["slope"] = 2.0

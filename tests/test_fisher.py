@@ -313,6 +313,7 @@ def test_no_effect_at_all_and_zero_residuals():
     assert not np.any(fisher.projection)
 
 
+@pytest.mark.slow
 def test_under_jit_and_vmap():
     def errors(rate):
         return fk.fisher_matrix(product, {**PRODUCT, "rate": rate}, PRODUCT_ARGS).errors

@@ -210,6 +210,7 @@ def test_run_without_progress_is_silent(capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_steps_hands_over_control_after_every_step():
     fit, whole = make(), make()
     losses = []
@@ -412,6 +413,7 @@ def test_parameters_without_optimiser_stay_frozen():
         fit.thaw("rate")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimiser",
     [
@@ -431,6 +433,7 @@ def test_optimisers_that_ask_for_more_than_a_gradient(optimiser):
     assert fit.loss < 0.2 * start
 
 
+@pytest.mark.slow
 def test_result_of_parameters_with_functions_among_them():
     def loss(params, args):
         return 0.5 * (params["transform"](params["a"]) - 0.5) ** 2 / 0.1**2
@@ -548,6 +551,7 @@ def test_bad_step_found_when_stepping_one_by_one():
     assert (fit.step, fit.params["a"]) == (6, 64)
 
 
+@pytest.mark.slow
 def test_a_fit_goes_on_while_one_of_its_optimisers_has_to():
     optimiser = {"amplitude": fk.gauss_newton(), ("rate", "offset"): optax.adam(1e-2)}
     fit = make(optimiser)

@@ -14,6 +14,8 @@ from scipy.optimize import least_squares
 import fitkit as fk
 from fitkit._optimisers.gauss_newton import CONVERGED, FAILED, RUNNING, STALLED, restart
 
+pytestmark = pytest.mark.slow
+
 x = np.linspace(0.0, 3.0, 20)
 
 

@@ -20,6 +20,7 @@ def test_rows_are_exact_until_the_bins_are_full():
     np.testing.assert_array_equal(history.step_norms["a"], 2 * np.arange(1000))
 
 
+@pytest.mark.slow
 def test_ten_million_steps_stay_small_and_keep_their_extremes():
     rng = np.random.default_rng(0)
     names = [f"p{i}" for i in range(3)]

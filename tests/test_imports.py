@@ -104,6 +104,7 @@ def run_python(code: str, **environment: str) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_import_is_quick():
     """Under 0.3 s beyond the dependencies.
 
@@ -148,6 +149,7 @@ RECORDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_has_an_example_that_runs(name):
     value = getattr(fitkit, name)

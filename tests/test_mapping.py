@@ -215,6 +215,7 @@ def rosenbrock_fit():
     return start, fit(*fk.map_optimisers(start, {("x", "y"): optax.lbfgs()}), start, rosenbrock, 4)
 
 
+@pytest.mark.slow
 def test_line_search_moves_its_group_with_the_others_held(rosenbrock_fit):
     start, (ours, _) = rosenbrock_fit
     # Independently: plain L-BFGS on the function of two parameters alone.
@@ -227,6 +228,7 @@ def test_line_search_moves_its_group_with_the_others_held(rosenbrock_fit):
     np.testing.assert_array_equal(ours["z"], start["z"])
 
 
+@pytest.mark.slow
 def test_line_search_beside_other_optimisers_reaches_the_minimum():
     start = {"x": jnp.array(-1.2), "y": jnp.array(1.0), "z": jnp.zeros(2)}
     mapped = fk.map_optimisers(start, {("x", "y"): optax.lbfgs(), "z": optax.sgd(1.0)})

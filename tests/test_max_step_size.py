@@ -38,6 +38,7 @@ def limited(updates, *args, **kwargs):
     return jax.jit(transform.update)(updates, transform.init(updates))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_reference_cases(group, arrays):
     for case in (case for case in CASES if case["group"] == group and "eps" not in case["tags"]):
@@ -76,6 +77,7 @@ STEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", WIDTHS)
 @pytest.mark.parametrize("before", STEPS.values(), ids=STEPS)
 def test_a_system_in_a_batch_is_the_system_alone_to_the_bit(before, dtype):
@@ -154,6 +156,7 @@ def test_padding_counts_for_nothing_and_does_not_move():
         np.testing.assert_array_equal(ours, [[3, 4], [0, 0], [0, 0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_a_poisoned_system_is_alone_with_it(poison):
     updates = jnp.array([[3.0, 4.0], [0.1, poison], [0.6, 0.8]])
@@ -163,6 +166,7 @@ def test_a_poisoned_system_is_alone_with_it(poison):
     assert np.isnan(ours[1, 1])
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_at_zero_and_right_elsewhere():
     transform = fk.max_step_size(1.0, jnp.array([0, 1, 0]))
 
@@ -206,6 +210,7 @@ def test_the_limit_may_be_traced_and_moved_by_a_slider():
         assert np.isnan(update(updates, state)[0]).all()
 
 
+@pytest.mark.slow
 def test_under_vmap_as_one_at_a_time():
     batch = jax.random.normal(jax.random.key(0), (4, 5, 3)) * 10
     limits = jnp.array([0.0, 0.1, 1.0, 100.0])

@@ -18,6 +18,7 @@ HARMLESS = [name for name, model in MODELS.items() if not model.phase]
 A = jnp.array
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD)
 def test_the_report_tells_what_went_wrong(name: str) -> None:
     model = MODELS[name]
@@ -152,6 +153,7 @@ CELLS = [
 ]
 
 
+@pytest.mark.slow
 def test_in_a_notebook_the_report_names_the_cell() -> None:
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")

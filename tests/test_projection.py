@@ -102,6 +102,7 @@ def test_a_rectangular_projection_leaves_out_what_is_cut():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("inner", "steps"),
     [
@@ -166,6 +167,7 @@ def test_refreshing_the_projection_does_not_retrace(way):
     assert problem.digits(params) > 6
 
 
+@pytest.mark.slow
 def test_residuals_and_further_arguments_reach_the_inner_optimiser():
     seen = {}
 

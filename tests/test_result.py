@@ -56,6 +56,7 @@ def test_values_and_errors_by_path(result):
     assert result.warnings == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["residuals", "loss"])
 def test_a_fit_gives_its_result(kind):
     start = {"slope": 1.0, "offset": 0.0, "idle": jnp.arange(2.0)}
@@ -80,6 +81,7 @@ def test_a_fit_gives_its_result(kind):
     assert fit.result().message.endswith("the data leave 2 directions free")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "message", "success"),
     [(50, "converged after", True), (1, "not converged: finished after 1 step", False)],

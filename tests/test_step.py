@@ -41,6 +41,7 @@ def make(residuals, params, optimiser, args=DATA):
 START = {"offset": 0.0, "slope": 1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimiser",
     [
@@ -89,6 +90,7 @@ def test_factor_and_freezing():
     assert info.gradient_norms.shape == info.step_norms.shape == (2,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimiser", [optax.lbfgs(), optax.adam(0.1)], ids=["lbfgs", "adam"])
 def test_frozen_parameter_is_a_constant_to_the_others(optimiser):
     """With the slope frozen, the offset goes where the one-parameter fit goes."""
@@ -171,6 +173,7 @@ class Line(zdx.Base):
     name: str = eqx.field(static=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [
