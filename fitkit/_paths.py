@@ -7,12 +7,14 @@ brackets, ``"star.r2[1]"`` or ``"tilt[0, 2]"``.
 
 import difflib
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree, Shaped
 
 Paths = str | tuple["Paths", ...] | list["Paths"]
 
@@ -66,6 +68,22 @@ def named_elements(tree: PyTree) -> tuple[str, ...]:
 def element_name(path: str, index: tuple[int, ...]) -> str:
     """Write the path of one element: ``"r2[1]"``; the path itself for a 0-d leaf."""
     return f"{path}[{', '.join(map(str, index))}]" if index else path
+
+
+def ravel(tree: PyTree) -> tuple[Shaped[Array, " n"], Callable[[Array], PyTree]]:
+    """Flatten a tree into one vector of the common dtype, as ``ravel_pytree`` does.
+
+    Also under ``jax_numpy_dtype_promotion="strict"``: leaves that lie side by side in a vector
+    are not mixed by it, and a user may well have a float32 image beside a float64 position.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return ravel_pytree(tree)
+
+
+def common_dtype(*arrays: Any) -> np.dtype:
+    """Return the dtype that holds all of `arrays` (or dtypes), whatever JAX's promotion setting."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*arrays)
 
 
 def match_paths(pattern: Paths, paths: Iterable[str], event: str) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from fitkit._format import number
+
 # What a reader takes in at a glance.
 MOST_TERMS = 4
 SMALLEST_TERM = 0.05
@@ -36,8 +38,8 @@ def combination(
     words = str(labels[shown[0]])
     for i in shown[1:]:
         coefficient = units[i] / units[shown[0]]
-        number = f"{abs(coefficient):.3g}"
-        times = "" if number == "1" else f"{number} "
+        factor = number(abs(float(coefficient)), 3)
+        times = "" if factor == "1" else f"{factor} "
         words += f" {'-' if coefficient < 0 else '+'} {times}{labels[i]}"
     return words + (" + …" if np.count_nonzero(size) > len(shown) else "")
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from fitkit._fisher.eigen import AnyArray, is_traced, matrix_rtol, rank_rtol, scaled_columns
 from fitkit._fisher.jacobian import loss_hessian, residual_derivatives, residual_rows
 from fitkit._fisher.matrix import FisherMatrix, from_matrix, from_root, root_of
-from fitkit._paths import Paths, match_paths, named_elements, named_leaves, path_of
+from fitkit._paths import Paths, common_dtype, match_paths, named_elements, named_leaves, path_of
 
 # The Jacobian, its copy in double precision, and that of the QR decomposition.
 COPIES = 3
@@ -128,7 +128,7 @@ def _from_residuals(
     memory: int,
 ) -> FisherMatrix:
     labels = named_elements(free)
-    precision = jnp.result_type(*jax.tree.leaves(free))
+    precision = common_dtype(*jax.tree.leaves(free))
     single = jnp.finfo(precision).bits < 64
     traced = is_traced(free, held, args, weights)
     most = memory // (COPIES * 8)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 
 from fitkit._fisher.combinations import combination, simplest_basis
 from fitkit._fisher.eigen import AnyArray, is_traced, over_both, scaled_svd
+from fitkit._format import number
 
 # A direction whose error is a hundred times what its parameters would have alone.
 DEGENERATE = 1e-4
@@ -171,9 +172,9 @@ class FisherMatrix(eqx.Module):
     def degenerate(self) -> tuple[str, ...]:
         """Directions with an eigenvalue below 1e-4 that the data do constrain, in words."""
         return tuple(
-            f"{self.in_words(i)} is nearly unconstrained (eigenvalue {self.eigenvalues[i]:.2g})"
-            for i in range(self.rank)
-            if self.eigenvalues[i] < DEGENERATE
+            f"{self.in_words(i)} is nearly unconstrained (eigenvalue {number(value, 2)})"
+            for i, value in enumerate(map(float, self.eigenvalues[: self.rank]))
+            if value < DEGENERATE
         )
 
     def in_words(self, mode: int) -> str:
@@ -221,11 +222,11 @@ class FisherMatrix(eqx.Module):
         width = max(map(len, self.labels), default=0)
         lines = [
             f"FisherMatrix of {n} parameters, from {how}",
-            f"rank {rank} of {n} (eigenvalues above {self.rtol:.1e} of the largest)",
-            f"condition number {self.condition_number:.3g}",
+            f"rank {rank} of {n} (eigenvalues above {number(self.rtol, 2)} of the largest)",
+            f"condition number {number(self.condition_number, 3)}",
         ]
         shown = list(zip(self.labels, self.errors, strict=True))[:20]
-        lines += [f"  {label:<{width}}  ± {error:.3g}" for label, error in shown]
+        lines += [f"  {label:<{width}}  ± {number(float(error), 3)}" for label, error in shown]
         lines += [f"  … and {n - len(shown)} more"] if n > len(shown) else []
         return "\n".join([*lines, *self.unconstrained, *self.degenerate])
 
@@ -268,7 +269,8 @@ class FisherMatrix(eqx.Module):
         inverse = xp.where(keep, 1 / xp.where(keep, self.eigenvalues, 1), 0)
         vectors = self.eigenvectors
         columns = vectors.T
-        return (columns * inverse[None, :]) @ vectors, (columns * ~keep[None, :]) @ vectors
+        kept, cut = inverse[None, :], xp.where(keep, 0, 1).astype(inverse.dtype)[None, :]
+        return (columns * kept) @ vectors, (columns * cut) @ vectors
 
     @property
     def _noise(self) -> Float[AnyArray, ""]:

@@ -8,12 +8,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Real
 
 from fitkit._fisher.eigen import AnyArray, rank_rtol, scaled_columns
 from fitkit._fisher.matrix import FisherMatrix
-from fitkit._paths import named_elements
+from fitkit._paths import common_dtype, named_elements, ravel
 
 # What a user may write for a projection and for latent coordinates.
 Rectangle: TypeAlias = Real[AnyArray, "n k"] | Sequence[Sequence[float]]
@@ -86,18 +85,18 @@ class EigenProjection(eqx.Module):
                     f"have {len(labels)} elements: it must be ({len(labels)}, k)."
                 )
             inverse = _left_inverse(matrix)
-        dtype = jnp.result_type(*jax.tree.leaves(self.centre))
+        dtype = common_dtype(*jax.tree.leaves(self.centre))
         self.matrix = jnp.asarray(matrix, dtype)
         self.inverse = jnp.asarray(inverse, dtype)
 
     def to_latent(self, params: PyTree) -> Float[Array, " k"]:
         """Latent coordinates of parameters; what lies along cut directions is dropped."""
-        return self.inverse @ (ravel_pytree(params)[0] - ravel_pytree(self.centre)[0])
+        return self.inverse @ (ravel(params)[0] - ravel(self.centre)[0])
 
     def from_latent(self, latent: Latent) -> PyTree:
         """Parameters at latent coordinates, in the structure of `centre`."""
-        flat, unravel = ravel_pytree(self.centre)
-        return unravel(flat + self.matrix @ jnp.asarray(latent))
+        flat, unravel = ravel(self.centre)
+        return unravel(flat + self.matrix @ jnp.asarray(latent, flat.dtype))
 
     def reparametrise(self, function: Callable[[PyTree, Any], Any]) -> Callable:
         """Make a function of parameters, a loss or residuals, one of latent coordinates.
@@ -210,11 +209,11 @@ def eigen_projected(
                 "latent coordinates it is."
             )
         matrix = state.projection.matrix
-        flat, unravel = ravel_pytree(params)
+        flat, unravel = ravel(params)
         latent = state.projection.to_latent(params)
 
         def pull(gradient: PyTree) -> dict[str, Array]:
-            return _named(matrix.T @ ravel_pytree(gradient)[0])
+            return _named(matrix.T @ ravel(gradient)[0])
 
         def mapped(function: Callable) -> Callable:
             # From where params are, not from the centre: what lies along cut directions stays.

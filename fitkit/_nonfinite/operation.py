@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fitkit._format import number
 from fitkit._nonfinite.backtrack import Site, guilty_operands
 from fitkit._nonfinite.source import frames_of, without_machinery
 
@@ -221,14 +222,14 @@ def _summary(site: Site, whole: np.ndarray, elements: list[tuple[int, ...]]) -> 
         size = f"{matrix.shape[0]}×{matrix.shape[1]}"
         if name in ("eigh", "cholesky") and np.isfinite(matrix).all():
             spectrum = np.linalg.eigvalsh(matrix)
-            shown = ", ".join(f"{v:.4g}" for v in spectrum[:4])
+            shown = ", ".join(number(float(v)) for v in spectrum[:4])
             return f"{size} with eigenvalues {shown}{', …' if len(spectrum) > 4 else ''}"
         if np.isfinite(matrix).all():
             singular = np.linalg.svd(matrix, compute_uv=False)
-            shown = ", ".join(f"{v:.4g}" for v in singular[-4:])
+            shown = ", ".join(number(float(v)) for v in singular[-4:])
             return f"{size} with singular values {'…, ' if len(singular) > 4 else ''}{shown}"
     picked = np.array([whole[e] for e in elements])
-    return f"{len(picked)} elements from {picked.min():.4g} to {picked.max():.4g}"
+    return f"{len(picked)} elements from {number(picked.min())} to {number(picked.max())}"
 
 
 def _labelled(name: str, held: list[tuple[int, Any, Any]]) -> list[tuple[str, Any]]:

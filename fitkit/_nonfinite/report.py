@@ -3,6 +3,8 @@
 import dataclasses
 import html
 
+from fitkit._format import number
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class NonFiniteReport:
@@ -139,7 +141,7 @@ def place_text(file: str | None, line: int | None) -> str:
 
 
 def _value(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float | complex) else str(value)
+    return number(value, 6) if isinstance(value, float | complex) else str(value)
 
 
 def _html_text(label: str, text: str) -> str:

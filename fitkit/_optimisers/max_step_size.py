@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
 
-from fitkit._paths import path_of
+from fitkit._paths import common_dtype, path_of
 
 
 class MaxStepSizeState(NamedTuple):
@@ -113,7 +113,7 @@ def _limited(
     which it would do differently for a batch and for a system alone.
     """
     leaves = [_sealed(leaf) for leaf in leaves]
-    dtype = jnp.result_type(jnp.float32, *(jnp.finfo(leaf.dtype).dtype for leaf in leaves))
+    dtype = common_dtype(jnp.float32, *(jnp.finfo(leaf.dtype).dtype for leaf in leaves))
     info = jnp.finfo(dtype)
     # One system more than there are collects the padding.
     slots = [jnp.where((i >= 0) & (i < count), i, count) for i in ids]
@@ -121,7 +121,7 @@ def _limited(
     limits = jnp.where(limits >= 0, limits, jnp.nan)
 
     def kept(leaf: Array, slot: Int[Array, "..."]) -> Array:
-        wide = leaf.astype(jnp.promote_types(leaf.dtype, dtype))
+        wide = leaf.astype(common_dtype(leaf.dtype, dtype))
         return jnp.where(_per_number(slot < count, leaf), wide, 0)
 
     moves = [kept(leaf, slot) for leaf, slot in zip(leaves, slots, strict=True)]
