@@ -9,7 +9,7 @@ from scipy.optimize import least_squares
 import fitkit as fk
 from fitkit._fit.problem import make_problem
 from fitkit._fit.step import GOOD, Controls, initial_state, make_chunk, make_step, verdict_of
-from fitkit._optimisers.bounds import bounded
+from fitkit._optimisers.bounds import blocked, bounded
 from fitkit._paths import UnknownPathError
 
 x = np.linspace(0.0, 3.0, 20)
@@ -131,6 +131,27 @@ def test_the_parts():
     assert limits.blocked(projected, gradient)["a"].tolist() == [False, False, True, False]
 
 
+@pytest.mark.parametrize("library", [np, jnp])
+def test_blocked_elements_of_either_library(library):
+    values, lower, upper = map(library.asarray, ([0.0, 0.0, 1.0, 1.0, 0.5], [0.0] * 5, [1.0] * 5))
+    for sign, expected in (
+        (1, [True, True, False, False, False]),
+        (-1, [False, False, True, True, False]),
+    ):
+        gradient = library.full(5, float(sign))
+        mask = blocked(values, gradient, lower, upper)
+        assert isinstance(mask, library.ndarray)
+        assert mask.tolist() == expected
+
+
+def test_limits_of_elements_by_name():
+    params = {"a": jnp.array([0.5, 0.5]), "b": jnp.array(3.0, jnp.float32)}
+    limits = bounded({"a": (0, np.array([1, 2])), "b": (None, 7)}, params)
+    lower, upper = limits.of_elements(("b", "a[1]"))
+    np.testing.assert_array_equal(lower, [-np.inf, 0])
+    np.testing.assert_array_equal(upper, [7, 2])
+
+
 @pytest.mark.parametrize(
     ("bounds", "error", "words"),
     [
@@ -140,8 +161,8 @@ def test_the_parts():
         ({"flux": ("a", 1)}, TypeError, "'flux' has the limit 'a'; must be a number"),
         ({"r": (0, [1, 2, 3])}, ValueError, "'r' has shape (2,), and its limit (3,)"),
         ({"flux": (0, np.nan)}, ValueError, "'flux' has a limit of NaN; use None"),
-        ({"flux": (2, 1)}, ValueError, "'flux' has the limits 2.0 and 1.0, and nothing between"),
-        ({"flux": (1, 1)}, ValueError, "To hold a parameter at a value, freeze it"),
+        ({"flux": (2, 1)}, ValueError, "'flux' has the limits 2.0 and 1.0, with nothing between"),
+        ({"flux": (1, 1)}, ValueError, "To keep a parameter at a value, freeze it"),
         ({"flux": (2, None)}, ValueError, "starts outside of them, at 1.0. Start inside"),
         ({"r": (None, 1.5)}, ValueError, "'r[1]' has the limits -inf and 1.5"),
         ({"flux": (0, 2), "f*": (0, 3)}, ValueError, "'flux' is bounded twice"),

@@ -13,9 +13,10 @@ def norm(array: Float[Array, "..."]) -> Float[Array, ""]:
     reach; so where the plain root of the sum of squares is suspicious, and only there, the
     elements are divided by the largest first.
     """
-    if array.ndim == 0 or array.size == 1:
-        return jnp.abs(array).reshape(())
-    flat = array.astype(jnp.float64 if array.dtype == jnp.float64 else jnp.float32).ravel()
+    wide = array.astype(jnp.float64 if array.dtype == jnp.float64 else jnp.float32)
+    if array.size == 1:
+        return jnp.abs(wide).reshape(())
+    flat = wide.ravel()
     plain = _root_of_squares(flat)
     # A square below `tiny` may be lost. Above this norm, n lost ones are n eps² of the sum.
     info = jnp.finfo(flat.dtype)

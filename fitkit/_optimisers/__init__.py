@@ -1,6 +1,7 @@
 """What moves the parameters."""
 
 from fitkit._optimisers.bounds import Bounds as Bounds
+from fitkit._optimisers.bounds import blocked as blocked
 from fitkit._optimisers.bounds import bounded as bounded
 from fitkit._optimisers.diagnostics import Diagnostics as Diagnostics
 from fitkit._optimisers.diagnostics import Verdict as Verdict

@@ -1,13 +1,13 @@
 """Bounds: limits that parameters keep to, by projection, in the user's own units.
 
-A step that leads outside is cut short at the bound. A parameter on its bound that descent would
-push further out is held there, as if frozen, and let go when the push turns round. Away from the
-bounds nothing is changed: steps, spectra and errors are those of the parameters themselves.
+A step that leads outside is cut short at the bound. An element on its bound that descent would
+push further out is frozen there, and thawed when the push turns round. Away from the bounds
+nothing is changed: steps, spectra and errors are those of the parameters themselves.
 (Bertsekas, SIAM J. Control Optim. 20, 221, 1982, section 2. A change of variables, as in MINUIT,
 distorts all of those near a bound, and flattens the residuals on it, where Gauss-Newton stalls.)
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from fitkit._fisher import AnyArray
-from fitkit._paths import Paths, element_name, match_paths, named_leaves
+from fitkit._paths import Paths, element_name, match_paths, named_elements, named_leaves, ravel
 
 
 class Bounds(eqx.Module):
@@ -39,23 +39,21 @@ class Bounds(eqx.Module):
     def blocked(
         self, params: PyTree[Float[Array, "..."]], gradient: PyTree[Float[Array, "..."]]
     ) -> PyTree[Bool[Array, "..."]]:
-        """Which elements sit on a limit with a loss that falls further outside.
-
-        There the best that can be done is to stay: at a minimum every other element has a
-        gradient of zero (the conditions of Karush, Kuhn and Tucker).
-        """
-        return jax.tree.map(
-            lambda p, g, low, high: ((p <= low) & (g > 0)) | ((p >= high) & (g < 0)),
-            params,
-            gradient,
-            self.lower,
-            self.upper,
-        )
+        """Mark the elements that `blocked` marks, in trees like the parameters."""
+        return jax.tree.map(blocked, params, gradient, self.lower, self.upper)
 
     def by_path(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Lower and upper limits of every parameter, by its path."""
+        """Map the path of every parameter to its lower and upper limits."""
         lower, upper = named_leaves(self.lower), named_leaves(self.upper)
         return {path: (np.asarray(lower[path]), np.asarray(upper[path])) for path in lower}
+
+    def of_elements(
+        self, names: Sequence[str]
+    ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """Look up lower and upper limits of elements by name, as `FisherMatrix.labels` has them."""
+        at = {name: i for i, name in enumerate(named_elements(self.lower))}
+        order = [at[name] for name in names]
+        return np.asarray(ravel(self.lower)[0])[order], np.asarray(ravel(self.upper)[0])[order]
 
     def touched(self, params: PyTree[Float[Array, "..."]]) -> tuple[str, ...]:
         """Name the elements that sit on a limit: ``("flux", "r2[1]")``."""
@@ -65,6 +63,20 @@ class Bounds(eqx.Module):
             on = (values <= lower) | (values >= upper)
             names += [element_name(path, tuple(map(int, index))) for index in np.argwhere(on)]
         return tuple(names)
+
+
+def blocked(
+    values: Float[AnyArray, "*shape"],
+    gradient: Float[AnyArray, "*shape"],
+    lower: Float[AnyArray, "*shape"],
+    upper: Float[AnyArray, "*shape"],
+) -> Bool[AnyArray, "*shape"]:
+    """Mark the elements that sit on a limit with a loss that falls further outside.
+
+    There the best that can be done is to stay: at a minimum every other element has a gradient of
+    zero (the conditions of Karush, Kuhn and Tucker). Works on JAX arrays and on NumPy arrays.
+    """
+    return ((values <= lower) & (gradient > 0)) | ((values >= upper) & (gradient < 0))
 
 
 def bounded(bounds: Mapping[Paths, tuple[Any, Any]], params: PyTree[Float[Array, "..."]]) -> Bounds:
@@ -123,7 +135,7 @@ def _pair(path: str, limits: Any) -> tuple[Any, Any]:
 
 
 def _limits(path: str, leaf: Any, limit: Any, none: float) -> np.ndarray:
-    """Give every element of the leaf its limit, in the leaf's own dtype."""
+    """Broadcast a limit to the elements of a leaf, in the leaf's own dtype."""
     try:
         values = np.asarray(none if limit is None else limit, dtype=np.asarray(leaf).dtype)
     except (TypeError, ValueError) as error:
@@ -152,7 +164,7 @@ def _check(path: str, start: np.ndarray, lower: np.ndarray, upper: np.ndarray) -
                 + event.format(start[at])
             )
 
-    refuse(lower >= upper, "and nothing between them. To hold a parameter at a value, freeze it.")
+    refuse(lower >= upper, "with nothing between them. To keep a parameter at a value, freeze it.")
     refuse(
         (start < lower) | (start > upper),
         "and starts outside of them, at {}. Start inside, or widen them.",
