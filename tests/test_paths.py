@@ -86,7 +86,6 @@ def test_a_tree_of_several_dtypes_makes_one_vector_under_strict_promotion():
         back = unravel(flat + 1)
         assert common_dtype(*jax.tree.leaves(tree)) == flat.dtype == jnp.float64
     assert flat.tolist() == [1.5, 2.0, 3.0, 1.0, 1.0]
-    assert jax.tree.map(lambda leaf: leaf.dtype, back) == jax.tree.map(
-        lambda leaf: leaf.dtype, tree
-    )
+    dtypes = jax.tree.map(lambda leaf: leaf.dtype, (tree, back))
+    assert dtypes[0] == dtypes[1]
     assert back["a"] == 2.5

@@ -5,7 +5,7 @@ are scaled to unit length first, so that no choice of units decides what counts 
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,15 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Real
 
-# The array API namespace of each answers for it: JAX's arrays, and NumPy's with its scalars, which
-# its reductions return.
-AnyArray: TypeAlias = Array | np.ndarray | np.generic
+# JAX's arrays or NumPy's, with its scalars, which its reductions return: each knows the namespace
+# of its functions. To a static checker they are one, since they share the array API.
+if TYPE_CHECKING:
+    AnyArray: TypeAlias = Array
+else:
+    AnyArray = Array | np.ndarray | np.generic
 
 # What a user may write for a matrix.
-Matrix: TypeAlias = Real[AnyArray, "n n"] | Sequence[Sequence[float]]
+Matrix: TypeAlias = Real[Array | np.ndarray, "n n"] | Sequence[Sequence[float]]
 
 
 class ScaledSVD(NamedTuple):

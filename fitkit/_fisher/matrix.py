@@ -61,12 +61,12 @@ class FisherMatrix(eqx.Module):
         return (self.eigenvalues > self.rtol * self.eigenvalues[:1]) & (self.eigenvalues > 0)
 
     @property
-    def rank(self) -> int:
-        """Number of combinations of parameters that the data constrain."""
+    def rank(self) -> int | Any:
+        """Number of eigenvectors that the data constrain; an array under ``jit``."""
         return self._number(self.constrained.sum())
 
     @property
-    def condition_number(self) -> float:
+    def condition_number(self) -> float | Any:
         """Largest over smallest units-free eigenvalue; infinite below full rank."""
         xp = self._xp
         full = self.constrained.all()

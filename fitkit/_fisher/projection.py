@@ -7,16 +7,17 @@ from typing import Any, NamedTuple, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree, Real
 
-from fitkit._fisher.eigen import AnyArray, rank_rtol, scaled_columns
+from fitkit._fisher.eigen import rank_rtol, scaled_columns
 from fitkit._fisher.matrix import FisherMatrix
 from fitkit._paths import common_dtype, named_elements, ravel
 
 # What a user may write for a projection and for latent coordinates.
-Rectangle: TypeAlias = Real[AnyArray, "n k"] | Sequence[Sequence[float]]
-Latent: TypeAlias = Real[AnyArray, " k"] | Sequence[float]
+Rectangle: TypeAlias = Real[Array | np.ndarray, "n k"] | Sequence[Sequence[float]]
+Latent: TypeAlias = Real[Array | np.ndarray, " k"] | Sequence[float]
 
 
 class EigenProjection(eqx.Module):

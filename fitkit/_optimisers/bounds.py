@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from fitkit._fisher import AnyArray
-from fitkit._paths import Paths, element_name, match_paths, named_elements, named_leaves, ravel
+from fitkit._paths import element_name, match_paths, named_elements, named_leaves, ravel
 
 
 class Bounds(eqx.Module):
@@ -79,7 +79,7 @@ def blocked(
     return ((values <= lower) & (gradient > 0)) | ((values >= upper) & (gradient < 0))
 
 
-def bounded(bounds: Mapping[Paths, tuple[Any, Any]], params: PyTree[Float[Array, "..."]]) -> Bounds:
+def bounded(bounds: Mapping[Any, tuple[Any, Any]], params: PyTree[Float[Array, "..."]]) -> Bounds:
     """Check limits given by path against the parameters.
 
     Parameters
@@ -156,7 +156,7 @@ def _limits(path: str, leaf: Any, limit: Any, none: float) -> np.ndarray:
 
 
 def _check(path: str, start: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
-    def refuse(bad: Bool[AnyArray, "..."], event: str) -> None:
+    def refuse(bad: Bool[np.ndarray | np.generic, "..."], event: str) -> None:
         for index in np.argwhere(bad)[:1]:
             at = tuple(map(int, index))
             raise ValueError(

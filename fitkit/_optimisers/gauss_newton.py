@@ -39,17 +39,17 @@ class GaussNewtonState(NamedTuple):
     evaluations: Int[Array, ""]
 
     @property
-    def verdict(self) -> Int[Array, ""]:
+    def verdict(self) -> Int[Array, "..."]:
         """0 running, 1 converged, 2 stalled, 3 failed."""
         return self.diagnostics.verdict
 
     @property
-    def eigenvalues(self) -> Float[Array, " n"]:
+    def eigenvalues(self) -> Float[Array, "... n"]:
         """Of the units-free Fisher matrix, descending."""
         return self.diagnostics.eigenvalues  # pyright: ignore[reportReturnType]
 
     @property
-    def rank(self) -> Int[Array, ""]:
+    def rank(self) -> Int[Array, "..."]:
         """Number of the eigenvalues that are not rounding error."""
         return self.diagnostics.rank  # pyright: ignore[reportReturnType]
 
@@ -237,7 +237,7 @@ def _advance(
             eigenvalues=jnp.where(finite, test.eigenvalues, state.eigenvalues.astype(fine)),
             rank=jnp.where(finite, test.rank, state.rank),
         ),
-        evaluations=state.evaluations + trial.count + jnp.where(first, 1, 0),
+        evaluations=state.evaluations + trial.trials + jnp.where(first, 1, 0),
     )
     after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, state)
     return jnp.where(trial.accepted, trial.step, 0).astype(flat.dtype), after

@@ -21,7 +21,7 @@ Claim = tuple[str, frozenset[str], optax.GradientTransformation]
 
 def map_optimisers(
     params: PyTree[ArrayLike],
-    optimisers: Mapping[Paths, optax.GradientTransformation],
+    optimisers: Mapping[Any, optax.GradientTransformation],
     strict: bool = False,
 ) -> tuple[optax.GradientTransformationExtraArgs, optax.OptState]:
     """Give every parameter its own optimiser.
@@ -132,7 +132,7 @@ def delay(lr: float, start: int, length: int = 1) -> optax.Schedule:
 
 def assign(
     paths: Iterable[str],
-    optimisers: Mapping[Paths, optax.GradientTransformation] | optax.GradientTransformation,
+    optimisers: Mapping[Any, optax.GradientTransformation] | optax.GradientTransformation,
     strict: bool = True,
 ) -> Assignment:
     """Decide which optimiser moves each parameter; None where none does.

@@ -61,7 +61,7 @@ class Trial(NamedTuple):
     accepted: Bool[Array, ""]
     #: Whether rounding hides what a further step could gain.
     exhausted: Bool[Array, ""]
-    count: Int[Array, ""]
+    trials: Int[Array, ""]
 
 
 def search(
@@ -96,7 +96,7 @@ def search(
         step=jnp.zeros_like(flat),
         accepted=jnp.array(False),
         exhausted=failed,
-        count=jnp.zeros((), jnp.int32),
+        trials=jnp.zeros((), jnp.int32),
     )
     return jax.lax.while_loop(
         lambda trial: ~trial.accepted & ~trial.exhausted,
@@ -145,8 +145,8 @@ def _attempt(
     unseen = test.near & (predicted <= test.noise) & (gained >= -test.noise)
     rounded = (predicted <= ROUNDING * eps) & (gained <= ROUNDING * eps)
     tiny = radius <= ROUNDING * eps * model.extent
-    exhausted = test.done | rounded | (~lower & (unseen | tiny)) | (trial.count >= MOST_TRIALS)
-    return Trial(radius, step, lower | unseen, exhausted, trial.count + 1)
+    exhausted = test.done | rounded | (~lower & (unseen | tiny)) | (trial.trials >= MOST_TRIALS)
+    return Trial(radius, step, lower | unseen, exhausted, trial.trials + 1)
 
 
 def _damped(model: Model, radius: Float[Array, ""]) -> tuple[Float[Array, " n"], Float[Array, ""]]:
