@@ -1,4 +1,4 @@
-"""Parameter paths: the names by which users, errors and plots speak of the leaves of a pytree.
+"""Parameter paths: the names of the leaves of a pytree, for users, errors and plots.
 
 A path is written as zodiax writes it: attributes, dictionary keys and list positions joined by
 dots, ``"star.flux"`` or ``"mirrors.0.tilt"``. One element of an array leaf adds its index in
@@ -119,7 +119,7 @@ def match_paths(pattern: Paths, paths: Iterable[str], event: str) -> tuple[str, 
 
 
 def nearest(name: str, paths: Iterable[str]) -> str:
-    """Say which paths look most like `name`, or, where none does, which there are."""
+    """Name the paths that look most like `name`, or, where none does, those there are."""
     paths = tuple(paths)
     close = difflib.get_close_matches(name, paths, n=3, cutoff=0.5)
     if close:

@@ -87,7 +87,7 @@ def nonfinite_mask(value: Value) -> Mask | None:
 
 
 def is_inexact(value: Value) -> bool:
-    """Tell whether a value has a floating-point or complex dtype."""
+    """Whether a value has a floating-point or complex dtype."""
     dtype = getattr(value, "dtype", None)
     return dtype is not None and bool(jnp.issubdtype(dtype, np.inexact))
 

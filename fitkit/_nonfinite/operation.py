@@ -1,4 +1,4 @@
-"""What happened, as a person says it: the operation, its family, the operands that caused it."""
+"""What happened: the operation, its family, and the operands that caused it."""
 
 import dataclasses
 from typing import Any
@@ -34,7 +34,7 @@ _FACTORS = ("cholesky", "lu", "triangular_solve", "custom_linear_solve", "qr", "
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """A failed operation in words."""
+    """A failed operation, as a report describes it."""
 
     text: str
     family: str
@@ -45,7 +45,7 @@ class Operation:
 
 
 def describe(site: Site, in_gradient: bool) -> Operation:
-    """Say which operation a site is, or, in a gradient, which operation it is the derivative of."""
+    """Describe the operation of a site; in a gradient, the operation that it differentiates."""
     primal = _differentiated(site) if in_gradient else None
     if primal is not None:
         return _derivative(primal)
@@ -167,12 +167,12 @@ def _differentiated(site: Site) -> Site | None:
 
 
 def _telling(name: str) -> int:
-    """Rank operations by how much they say: eigh, which also divides, is no division."""
+    """Rank operations by how much they explain: eigh, which also divides, is no division."""
     return 2 if name in (*_EIGEN, *_FACTORS) else 0 if name in ("div", "integer_pow") else 1
 
 
 def _upstream(site: Site, reach: int = 24) -> set[int]:
-    """Give the numbers of the equations whose values an equation uses, or that use the same."""
+    """List the numbers of the equations whose values an equation uses, or that use the same."""
     scope = site.scope
     used = {atom for atom in site.equation.invars if not _literal(atom)}
     found: set[int] = set()

@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from fitkit._fisher import AnyArray
 from fitkit._paths import element_name, match_paths, named_elements, named_leaves, ravel
@@ -79,7 +79,7 @@ def blocked(
     return ((values <= lower) & (gradient > 0)) | ((values >= upper) & (gradient < 0))
 
 
-def bounded(bounds: Mapping[Any, tuple[Any, Any]], params: PyTree[Float[Array, "..."]]) -> Bounds:
+def bounded(bounds: Mapping[Any, tuple[Any, Any]], params: PyTree[ArrayLike]) -> Bounds:
     """Check limits given by path against the parameters.
 
     Parameters
@@ -87,7 +87,7 @@ def bounded(bounds: Mapping[Any, tuple[Any, Any]], params: PyTree[Float[Array, "
     bounds
         ``{"flux": (0, None), "wfe.*": (-1, 1)}``: from a path, the path of a subtree, a glob, or
         a tuple of those, to a pair (lower, upper) in the unit of the parameter. None is no limit;
-        an array gives every element its own.
+        an array has one for every element.
     params
         Where the fit starts.
 
@@ -107,16 +107,16 @@ def bounded(bounds: Mapping[Any, tuple[Any, Any]], params: PyTree[Float[Array, "
         not below the upper, or an element starts outside.
     """
     leaves = named_leaves(params)
-    given: dict[str, tuple[Any, Any]] = {}
+    pairs: dict[str, tuple[Any, Any]] = {}
     for pattern, limits in bounds.items():
         for path in match_paths(pattern, leaves, "bounds"):
             pair = _pair(path, limits)
-            if path in given:
+            if path in pairs:
                 raise ValueError(f"bounds: '{path}' is bounded twice; name it in one key only.")
-            given[path] = pair
+            pairs[path] = pair
     lower, upper = [], []
     for path, leaf in leaves.items():
-        low, high = given.get(path, (None, None))
+        low, high = pairs.get(path, (None, None))
         limits = _limits(path, leaf, low, -np.inf), _limits(path, leaf, high, np.inf)
         _check(path, np.asarray(leaf), *limits)
         lower.append(jnp.asarray(limits[0]))

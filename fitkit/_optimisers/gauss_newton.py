@@ -63,8 +63,8 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
     length so far of their columns of the Jacobian, so that their units play no role. The step
     comes from singular values and never from ``JᵀJ``, so that it survives float32.
 
-    Directions that the residuals do not depend on (frozen parameters, one of two parameters that
-    enter only as a product) take no step. The update of optax is given the residuals::
+    Eigenvectors that the residuals do not depend on (frozen parameters, one of two parameters that
+    enter only as a product) take no step. Pass the residuals to optax's update::
 
         updates, state = optimiser.update(grads, state, params, residuals=function_of_params)
 
