@@ -21,7 +21,6 @@ from fitkit._nonfinite.source import line_text, shown_file, shown_place
 from fitkit._paths import path_of
 
 # Beyond this many equations compiling costs minutes, and the replay alone gates.
-# Equations: with more, compiling takes longer than the replay that a clean function would save.
 _COMPILED_GATE = 3000
 
 
