@@ -38,7 +38,7 @@ def chunk_of_a_thousand_parameters(flagged: bool):
     optimiser = optax.adam(1e-3)
     step = steps.make_step(problem, optimiser)
     finite = mock.patch.object(jnp, "isfinite", lambda x: jnp.asarray(True))
-    chunk = steps.make_chunk(step, steps.verdict_of)
+    chunk = steps.make_chunk(step)
     state = steps.initial_state(params, optimiser)
     controls = steps.Controls.of([1.0])
     arguments = (state, controls, args, np.int32(STEPS), np.int32(steps.GOOD))

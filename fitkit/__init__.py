@@ -23,6 +23,8 @@ from fitkit._nonfinite import NonFiniteReport as NonFiniteReport
 from fitkit._nonfinite import debug_nan_check as debug_nan_check
 from fitkit._nonfinite import find_nonfinite as find_nonfinite
 from fitkit._nonfinite import zero_nan_check as zero_nan_check
+from fitkit._optimisers import Diagnostics as Diagnostics
+from fitkit._optimisers import Verdict as Verdict
 from fitkit._optimisers import delay as delay
 from fitkit._optimisers import gauss_newton as gauss_newton
 from fitkit._optimisers import map_optimisers as map_optimisers

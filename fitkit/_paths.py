@@ -1,4 +1,4 @@
-"""Parameter paths: the names by which users, errors and plots speak of the leaves of a pytree.
+"""Parameter paths: the names of the leaves of a pytree, for users, errors and plots.
 
 A path is written as zodiax writes it: attributes, dictionary keys and list positions joined by
 dots, ``"star.flux"`` or ``"mirrors.0.tilt"``. One element of an array leaf adds its index in
@@ -7,12 +7,14 @@ brackets, ``"star.r2[1]"`` or ``"tilt[0, 2]"``.
 
 import difflib
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree, Shaped
 
 Paths = str | tuple["Paths", ...] | list["Paths"]
 
@@ -68,6 +70,22 @@ def element_name(path: str, index: tuple[int, ...]) -> str:
     return f"{path}[{', '.join(map(str, index))}]" if index else path
 
 
+def ravel(tree: PyTree) -> tuple[Shaped[Array, " n"], Callable[[Array], PyTree]]:
+    """Flatten a tree into one vector of the common dtype, as ``ravel_pytree`` does.
+
+    Also under ``jax_numpy_dtype_promotion="strict"``: leaves that lie side by side in a vector
+    are not mixed by it, and a user may well have a float32 image beside a float64 position.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return ravel_pytree(tree)
+
+
+def common_dtype(*arrays: Any) -> np.dtype:
+    """Return the dtype that holds all of `arrays` (or dtypes), whatever JAX's promotion setting."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*arrays)
+
+
 def match_paths(pattern: Paths, paths: Iterable[str], event: str) -> tuple[str, ...]:
     """Expand what a user wrote into the full paths of leaves, in the order of `paths`.
 
@@ -101,7 +119,7 @@ def match_paths(pattern: Paths, paths: Iterable[str], event: str) -> tuple[str, 
 
 
 def nearest(name: str, paths: Iterable[str]) -> str:
-    """Say which paths look most like `name`, or, where none does, which there are."""
+    """Name the paths that look most like `name`, or, where none does, those there are."""
     paths = tuple(paths)
     close = difflib.get_close_matches(name, paths, n=3, cutoff=0.5)
     if close:

@@ -28,9 +28,10 @@ def pytest_sessionfinish(session):
 @pytest.fixture
 def unchecked():
     """Call fitkit as users do, whose calls no one checks: what it says of bad input is its own."""
+    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture

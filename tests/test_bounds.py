@@ -8,8 +8,8 @@ from scipy.optimize import least_squares
 
 import fitkit as fk
 from fitkit._fit.problem import make_problem
-from fitkit._fit.step import GOOD, Controls, initial_state, make_chunk, make_step, verdict_of
-from fitkit._optimisers.bounds import bounded
+from fitkit._fit.step import GOOD, Controls, initial_state, make_chunk, make_step
+from fitkit._optimisers.bounds import blocked, bounded
 from fitkit._paths import UnknownPathError
 
 x = np.linspace(0.0, 3.0, 20)
@@ -37,7 +37,7 @@ def reference(lower, upper):
 def run(optimiser, bounds, steps, start=START):
     problem, params, args = make_problem(None, residuals, start, None)
     limits = bounded(bounds, params)
-    chunk = make_chunk(make_step(problem, optimiser, limits), verdict_of)
+    chunk = make_chunk(make_step(problem, optimiser, limits))
     controls = Controls.of([1, 1, 1])
     state = initial_state(params, optimiser)
     return limits, chunk(state, controls, args, np.int32(steps), np.int32(GOOD))
@@ -110,7 +110,7 @@ def test_nothing_is_evaluated_outside():
     problem, params, args = make_problem(None, logarithm, start, None)
     for optimiser in (optax.sgd(1.0), optax.lbfgs(), fk.gauss_newton()):
         step = make_step(problem, optimiser, bounded({"a": (0, None)}, params))
-        chunk = make_chunk(step, verdict_of)(
+        chunk = make_chunk(step)(
             initial_state(params, optimiser),
             Controls.of([1, 0]),
             args,
@@ -136,6 +136,24 @@ def test_the_parts():
     assert limits.blocked(projected, gradient)["a"].tolist() == [False, False, True, False]
 
 
+@pytest.mark.parametrize("library", [np, jnp])
+def test_blocked_elements_of_either_library(library):
+    values, lower, upper = map(library.asarray, ([0.0, 0.0, 1.0, 1.0, 0.5], [0.0] * 5, [1.0] * 5))
+    up = blocked(values, library.ones(5), lower, upper)
+    down = blocked(values, -library.ones(5), lower, upper)
+    assert isinstance(up, library.ndarray)
+    assert up.tolist() == [True, True, False, False, False]
+    assert down.tolist() == [False, False, True, True, False]
+
+
+def test_limits_of_elements_by_name():
+    params = {"a": jnp.array([0.5, 0.5]), "b": jnp.array(3.0, jnp.float32)}
+    limits = bounded({"a": (0, np.array([1, 2])), "b": (None, 7)}, params)
+    lower, upper = limits.of_elements(("b", "a[1]"))
+    np.testing.assert_array_equal(lower, [-np.inf, 0])
+    np.testing.assert_array_equal(upper, [7, 2])
+
+
 @pytest.mark.parametrize(
     ("bounds", "error", "words"),
     [
@@ -145,8 +163,8 @@ def test_the_parts():
         ({"flux": ("a", 1)}, TypeError, "'flux' has the limit 'a'; must be a number"),
         ({"r": (0, [1, 2, 3])}, ValueError, "'r' has shape (2,), and its limit (3,)"),
         ({"flux": (0, np.nan)}, ValueError, "'flux' has a limit of NaN; use None"),
-        ({"flux": (2, 1)}, ValueError, "'flux' has the limits 2.0 and 1.0, and nothing between"),
-        ({"flux": (1, 1)}, ValueError, "To hold a parameter at a value, freeze it"),
+        ({"flux": (2, 1)}, ValueError, "'flux' has the limits 2.0 and 1.0, with nothing between"),
+        ({"flux": (1, 1)}, ValueError, "To keep a parameter at a value, freeze it"),
         ({"flux": (2, None)}, ValueError, "starts outside of them, at 1.0. Start inside"),
         ({"r": (None, 1.5)}, ValueError, "'r[1]' has the limits -inf and 1.5"),
         ({"flux": (0, 2), "f*": (0, 3)}, ValueError, "'flux' is bounded twice"),

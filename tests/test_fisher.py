@@ -387,7 +387,7 @@ def test_it_is_immutable():
         (
             {"residuals": lambda p, args: p["x"] * 1j, "params": {"x": 1.0}},
             TypeError,
-            "residuals must be real",
+            "fisher_matrix: residuals have dtype complex128; must be a tree of real",
         ),
         (
             {"loss": lambda p, args: p["x"] * jnp.ones(2), "params": {"x": 1.0}},

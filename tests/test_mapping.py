@@ -177,9 +177,9 @@ def test_a_parameter_that_is_no_number_is_refused(wrong):
 
 def test_update_names_what_does_not_fit_the_mapped_parameters():
     optimiser, state = fk.map_optimisers({"a": 1.0, "b": 2.0}, {"a": SGD})
-    with pytest.raises(ValueError, match=r"gradients given to update .* missing 'b'; unknown 'c'"):
+    with pytest.raises(ValueError, match=r"gradients passed to update .* missing 'b'; unknown 'c'"):
         optimiser.update({"a": 1.0, "c": 1.0}, state)
-    with pytest.raises(ValueError, match=r"parameters given to update .* missing 'a', 'b'"):
+    with pytest.raises(ValueError, match=r"parameters passed to update .* missing 'a', 'b'"):
         optimiser.update({"a": 1.0, "b": 1.0}, state, {})
     with pytest.raises(ValueError, match=r"gradients .* instead of"):
         optimiser.update(collections.OrderedDict(a=1.0, b=1.0), state)

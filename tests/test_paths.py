@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import pytest
 import zodiax as zdx
 
-from fitkit._paths import UnknownPathError, match_paths, named_elements, named_leaves
+from fitkit._paths import (
+    UnknownPathError,
+    common_dtype,
+    match_paths,
+    named_elements,
+    named_leaves,
+    ravel,
+)
 
 PATHS = ("star.flux", "star.r2", "wfe.0", "wfe.1", "bg")
 
@@ -70,3 +77,15 @@ def test_unknown_path_lists_the_nearest():
         match_paths("star.fluxx", PATHS, "freeze")
     with pytest.raises(KeyError, match=r"The parameters are 'star\.flux'"):
         match_paths("zzz", PATHS, "freeze")
+
+
+def test_a_tree_of_several_dtypes_makes_one_vector_under_strict_promotion():
+    tree = {"a": jnp.float32(1.5), "b": [jnp.array([2.0, 3.0]), jnp.ones((1, 2), jnp.float32)]}
+    with jax.numpy_dtype_promotion("strict"):
+        flat, unravel = ravel(tree)
+        back = unravel(flat + 1)
+        assert common_dtype(*jax.tree.leaves(tree)) == flat.dtype == jnp.float64
+    assert flat.tolist() == [1.5, 2.0, 3.0, 1.0, 1.0]
+    dtypes = jax.tree.map(lambda leaf: leaf.dtype, (tree, back))
+    assert dtypes[0] == dtypes[1]
+    assert back["a"] == 2.5

@@ -32,13 +32,13 @@ def tree(params):
 
 
 def residuals(params, args=None):
-    """Each parameter is to become one over its place in the leaf; float32 beside float64."""
-    return jax.tree.map(
-        lambda leaf: (
-            (jnp.ravel(leaf) - jnp.arange(1, leaf.size + 1, dtype=leaf.dtype)) ** 3 + leaf.ravel()
-        ),
-        params,
-    )
+    """Nonlinear, with a root, and of the dtype of each parameter."""
+
+    def of(leaf):
+        flat = jnp.ravel(leaf)
+        return (flat - jnp.arange(1, flat.size + 1, dtype=flat.dtype)) ** 3 + flat
+
+    return jax.tree.map(of, params)
 
 
 def dtypes(tree):
@@ -102,7 +102,8 @@ def test_max_step_size(tree, limit):
 def test_max_step_size_of_systems():
     updates = {"x": jnp.ones((3, 2), jnp.float32), "y": jnp.ones(2)}
     with strict():
-        optimiser = fk.max_step_size(jnp.array([0.1, 0.2]), {"x": [0, 1, 1], "y": np.array([0, 1])})
+        systems = {"x": np.array([0, 1, 1]), "y": np.array([0, 1])}
+        optimiser = fk.max_step_size(jnp.array([0.1, 0.2]), systems)
         limited, _ = optimiser.update(updates, optimiser.init(updates))
     np.testing.assert_allclose(limited["y"], [0.1 / np.sqrt(2), 0.2 / np.sqrt(2)], rtol=1e-6)
 

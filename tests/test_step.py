@@ -8,6 +8,7 @@ import optax
 import pytest
 import zodiax as zdx
 
+import fitkit as fk
 from fitkit._fit.problem import make_problem
 from fitkit._fit.step import (
     BAD_EVALUATION,
@@ -18,7 +19,6 @@ from fitkit._fit.step import (
     initial_state,
     make_chunk,
     make_step,
-    verdict_of,
 )
 
 DATA = jnp.linspace(0.0, 1.0, 30)
@@ -55,7 +55,7 @@ START = {"offset": 0.0, "slope": 1.0}
 )
 def test_chunk_is_the_loop_one_would_write(optimiser):
     problem, step, state, args = make(straight, START, optimiser)
-    chunk = make_chunk(step, verdict_of)(state, controls(1, 1), args, np.int32(20), np.int32(GOOD))
+    chunk = make_chunk(step)(state, controls(1, 1), args, np.int32(20), np.int32(GOOD))
 
     @jax.jit
     def by_hand(params, state):
@@ -95,14 +95,14 @@ def test_factor_and_freezing():
 def test_frozen_parameter_is_a_constant_to_the_others(optimiser):
     """With the slope frozen, the offset goes where the one-parameter fit goes."""
     _, step, state, args = make(straight, START, optimiser)
-    run = make_chunk(step, verdict_of)
+    run = make_chunk(step)
     frozen = run(state, controls(1, 0), args, np.int32(15), np.int32(GOOD)).state.params
 
     def one(params, args):
         return straight({**params, "slope": 1.0}, args)
 
     _, step, state, args = make(one, {"offset": 0.0}, optimiser)
-    alone = make_chunk(step, verdict_of)(state, controls(1), args, np.int32(15), np.int32(GOOD))
+    alone = make_chunk(step)(state, controls(1), args, np.int32(15), np.int32(GOOD))
     assert frozen["slope"] == 1.0
     # The line search of L-BFGS stops at a tolerance, so its path magnifies rounding a little.
     np.testing.assert_allclose(frozen["offset"], alone.state.params["offset"], rtol=1e-8)
@@ -126,7 +126,7 @@ def test_chunk_stops_at_the_first_bad_step(limit, outcome):
 
     # sgd(-1) doubles a: 1, 2, 4 … up to the limit, or the largest float64 after 1023 doublings.
     _, step, state, args = make(residuals, {"a": 1.0}, optax.sgd(-1.0))
-    run = make_chunk(step, verdict_of)
+    run = make_chunk(step)
     chunk = run(state, controls(1), args, np.int32(5000), np.int32(GOOD))
     assert int(chunk.outcome) in (outcome, BAD_EVALUATION)
     assert int(chunk.steps) < 5000
@@ -148,18 +148,16 @@ def test_tiny_steps_do_not_vanish_in_their_square():
 
 
 def test_verdict_is_read_from_the_optimiser_state():
-    class Done(eqx.Module):
-        verdict: jax.Array
-
     def init(params):
-        return Done(jnp.int32(0))
+        return fk.Diagnostics(jnp.int32(0))
 
     def update(updates, state, params=None):
-        return updates, Done(jnp.where(updates["slope"] ** 2 < 1e-4, 1, 0).astype(jnp.int32))
+        done = updates["slope"] ** 2 < 1e-4
+        return updates, fk.Diagnostics(jnp.where(done, 1, 0).astype(jnp.int32))
 
     optimiser = optax.chain(optax.sgd(1e-2), optax.GradientTransformation(init, update))
     _, step, state, args = make(straight, START, optimiser)
-    run = make_chunk(step, verdict_of)
+    run = make_chunk(step)
     chunk = run(state, controls(1, 1), args, np.int32(3000), np.int32(GOOD))
     assert int(chunk.verdict) == 1
     assert 0 < int(chunk.steps) < 3000
@@ -195,7 +193,7 @@ def test_any_tree_of_parameters(params):
 
     problem, step, state, args = make(residuals, params, optax.adam(0.1))
     count = len(jax.tree.leaves(state.params))
-    run = make_chunk(step, verdict_of)
+    run = make_chunk(step)
     chunk = run(state, controls(*[1] * count), args, np.int32(5), np.int32(GOOD))
     whole = problem.whole_params(chunk.state.params)
     assert jax.tree.structure(whole) == jax.tree.structure(params)

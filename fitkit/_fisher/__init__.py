@@ -7,8 +7,12 @@ from fitkit._fisher.eigen import decompose as decompose
 from fitkit._fisher.eigen import eigen_projection as eigen_projection
 from fitkit._fisher.eigen import rank_rtol as rank_rtol
 from fitkit._fisher.eigen import scaled_columns as scaled_columns
+from fitkit._fisher.jacobian import forward_jacobian as forward_jacobian
 from fitkit._fisher.jacobian import residual_gradient as residual_gradient
 from fitkit._fisher.jacobian import value_and_gradient as value_and_gradient
 from fitkit._fisher.matrix import FisherMatrix as FisherMatrix
+from fitkit._fisher.norm import norm as norm
+from fitkit._fisher.norm import quick_norm as quick_norm
 from fitkit._fisher.projection import EigenProjection as EigenProjection
 from fitkit._fisher.projection import eigen_projected as eigen_projected
+from fitkit._fisher.residuals import check_residuals as check_residuals

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from fitkit._fisher.eigen import AnyArray, is_traced, matrix_rtol, rank_rtol, scaled_columns
 from fitkit._fisher.jacobian import loss_hessian, residual_derivatives, residual_rows
 from fitkit._fisher.matrix import FisherMatrix, from_matrix, from_root, root_of
-from fitkit._paths import Paths, match_paths, named_elements, named_leaves, path_of
+from fitkit._paths import Paths, common_dtype, match_paths, named_elements, named_leaves, path_of
 
 # The Jacobian, its copy in double precision, and that of the QR decomposition.
 COPIES = 3
@@ -37,7 +37,7 @@ def fisher_matrix(
 
     The functions are compiled once for every function object and shapes: pass the same function
     again, not a new ``lambda``, and a second call costs no compilation. Works under ``jit`` and
-    ``vmap``, where values are not checked and nothing is put in words.
+    ``vmap``, where values are not checked.
 
     Parameters
     ----------
@@ -55,8 +55,8 @@ def fisher_matrix(
         tree is an extension. With a model in place of residuals, ``1/σ²``; for Poisson counts
         ``1/model(params, args)`` gives the expected information. Not with `loss`.
     frozen
-        Paths, subtrees or globs of parameters that are given and not estimated, as `Fit.freeze`
-        takes them. The matrix is that of the others.
+        Paths, subtrees or globs of parameters that are known, as for `Fit.freeze`. The matrix is
+        that of the others.
     rtol
         Eigenvalues of the units-free matrix below `rtol` times the largest count as zero. Default:
         what is rounding error. From residuals ``(16 eps)²`` in float32 and ``(512 eps)²`` in
@@ -109,40 +109,42 @@ def fisher_matrix(
     """
     if (residuals is None) == (loss is None):
         got = "neither" if loss is None else "both"
-        raise ValueError(f"fisher_matrix: give either residuals or loss=, got {got}.")
+        raise ValueError(f"fisher_matrix: pass either residuals or loss=, got {got}.")
     if loss is not None and weights is not None:
         raise ValueError("fisher_matrix: weights belong to residuals; put them into the loss.")
-    free, held = split_params(params, frozen)
+    free, rest = split_params(params, frozen)
     if residuals is None:
-        return _from_loss(loss, free, held, args, rtol)
-    return _from_residuals(residuals, free, held, args, weights, rtol, memory)
+        return _from_loss(loss, free, rest, args, rtol)
+    return _from_residuals(residuals, free, rest, args, weights, rtol, memory)
 
 
 def _from_residuals(
     residuals: Callable,
     free: PyTree,
-    held: PyTree,
+    rest: PyTree,
     args: Any,
     weights: PyTree,
     rtol: float | None,
     memory: int,
 ) -> FisherMatrix:
     labels = named_elements(free)
-    precision = jnp.result_type(*jax.tree.leaves(free))
+    precision = common_dtype(*jax.tree.leaves(free))
     single = jnp.finfo(precision).bits < 64
-    traced = is_traced(free, held, args, weights)
+    traced = is_traced(free, rest, args, weights)
     most = memory // (COPIES * 8)
-    parts = residual_derivatives(residuals, free, held, args, weights, most, traced or not single)
+    parts = residual_derivatives(residuals, free, rest, args, weights, most, traced or not single)
     _refuse_nonfinite(parts.residuals, "residuals")
     if parts.transposed is not None:
         transposed = _host(parts.transposed)
         _refuse_derivatives(transposed, labels)
         root = _triangle(transposed.T)
-        return from_root(labels, root, _or(rtol, rank_rtol(parts.transposed.dtype) ** 2))
+        return from_root(labels, root, resolve_rtol(rtol, rank_rtol(parts.transposed.dtype) ** 2))
     if parts.gram is not None:
         matrix = _host(parts.gram)
         _refuse_derivatives(matrix, labels)
-        return from_matrix(labels, matrix, _or(rtol, matrix_rtol(matrix.dtype, len(labels))))
+        return from_matrix(
+            labels, matrix, resolve_rtol(rtol, matrix_rtol(matrix.dtype, len(labels)))
+        )
 
     # The products of a float32 Jacobian are exact enough in double precision only.
     count = max(1, most // (2 * parts.residuals.size))
@@ -150,30 +152,30 @@ def _from_residuals(
     starts = range(0, len(labels), count)
     matrix: Any = np.empty((len(labels), len(labels)))
     for i in starts:
-        rows = _host(residual_rows(residuals, free, held, args, weights, basis[i : i + count]))
+        rows = _host(residual_rows(residuals, free, rest, args, weights, basis[i : i + count]))
         _refuse_derivatives(rows, labels[i : i + count])
         for j in starts:
             if j < i:
                 continue
             others = rows
             if j > i:
-                others = residual_rows(residuals, free, held, args, weights, basis[j : j + count])
+                others = residual_rows(residuals, free, rest, args, weights, basis[j : j + count])
             product = rows @ _host(others).T
             matrix[i : i + count, j : j + count] = product
             matrix[j : j + count, i : i + count] = product.T
     # In double precision the product is more exact than the float32 Jacobian it is made of.
-    return from_root(labels, root_of(labels, matrix), _or(rtol, rank_rtol(precision) ** 2))
+    return from_root(labels, root_of(labels, matrix), resolve_rtol(rtol, rank_rtol(precision) ** 2))
 
 
 def _from_loss(
-    loss: Any, free: PyTree, held: PyTree, args: Any, rtol: float | None
+    loss: Any, free: PyTree, rest: PyTree, args: Any, rtol: float | None
 ) -> FisherMatrix:
     labels = named_elements(free)
-    value, hessian = loss_hessian(loss, free, held, args)
+    value, hessian = loss_hessian(loss, free, rest, args)
     _refuse_nonfinite(value, "loss")
     matrix = _host(hessian)
     _refuse_derivatives(matrix, labels)
-    return from_matrix(labels, matrix, _or(rtol, matrix_rtol(hessian.dtype, len(labels))))
+    return from_matrix(labels, matrix, resolve_rtol(rtol, matrix_rtol(hessian.dtype, len(labels))))
 
 
 def _triangle(jacobian: Float[AnyArray, "m n"]) -> Float[AnyArray, "k n"]:
@@ -190,16 +192,17 @@ def _host(array: Any) -> Any:
     return array.astype(float) if is_traced(array) else np.asarray(array, dtype=np.float64)
 
 
-def _or(given: float | None, default: float) -> float:
-    if given is None:
+def resolve_rtol(rtol: float | None, default: float) -> float:
+    """Check a tolerance, or return the default."""
+    if rtol is None:
         return default
-    if not 0 <= given < 1:
-        raise ValueError(f"fisher_matrix: rtol must be in [0, 1), got {given}.")
-    return given
+    if not 0 <= rtol < 1:
+        raise ValueError(f"fisher_matrix: rtol must be in [0, 1), got {rtol}.")
+    return rtol
 
 
 def split_params(params: PyTree, frozen: Paths) -> tuple[PyTree, PyTree]:
-    """Split into what is estimated and what is held (frozen, or no array); refuse what is bad.
+    """Split into the free parameters and the rest (frozen, or no array); refuse what is bad.
 
     Both parts are trees like `params`, with None where the other has a leaf.
     """
@@ -228,8 +231,8 @@ def split_params(params: PyTree, frozen: Paths) -> tuple[PyTree, PyTree]:
         return jnp.asarray(leaf, None if hasattr(leaf, "dtype") else float)
 
     free = jax.tree_util.tree_map_with_path(lambda key, leaf: part(key, leaf, True), params)
-    held = jax.tree_util.tree_map_with_path(lambda key, leaf: part(key, leaf, False), params)
-    return free, held
+    rest = jax.tree_util.tree_map_with_path(lambda key, leaf: part(key, leaf, False), params)
+    return free, rest
 
 
 def _refuse_nonfinite(values: Array, what: str) -> None:
@@ -239,14 +242,14 @@ def _refuse_nonfinite(values: Array, what: str) -> None:
     if bad:
         raise ValueError(
             f"fisher_matrix: {bad} of {values.size} values of the {what} are not finite at these "
-            "params. fitkit.find_nonfinite says where that was born."
+            "params. fitkit.find_nonfinite finds the line that made them."
         )
 
 
 def _refuse_derivatives(rows: Any, labels: tuple[str, ...]) -> None:
     if is_traced(rows):
         return
-    # One infinite derivative times the zeros of other directions makes NaN of them: blame it alone.
+    # One infinite derivative times the zeros of other rows makes NaN of them: name it alone.
     bad = np.count_nonzero(np.isinf(rows), axis=1)
     if not bad.any():
         bad = np.count_nonzero(np.isnan(rows), axis=1)
@@ -256,5 +259,5 @@ def _refuse_derivatives(rows: Any, labels: tuple[str, ...]) -> None:
         raise ValueError(
             f"fisher_matrix: derivatives are not finite with respect to {', '.join(names[:5])}"
             f"{more}. Typical causes are sqrt or a power at 0 and masked infinities; "
-            "fitkit.find_nonfinite says where they were born."
+            "fitkit.find_nonfinite finds the line that made them."
         )

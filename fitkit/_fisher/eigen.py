@@ -1,11 +1,11 @@
-"""Spectra: the linear algebra that says which combinations of parameters the data constrain.
+"""Spectra: the linear algebra of which eigenvectors the data constrain.
 
 Everything here is a pure function of arrays, in units-free form: columns, or rows and columns,
 are scaled to unit length first, so that no choice of units decides what counts as small.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,15 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Real
 
-# The array API namespace of each answers for it: JAX's arrays, and NumPy's with its scalars, which
-# its reductions return.
-AnyArray: TypeAlias = Array | np.ndarray | np.generic
+# JAX's arrays or NumPy's, with its scalars, which its reductions return: each knows the namespace
+# of its functions. To a static checker they are one, since they share the array API.
+if TYPE_CHECKING:
+    AnyArray: TypeAlias = Array
+else:
+    AnyArray = Array | np.ndarray | np.generic
 
 # What a user may write for a matrix.
-Matrix: TypeAlias = Real[AnyArray, "n n"] | Sequence[Sequence[float]]
+Matrix: TypeAlias = Real[Array | np.ndarray, "n n"] | Sequence[Sequence[float]]
 
 
 class ScaledSVD(NamedTuple):
@@ -90,11 +93,13 @@ def scaled_columns(
 def rank_rtol(dtype: Any) -> float:
     """Singular values of a column-scaled Jacobian below this, relative to the largest, are noise.
 
-    Sixteen units of rounding in single precision (1.9e-6); 512 in double (1.1e-13), where there
-    is room to allow for models that lose a few digits themselves.
+    The singular values of columns of unit length come with a few units of rounding (Weyl's theorem
+    and the backward error of the SVD), and so do the derivatives of a simple model: 16 units in
+    all, 1.9e-6, in float32. In float64 there is room for models that lose up to two digits and a
+    half more: 512 units, 1.1e-13.
     """
-    eps = float(jnp.finfo(dtype).eps)
-    return (512 if eps < 1e-12 else 16) * eps
+    info = jnp.finfo(dtype)
+    return (512 if info.bits >= 64 else 16) * float(info.eps)
 
 
 def matrix_rtol(dtype: Any, size: int) -> float:
@@ -174,9 +179,9 @@ def eigen_projection(fmat: Matrix | None = None, cov: Matrix | None = None) -> F
     -------
     Float[Array, "n n"]
         Row i in the unit of parameter i; columns from the largest eigenvalue of the scaled matrix
-        to the smallest. A direction without information (or without variance, for `cov`), whose
+        to the smallest. An eigenvector without information (or without variance, for `cov`), whose
         eigenvalue is negative or below ``4 n eps`` of the largest, is cut: its column is zero, so
-        that ``(projection == 0).all(axis=0)`` tells which. `FisherMatrix` names them in words.
+        ``(projection == 0).all(axis=0)`` marks them. `FisherMatrix.unconstrained` names them.
 
     Raises
     ------
@@ -192,7 +197,7 @@ def eigen_projection(fmat: Matrix | None = None, cov: Matrix | None = None) -> F
     """
     if (fmat is None) == (cov is None):
         raise ValueError(
-            "eigen_projection: give either fmat or cov, "
+            "eigen_projection: pass either fmat or cov, "
             + ("and neither was given." if fmat is None else "not both: each implies the other.")
         )
     name, given = ("fmat", fmat) if fmat is not None else ("cov", cov)
@@ -233,8 +238,8 @@ def _checked(matrix: Any, event: str, name: str) -> Float[Array, "n n"]:
             row, column = map(int, bad[0])
             raise ValueError(
                 f"{event}: {name}[{row}, {column}] is {values[row, column]}, and {len(bad)} of "
-                f"{values.size} entries are not finite. Leave that parameter out, or find where "
-                "the value was born with fitkit.find_nonfinite."
+                f"{values.size} entries are not finite. Leave that parameter out, or find the "
+                "line that made it with fitkit.find_nonfinite."
             )
     matrix = jnp.asarray(matrix)
     return matrix if jnp.issubdtype(matrix.dtype, jnp.floating) else matrix.astype(float)
@@ -249,7 +254,8 @@ def _refuse_complex(eigenvalues: Array) -> None:
     if is_traced(eigenvalues):
         return
     values = np.asarray(eigenvalues)
-    # An exact double real eigenvalue splits into a complex pair √eps apart by rounding.
+    # An exact double real eigenvalue splits into a complex pair √eps apart by rounding, times a
+    # constant of the order of the size of the matrix.
     noise = 10 * np.sqrt(np.finfo(values.dtype).eps) * np.max(np.abs(values), initial=0)
     if np.max(np.abs(np.imag(values)), initial=0) > noise:
         raise ValueError(

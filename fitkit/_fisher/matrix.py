@@ -1,4 +1,4 @@
-"""Fisher information: what the data constrain, how well, and what they leave free."""
+"""Fisher information: what the data constrain, how well, and what they do not."""
 
 from typing import Any
 
@@ -8,8 +8,10 @@ from jaxtyping import Bool, Float
 
 from fitkit._fisher.combinations import combination, simplest_basis
 from fitkit._fisher.eigen import AnyArray, is_traced, over_both, scaled_svd
+from fitkit._format import number
 
-# A direction whose error is a hundred times what its parameters would have alone.
+# The error along such an eigenvector is a hundred times that of its parameters by themselves: two
+# digits of what the data know are lost to it.
 DEGENERATE = 1e-4
 
 
@@ -20,10 +22,10 @@ class FisherMatrix(eqx.Module):
     data sets (or of data and a Gaussian prior) about the same parameters.
 
     The spectrum is that of the *units-free* matrix, ``matrix[i, j] / (scale[i] scale[j])`` with a
-    unit diagonal: an eigenvalue of 1 is a parameter as well known as if all others were given,
-    one of 1e-4 a combination with a hundred times that error. `rank` counts the eigenvalues above
+    unit diagonal: an eigenvalue of 1 is a parameter as well known as if all others were known,
+    one of 1e-4 an eigenvector with a hundred times that error. `rank` counts the eigenvalues above
     ``rtol`` times the largest. The rest are noise or, where negative, curve the wrong way; they
-    are never dropped in silence: errors that depend on them are infinite, and `unconstrained`
+    are never dropped silently: errors that depend on them are infinite, and `unconstrained`
     names them.
 
     Attributes
@@ -60,12 +62,12 @@ class FisherMatrix(eqx.Module):
         return (self.eigenvalues > self.rtol * self.eigenvalues[:1]) & (self.eigenvalues > 0)
 
     @property
-    def rank(self) -> int:
-        """Number of combinations of parameters that the data constrain."""
+    def rank(self) -> int | Any:
+        """Number of eigenvectors that the data constrain; an array under ``jit``."""
         return self._number(self.constrained.sum())
 
     @property
-    def condition_number(self) -> float:
+    def condition_number(self) -> float | Any:
         """Largest over smallest units-free eigenvalue; infinite below full rank."""
         xp = self._xp
         full = self.constrained.all()
@@ -87,8 +89,8 @@ class FisherMatrix(eqx.Module):
     def covariance(self) -> Float[AnyArray, "n n"]:
         """Covariance of the parameters: the inverse of `matrix`, or its limit below full rank.
 
-        Infinite, with the sign of the correlation, between elements that the data leave free;
-        for all others what is known of them whatever the free directions do.
+        Infinite, with the sign of the correlation, between unconstrained elements;
+        for all others their covariance with the unconstrained eigenvectors left out.
         """
         xp = self._xp
         kept, free = self._inverse
@@ -99,7 +101,7 @@ class FisherMatrix(eqx.Module):
 
     @property
     def errors(self) -> Float[AnyArray, " n"]:
-        """Standard error of every element, in its own unit; infinite where the data leave it free.
+        """Standard error of every element, in its own unit; infinite if unconstrained.
 
         The Cramér–Rao bound: what residuals in units of their own σ, or a loss that is a negative
         log-likelihood, imply.
@@ -112,7 +114,7 @@ class FisherMatrix(eqx.Module):
     def correlations(self) -> Float[AnyArray, "n n"]:
         """Correlation coefficients, with a unit diagonal, finite throughout.
 
-        Elements that the data leave free have those of the free directions alone (±1 for two
+        Unconstrained elements have those of the unconstrained eigenvectors alone (±1 for two
         that only enter as a product), and none with the others: the limit of an ever weaker prior.
         """
         xp = self._xp
@@ -145,7 +147,7 @@ class FisherMatrix(eqx.Module):
 
     @property
     def null_directions(self) -> Float[np.ndarray, "k n"]:
-        """Basis of the free directions in the parameters' units, each in as few as can be.
+        """Basis of the unconstrained space in the parameters' units, each row in as few as can be.
 
         Moving the parameters along a row leaves the data as they are. Not under ``jit``.
         """
@@ -153,12 +155,12 @@ class FisherMatrix(eqx.Module):
 
     @property
     def unconstrained(self) -> tuple[str, ...]:
-        """What the data leave free, in words: ``"flux - 0.98 background is unconstrained"``."""
+        """What the data do not constrain: ``("flux - 0.98 background is unconstrained",)``."""
         sentences = []
-        for direction in self._free:
-            words = combination(direction, np.asarray(self.scale), self.labels)
-            (involved,) = np.nonzero(direction)
-            curvature = float(direction @ self._normalised_matrix @ direction)
+        for vector in self._free:
+            words = combination(vector, np.asarray(self.scale), self.labels)
+            (involved,) = np.nonzero(vector)
+            curvature = float(vector @ self._normalised_matrix @ vector)
             if len(involved) == 1 and not np.any(self.matrix[involved[0]]):
                 sentences.append(f"{words} is unconstrained: it has no effect")
             elif self.squared and curvature < -self.rtol * abs(self.eigenvalues[0]):
@@ -169,15 +171,15 @@ class FisherMatrix(eqx.Module):
 
     @property
     def degenerate(self) -> tuple[str, ...]:
-        """Directions with an eigenvalue below 1e-4 that the data do constrain, in words."""
+        """Constrained eigenvectors with an eigenvalue below 1e-4, as sums of parameters."""
         return tuple(
-            f"{self.in_words(i)} is nearly unconstrained (eigenvalue {self.eigenvalues[i]:.2g})"
-            for i in range(self.rank)
-            if self.eigenvalues[i] < DEGENERATE
+            f"{self.in_words(i)} is nearly unconstrained (eigenvalue {number(value, 2)})"
+            for i, value in enumerate(map(float, self.eigenvalues[: self.rank]))
+            if value < DEGENERATE
         )
 
     def in_words(self, mode: int) -> str:
-        """Write the direction of eigenvalue number `mode` as a combination of parameters.
+        """Write eigenvector number `mode` as a sum of parameters.
 
         >>> import fitkit as fk
         >>> total = lambda params, args: (params["flux"] + params["sky"] - 3.0).reshape(1)
@@ -221,11 +223,11 @@ class FisherMatrix(eqx.Module):
         width = max(map(len, self.labels), default=0)
         lines = [
             f"FisherMatrix of {n} parameters, from {how}",
-            f"rank {rank} of {n} (eigenvalues above {self.rtol:.1e} of the largest)",
-            f"condition number {self.condition_number:.3g}",
+            f"rank {rank} of {n} (eigenvalues above {number(self.rtol, 2)} of the largest)",
+            f"condition number {number(self.condition_number, 3)}",
         ]
         shown = list(zip(self.labels, self.errors, strict=True))[:20]
-        lines += [f"  {label:<{width}}  ± {error:.3g}" for label, error in shown]
+        lines += [f"  {label:<{width}}  ± {number(float(error), 3)}" for label, error in shown]
         lines += [f"  … and {n - len(shown)} more"] if n > len(shown) else []
         return "\n".join([*lines, *self.unconstrained, *self.degenerate])
 
@@ -262,19 +264,22 @@ class FisherMatrix(eqx.Module):
 
     @property
     def _inverse(self) -> tuple[Float[AnyArray, "n n"], Float[AnyArray, "n n"]]:
-        """Units-free inverse on the constrained directions, and projector on the others."""
+        """Units-free inverse on the constrained eigenvectors, and projector on the others."""
         xp = self._xp
         keep = self.constrained
         inverse = xp.where(keep, 1 / xp.where(keep, self.eigenvalues, 1), 0)
         vectors = self.eigenvectors
         columns = vectors.T
-        return (columns * inverse[None, :]) @ vectors, (columns * ~keep[None, :]) @ vectors
+        kept, cut = inverse[None, :], xp.where(keep, 0, 1).astype(inverse.dtype)[None, :]
+        return (columns * kept) @ vectors, (columns * cut) @ vectors
 
     @property
     def _noise(self) -> Float[AnyArray, ""]:
-        """Size of what rounding mixes of the other parameters into a free direction.
+        """Size of what rounding mixes of other parameters into an unconstrained eigenvector.
 
-        The tolerance over the gap to the constrained directions: a component beyond is real.
+        The tolerance over the gap to the constrained ones (the sin θ theorem of Davis and Kahan,
+        SIAM J. Numer. Anal. 7, 1, 1970): a component beyond is real. At most a tenth, so that a
+        small gap does not hide the largest component.
         """
         xp = self._xp
         keep = self.constrained
@@ -285,7 +290,7 @@ class FisherMatrix(eqx.Module):
 
     @property
     def _involved(self) -> Bool[AnyArray, " n"]:
-        """Which elements take part in a free direction."""
+        """Which elements take part in an unconstrained eigenvector."""
         return self._xp.diagonal(self._inverse[1]) > self._noise**2
 
     @property

@@ -1,4 +1,4 @@
-"""Latent coordinates in which the data constrain every direction alike, and fits run in them."""
+"""Latent coordinates that the data constrain all alike, and optimisers that run in them."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -7,26 +7,26 @@ from typing import Any, NamedTuple, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Real
 
-from fitkit._fisher.eigen import AnyArray, rank_rtol, scaled_columns
+from fitkit._fisher.eigen import rank_rtol, scaled_columns
 from fitkit._fisher.matrix import FisherMatrix
-from fitkit._paths import named_elements
+from fitkit._paths import common_dtype, named_elements, ravel
 
 # What a user may write for a projection and for latent coordinates.
-Rectangle: TypeAlias = Real[AnyArray, "n k"] | Sequence[Sequence[float]]
-Latent: TypeAlias = Real[AnyArray, " k"] | Sequence[float]
+Rectangle: TypeAlias = Real[Array | np.ndarray, "n k"] | Sequence[Sequence[float]]
+Latent: TypeAlias = Real[Array | np.ndarray, " k"] | Sequence[float]
 
 
 class EigenProjection(eqx.Module):
     """Linear map between parameters and latent coordinates: ``params = centre + matrix @ latent``.
 
     Made from a Fisher matrix, every latent coordinate has unit variance and no correlation, best
-    constrained first: a badly conditioned problem becomes a round one. Directions that the data
-    leave free are cut: their columns are zero, the shape stays, `to_latent` drops what lies along
-    them and no latent coordinate moves them. It holds arrays only, so that another projection of
+    constrained first: a badly conditioned problem becomes a round one. Unconstrained
+    eigenvectors are cut: their columns are zero, the shape stays, `to_latent` drops what lies along
+    them and no latent coordinate moves them. All fields are arrays, so that another projection of
     the same shape can take its place in a compiled function.
 
     Parameters
@@ -42,7 +42,7 @@ class EigenProjection(eqx.Module):
     centre : PyTree
     matrix : Float[Array, "n k"]
     inverse : Float[Array, "k n"]
-        Its left inverse, ``inverse @ matrix`` is 1 on the diagonal (0 where a direction is cut).
+        Its left inverse, ``inverse @ matrix`` is 1 on the diagonal (0 where an eigenvector is cut).
 
     Raises
     ------
@@ -86,18 +86,18 @@ class EigenProjection(eqx.Module):
                     f"have {len(labels)} elements: it must be ({len(labels)}, k)."
                 )
             inverse = _left_inverse(matrix)
-        dtype = jnp.result_type(*jax.tree.leaves(self.centre))
+        dtype = common_dtype(*jax.tree.leaves(self.centre))
         self.matrix = jnp.asarray(matrix, dtype)
         self.inverse = jnp.asarray(inverse, dtype)
 
     def to_latent(self, params: PyTree) -> Float[Array, " k"]:
-        """Latent coordinates of parameters; what lies along cut directions is dropped."""
-        return self.inverse @ (ravel_pytree(params)[0] - ravel_pytree(self.centre)[0])
+        """Latent coordinates of parameters; what lies along cut eigenvectors is dropped."""
+        return self.inverse @ (ravel(params)[0] - ravel(self.centre)[0])
 
     def from_latent(self, latent: Latent) -> PyTree:
         """Parameters at latent coordinates, in the structure of `centre`."""
-        flat, unravel = ravel_pytree(self.centre)
-        return unravel(flat + self.matrix @ jnp.asarray(latent))
+        flat, unravel = ravel(self.centre)
+        return unravel(flat + self.matrix @ jnp.asarray(latent, flat.dtype))
 
     def reparametrise(self, function: Callable[[PyTree, Any], Any]) -> Callable:
         """Make a function of parameters, a loss or residuals, one of latent coordinates.
@@ -112,7 +112,7 @@ class EigenProjection(eqx.Module):
         Callable
             ``latent_function(latent, args=None)``, as ``fn`` of optimistix' solvers, as
             ``potential_fn`` of numpyro's kernels, and with a minus sign as blackjax' log-density.
-            It is flat along cut directions: leave their columns out for a sampler,
+            It is flat along cut eigenvectors: leave their columns out for a sampler,
             ``EigenProjection(params, fisher.projection[:, :fisher.rank])``.
 
         Examples
@@ -149,7 +149,7 @@ def eigen_projected(
     The inner optimiser sees one vector of latent coordinates and gradients with respect to it;
     ``value_fn`` and ``residuals``, where the caller passes them, are mapped too, so that L-BFGS
     runs with its line search. Its learning rate is in standard errors, the same for all
-    directions. Directions that the data leave free are not moved.
+    eigenvectors. Unconstrained ones are not moved.
 
     Parameters
     ----------
@@ -210,14 +210,14 @@ def eigen_projected(
                 "latent coordinates it is."
             )
         matrix = state.projection.matrix
-        flat, unravel = ravel_pytree(params)
+        flat, unravel = ravel(params)
         latent = state.projection.to_latent(params)
 
         def pull(gradient: PyTree) -> dict[str, Array]:
-            return _named(matrix.T @ ravel_pytree(gradient)[0])
+            return _named(matrix.T @ ravel(gradient)[0])
 
         def mapped(function: Callable) -> Callable:
-            # From where params are, not from the centre: what lies along cut directions stays.
+            # From where params are, not from the centre: what lies along cut eigenvectors stays.
             # `wraps` keeps the signature, by which line searches choose what else to pass.
             @functools.wraps(function)
             def of_latent(there: dict[str, Array], *args: Any, **kwargs: Any) -> Any:

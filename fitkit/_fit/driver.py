@@ -16,7 +16,8 @@ from fitkit._fit.loop import Pace, Program, Queued
 from fitkit._fit.run import Run
 from fitkit._fit.snapshots import Place, Snapshot
 from fitkit._fit.status import Status
-from fitkit._fit.step import GOOD, capacity, knows_verdict, verdict_of
+from fitkit._fit.step import GOOD, capacity
+from fitkit._optimisers import knows_verdict, verdict_of
 
 
 @runtime_checkable
@@ -88,7 +89,7 @@ class Driver:
     def _begin(self) -> None:
         run, place = self._run, self._owner.snapshot.place
         program, state = place.program, place.state
-        if knows_verdict(state) and int(verdict_of(state)):
+        if knows_verdict(state.optimiser) and int(verdict_of(state.optimiser)):
             # What the optimiser judged may have changed; a mere pause must change nothing.
             state = program.judged_anew(state)
         if not run.settings.same_as(program.settings):

@@ -40,7 +40,7 @@ from fitkit._fit.saving import from_record, to_record
 from fitkit._fit.snapshots import Best, Event, Place, Snapshot
 from fitkit._fit.status import Status
 from fitkit._fit.steering import LearningRates, Steering
-from fitkit._fit.step import StepInfo, knows_verdict, spectrum_of, verdict_of
+from fitkit._fit.step import StepInfo
 from fitkit._nonfinite import NonFiniteReport
 from fitkit._optimisers import (
     assign,
@@ -48,7 +48,10 @@ from fitkit._optimisers import (
     gauss_newton,
     in_eigenbasis,
     injected_learning_rates,
+    knows_verdict,
     map_optimisers,
+    spectrum_of,
+    verdict_of,
 )
 from fitkit._paths import Paths, named_leaves
 from fitkit._result import Result, make_result
@@ -672,7 +675,7 @@ class Fit:
             If errors of a loss are to be scaled, which has no scatter to scale them by.
         """
         now = self.snapshot
-        state = now.place.state
+        state = now.place.state.optimiser
         knows = knows_verdict(state)
         with now.place.program.settings.applied(), no_debugging():
             result = make_result(
@@ -776,7 +779,7 @@ class Fit:
         them.
         """
         now = self.snapshot
-        found = spectrum_of(now.place.state)
+        found = spectrum_of(now.place.state.optimiser)
         return (np.empty(0), 0) if found and now.step == 0 else found
 
     @property

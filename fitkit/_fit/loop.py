@@ -21,9 +21,9 @@ from fitkit._fit.step import (
     initial_state,
     make_chunk,
     make_step,
-    verdict_of,
+    strongly_typed,
 )
-from fitkit._optimisers import Assignment, Bounds, restart
+from fitkit._optimisers import Assignment, Bounds, restart_judged
 
 #: How long a chunk should take, in seconds: short enough for sliders and pause to feel immediate.
 _CHUNK_SECONDS = 0.05
@@ -68,7 +68,7 @@ class Program:
     ) -> "Program":
         """Build the program of an optimiser; nothing is compiled yet."""
         step = make_step(problem, optimiser, bounds, on_nonfinite)
-        chunk, loss = make_chunk(step, verdict_of), jax.jit(problem.loss)
+        chunk, loss = make_chunk(step), jax.jit(problem.loss)
         own = (optimiser, assignment, step, chunk, loss)
         return cls(problem, args, bounds, on_nonfinite, *own, JaxSettings())
 
@@ -94,7 +94,8 @@ class Program:
 
     def judged_anew(self, state: FitState) -> FitState:
         """Let an optimiser that gave a verdict begin anew."""
-        return dataclasses.replace(state, optimiser=restart(state.optimiser))
+        again = restart_judged(state.optimiser, self.optimiser, state.params)
+        return dataclasses.replace(state, optimiser=strongly_typed(again))
 
     def queue(self, state: FitState, controls: Controls, size: int, outcome: Any) -> Chunk:
         """Queue a chunk of steps on the device."""

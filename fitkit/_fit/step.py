@@ -13,9 +13,10 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from fitkit._fisher import quick_norm
 from fitkit._fit.problem import Params, Problem
 from fitkit._nonfinite import zero_nan_check
-from fitkit._optimisers import Bounds, tolerant
+from fitkit._optimisers import Bounds, tolerant, verdict_of
 
 #: Memory for what a chunk records, in bytes.
 _RECORD_BUDGET = 1_000_000
@@ -110,12 +111,12 @@ def initial_state(
     """Build the state before the first step."""
     none = jnp.int32(0)
     counts = None if on_nonfinite == "stop" else NonFiniteCounts(none, none, none)
-    return FitState(params, _strong(optimiser.init(params)), counts)
+    return FitState(params, strongly_typed(optimiser.init(params)), counts)
 
 
 def started(state: FitState, optimiser: optax.GradientTransformation) -> FitState:
     """Build the state in which another optimiser begins where `state` is."""
-    return FitState(state.params, _strong(optimiser.init(state.params)), state.nonfinite)
+    return FitState(state.params, strongly_typed(optimiser.init(state.params)), state.nonfinite)
 
 
 def make_step(
@@ -212,7 +213,7 @@ def capacity(params: Params) -> int:
     return max(16, min(16384, _RECORD_BUDGET // (8 * columns)))
 
 
-def make_chunk(step: Step, optimiser_verdict: Callable[[FitState], Int[Array, ""]]) -> Callable:
+def make_chunk(step: Step) -> Callable:
     """Compile a run of at most `steps` steps.
 
     The run ends at the first step that is not good, or once the optimiser's verdict is no longer
@@ -239,57 +240,13 @@ def make_chunk(step: Step, optimiser_verdict: Callable[[FitState], Int[Array, ""
         def body(carry: Chunk) -> Chunk:
             state, info, outcome = step(carry.state, controls, args)
             rows = lax.dynamic_update_index_in_dim(carry.rows, info.row(), carry.steps, 0)
-            return Chunk(state, carry.steps + 1, rows, outcome, optimiser_verdict(state))
+            return Chunk(state, carry.steps + 1, rows, outcome, verdict_of(state.optimiser))
 
         rows = jnp.zeros((capacity(state.params), *row.shape), row.dtype)
-        verdict, outcome = optimiser_verdict(state), jnp.asarray(outcome)
+        verdict, outcome = verdict_of(state.optimiser), jnp.asarray(outcome)
         return lax.while_loop(goes_on, body, Chunk(state, jnp.int32(0), rows, outcome, verdict))
 
     return chunk
-
-
-def verdict_of(state: FitState) -> Int[Array, ""]:
-    """Read the verdict of an optimiser that knows when it is done; 0 for one that does not.
-
-    1 is converged, 2 stalled, 3 failed. With several optimisers side by side the fit goes on
-    while any of them does, or if one of them never knows.
-    """
-    if not knows_verdict(state):
-        return jnp.int32(0)
-    together = jnp.stack([verdict for verdict in _verdicts(state) if verdict is not None])
-    return jnp.where(jnp.any(together == 0), 0, jnp.max(together)).astype(jnp.int32)
-
-
-def knows_verdict(state: FitState) -> bool:
-    """Tell whether every optimiser of the fit says when it is done."""
-    verdicts = _verdicts(state)
-    return bool(verdicts) and all(verdict is not None for verdict in verdicts)
-
-
-def _verdicts(state: FitState) -> list[Array | None]:
-    """Find the verdict of every optimiser that moves something; None where it has none."""
-
-    def knows(node: Any) -> bool:
-        return hasattr(node, "verdict")
-
-    groups = [state.optimiser]
-    if isinstance(state.optimiser, optax.transforms.PartitionState):
-        inner = [getattr(g, "inner_state", g) for g in state.optimiser.inner_states.values()]
-        groups = [group for group in inner if not isinstance(group, optax.EmptyState)]
-    found = [[n for n in jax.tree.leaves(g, is_leaf=knows) if knows(n)] for g in groups]
-    return [node.verdict for nodes in found for node in nodes] + [None for n in found if not n]
-
-
-def spectrum_of(state: FitState) -> tuple[np.ndarray, int] | None:
-    """Read eigenvalues and rank from an optimiser that keeps them in its state."""
-
-    def keeps(node: Any) -> bool:
-        return hasattr(node, "eigenvalues")
-
-    for node in jax.tree.leaves(state.optimiser, is_leaf=keeps):
-        if keeps(node):
-            return np.asarray(node.eigenvalues), int(node.rank)
-    return None
 
 
 def _go_on_over(
@@ -313,7 +270,7 @@ def _go_on_over(
     return FitState(after.params, after.optimiser, counts), outcome
 
 
-def _strong(state: optax.OptState) -> optax.OptState:
+def strongly_typed(state: optax.OptState) -> optax.OptState:
     """Type every leaf strongly: a weakly typed one would compile the step a second time."""
     return jax.tree.map(
         lambda leaf: lax.convert_element_type(leaf, leaf.dtype) if eqx.is_array(leaf) else leaf,
@@ -350,30 +307,4 @@ def _like(params: Params, values: Iterable[Any]) -> PyTree:
 
 
 def _norms(tree: PyTree, dtype: Any) -> Float[Array, " leaves"]:
-    return jnp.stack([_norm(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)])
-
-
-def _norm(leaf: Array) -> Array:
-    """Euclidean norm; not finite just where an element is not.
-
-    Squares of float32 vanish below 1e-19 and overflow above 1e19, which steps and gradients in
-    SI units do reach; so where the quick norm looks suspicious, a careful one is taken instead.
-    """
-    if leaf.size == 1:
-        return jnp.abs(leaf).reshape(())
-    flat = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)).ravel()
-    norm = _root_of_squares(flat)
-    if norm.dtype == jnp.float64:
-        return norm
-    return lax.cond(jnp.isfinite(norm) & (norm > 1e-15), lambda: norm, lambda: _careful_norm(flat))
-
-
-def _careful_norm(flat: Float[Array, " size"]) -> Float[Array, ""]:
-    largest = jnp.max(jnp.abs(flat))
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return scale * _root_of_squares(flat / scale)
-
-
-def _root_of_squares(flat: Float[Array, " size"]) -> Float[Array, ""]:
-    # A dot product, because XLA vectorises it on a CPU better than a sum of squares.
-    return jnp.sqrt(jnp.vdot(flat, flat, precision=lax.Precision.HIGHEST))
+    return jnp.stack([quick_norm(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)])

@@ -1,4 +1,4 @@
-"""Where a NaN or an infinity was born."""
+"""Where a NaN or an infinity came from."""
 
 from fitkit._nonfinite.advice import ADVICE as ADVICE
 from fitkit._nonfinite.checks import NonFiniteError as NonFiniteError

@@ -1,4 +1,4 @@
-"""The walk back: from a bad output, element by element, to where the value was born."""
+"""The walk back: from a bad output, element by element, to the operation that made it."""
 
 import dataclasses
 import time
@@ -76,7 +76,7 @@ def locate(scope: Scope, atom: Any, element: Element, bad: bool) -> Site:
 
 
 def blame(scope: Scope, atom: Any, element: Element) -> tuple[Site, list[Site]]:
-    """Walk back from a bad element to the first bad one; give it and the path, outputs first."""
+    """Walk back from a bad element to the first bad one; return it and the path, outputs first."""
     path: list[Site] = []
     site = locate(scope, atom, element, bad=True)
     while site.kind == "made" and len(path) < _LONGEST:

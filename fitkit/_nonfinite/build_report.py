@@ -38,7 +38,7 @@ class _Walk:
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """Where in the run the value was born."""
+        """Where in the run the value was made."""
         born = self.path[-1] if self.path else self.site
         return _order(born)
 
@@ -59,7 +59,7 @@ def tell(
         element = tuple(map(int, np.unravel_index(int(np.argmax(mask)), mask.shape)))
         site, path = blame(scope, scope.outputs[k], element)
         walks.append(_Walk(site, path, any(map(_is_backward, path))))
-    # A bad loss makes bad gradients: the walk that stays in the model tells of the cause.
+    # A bad loss makes bad gradients: the walk that stays in the model leads to the cause.
     ahead = [w for w in walks if not w.backward] or walks
     first = min(ahead, key=lambda w: w.order)
     report = tell_site(first.site, first.path, inputs, parameters)
@@ -166,7 +166,7 @@ def _by_position(operation: Operation, inputs: Inputs) -> list[tuple[str, bool, 
 def _through_state(
     names: list[tuple[str, bool, Any]], operation: Operation, inputs: Inputs
 ) -> list[tuple[str, bool, Any]]:
-    """Speak of the parameter where the optimiser's memory of it held the value."""
+    """Name the parameter where the optimiser's memory of it had the value."""
     paths = [p for p, index in zip(inputs.paths, inputs.argument, strict=True) if index == 0]
     if not names:
         return _by_position(operation, inputs)
@@ -222,7 +222,7 @@ def _last_backward(scope: Scope) -> int | None:
 
 
 def _after_gradient(site: Site) -> bool:
-    """Tell whether an equation stands behind the gradient, neither in it nor in the model."""
+    """Whether an equation stands behind the gradient, neither in it nor in the model."""
     if site.at is None or "jvp(" in _stack(site):
         return False
     chain = [(site.scope, site.at), *site.scope.ancestors()]
@@ -234,7 +234,7 @@ def _after_gradient(site: Site) -> bool:
 
 
 def _is_step(site: Site) -> bool:
-    """Tell whether the function goes on behind its gradient, as the step of a fit does."""
+    """Whether the function goes on behind its gradient, as the step of a fit does."""
     for scope, _ in [(site.scope, site.at), *site.scope.ancestors()]:
         last = _last_backward(scope)
         if last is not None:
@@ -326,7 +326,7 @@ def _without_repeats(places: list[str]) -> tuple[str, ...]:
 
 
 def _at_frames(report: NonFiniteReport, frames: list[Frame]) -> NonFiniteReport:
-    """Move a report to the line that ``debug_nans`` gives, where it gives another."""
+    """Move a report to the line that ``debug_nans`` finds, where it finds another."""
     if not frames or (frames[0].line == report.line):
         return report
     return dataclasses.replace(
@@ -336,5 +336,5 @@ def _at_frames(report: NonFiniteReport, frames: list[Frame]) -> NonFiniteReport:
         source=line_text(frames[0]),
         called_from=(report.place, *report.called_from),
         note=report.note
-        or "this line of a custom_vjp's backward rule is the one that jax_debug_nans gives.",
+        or "this line of a custom_vjp's backward rule is the one that jax_debug_nans finds.",
     )

@@ -37,7 +37,7 @@ def debug_nan_check(grads: PyTree, infinities: bool = False) -> PyTree:
     Raises
     ------
     NonFiniteError
-        If an element is NaN. Under ``jax.jit`` JAX hands it on as a ``JaxRuntimeError`` whose
+        If an element is NaN. Under ``jax.jit`` JAX raises it as a ``JaxRuntimeError`` whose
         message ends with this one.
 
     Examples
@@ -118,6 +118,6 @@ def _raise_if_bad(paths: list[str], values: Any, infinities: bool) -> None:
     if found:
         raise NonFiniteError(
             f"debug_nan_check: {'; '.join(found)}. All gradients must be finite: "
-            "fitkit.find_nonfinite(loss, params, args, gradient=True) says which line of the "
-            "model made it so."
+            "fitkit.find_nonfinite(loss, params, args, gradient=True) finds the line of the "
+            "model that made it so."
         )

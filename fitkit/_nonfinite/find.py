@@ -27,12 +27,12 @@ _COMPILED_GATE = 3000
 def find_nonfinite(
     function: Callable[..., PyTree], *args: PyTree, gradient: bool = False
 ) -> NonFiniteReport | None:
-    """Find where a NaN or an infinity in a function's output was born.
+    """Find where a NaN or an infinity in a function's output came from.
 
     The compiled function runs once. Where all its outputs are finite there is nothing to report,
     whatever it did inside. Otherwise its jaxpr is replayed from the same inputs, equation by
     equation, and walked back from the bad outputs, element by element, to the operation that
-    first made a bad value out of good ones, and from there to the input that held the cause.
+    first made a bad value out of good ones, and from there to the input that caused it.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def _reordered(scope: Any, at: int, inputs: Inputs, parameters: list[str]) -> No
 
 def _by_debug_nans(flat: Callable, arguments: list[Any], parameters: list[str]) -> NonFiniteReport:
     frames = debug_nans_frames(flat, arguments)
-    note = "the replay failed here: the line is the one that jax_debug_nans gives."
+    note = "the replay failed here: the line is the one that jax_debug_nans finds."
     if not frames:
         return NonFiniteReport(
             "forward",
@@ -175,7 +175,7 @@ def _by_debug_nans(flat: Callable, arguments: list[Any], parameters: list[str]) 
 
 
 def _bad(closed: Any, outputs: Any) -> list[int]:
-    """Give the numbers of the bad outputs, except inputs handed through unchanged."""
+    """List the numbers of the bad outputs, except inputs passed through unchanged."""
     given = set(closed.jaxpr.invars)
     return [
         k
@@ -190,7 +190,7 @@ def _is_differentiable(leaf: Any) -> bool:
 
 
 def _array(value: Any) -> Any:
-    """Make an array of a leaf as jit would, without touching what the user holds."""
+    """Make an array of a leaf as jit would, without touching the user's own."""
     return jax.numpy.asarray(value)
 
 

@@ -1,4 +1,4 @@
-"""What JAX itself says: compiled flags on every equation, and ``debug_nans``."""
+"""What JAX itself finds: compiled flags on every equation, and ``debug_nans``."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ _MOST_FLAGGED = 4000  # equations: compiling more takes minutes
 def flagged_equation(closed: Any, arguments: list[Any]) -> int | None:
     """Find, compiled as a whole, the first equation that makes bad values from good ones.
 
-    Gives its number among the outermost equations; None where the flags find nothing either.
+    Returns its number among the outermost equations; None where the flags find nothing either.
     """
     equations, inputs, outputs, constant_vars, constants = open_jaxpr(closed)
     if len(equations) > _MOST_FLAGGED:
@@ -53,7 +53,7 @@ def flagged_equation(closed: Any, arguments: list[Any]) -> int | None:
 
 
 def any_nonfinite(values: list[Any]) -> Any:
-    """Tell, traced, whether any element of any inexact array is not finite."""
+    """Compute, traced, whether any element of any inexact array is not finite."""
     bad = jnp.asarray(False)
     for value in values:
         if jnp.issubdtype(value.dtype, jnp.inexact):
@@ -79,7 +79,7 @@ def debug_nans_frames(function: Callable, arguments: list[Any]) -> list[Frame]:
 
 
 def passes_custom_vjp(scope: Scope, at: int) -> bool:
-    """Tell whether an equation comes from a ``custom_vjp``'s backward rule, by its traceback."""
+    """Whether an equation comes from a ``custom_vjp``'s backward rule, by its traceback."""
     found = scope.equations[at].source_info.traceback
     if found is None or "transpose(" not in str(scope.equations[at].source_info.name_stack):
         return False

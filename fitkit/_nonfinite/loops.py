@@ -1,4 +1,4 @@
-"""Loops: run as a whole, and opened at the one iteration that is to blame."""
+"""Loops: run as a whole, and opened at the one iteration where the value was made."""
 
 from collections.abc import Callable
 from typing import Any
@@ -96,7 +96,7 @@ class Loop:
         return self._opened[iteration]
 
     def before(self, iteration: int) -> list[Value]:
-        """Give the carry at the start of an iteration."""
+        """Return the carry at the start of an iteration."""
         if self.history is not None:
             return self.history[iteration]
         return self.advance(iteration)[0]
@@ -133,7 +133,7 @@ class Loop:
     def advance(self, iterations: int) -> tuple[list[Value], list[np.ndarray]]:
         """Run that many iterations, compiled.
 
-        Gives the carry, and for each of its elements the number of iterations it had behind it
+        Returns the carry, and for each of its elements the number of iterations it had behind it
         when its present unbroken run of non-finite values began (one more than the iteration).
         """
         self.count()

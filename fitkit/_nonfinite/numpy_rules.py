@@ -5,7 +5,7 @@ different equations would need thousands. All others run as JAX runs them.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.extend.core as jex
@@ -14,8 +14,11 @@ import numpy as np
 from jaxtyping import Bool
 
 Value = Any  # a NumPy array, or a JAX array where NumPy lacks the dtype (PRNG keys)
-# Comparisons of 0-d arrays return scalars.
-Mask = Bool[np.ndarray | np.generic, "..."]
+if TYPE_CHECKING:
+    Mask: TypeAlias = Bool[np.ndarray, "..."]
+else:
+    # Comparisons of 0-d arrays return scalars.
+    Mask = Bool[np.ndarray | np.generic, "..."]
 
 
 def evaluate(equation: Any, values: list[Value]) -> list[Value]:
@@ -84,7 +87,7 @@ def nonfinite_mask(value: Value) -> Mask | None:
 
 
 def is_inexact(value: Value) -> bool:
-    """Tell whether a value has a floating-point or complex dtype."""
+    """Whether a value has a floating-point or complex dtype."""
     dtype = getattr(value, "dtype", None)
     return dtype is not None and bool(jnp.issubdtype(dtype, np.inexact))
 

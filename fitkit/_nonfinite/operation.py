@@ -1,10 +1,11 @@
-"""What happened, as a person says it: the operation, its family, the operands that caused it."""
+"""What happened: the operation, its family, and the operands that caused it."""
 
 import dataclasses
 from typing import Any
 
 import numpy as np
 
+from fitkit._format import number
 from fitkit._nonfinite.backtrack import Site, guilty_operands
 from fitkit._nonfinite.source import frames_of, without_machinery
 
@@ -33,7 +34,7 @@ _FACTORS = ("cholesky", "lu", "triangular_solve", "custom_linear_solve", "qr", "
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """A failed operation in words."""
+    """A failed operation, as a report describes it."""
 
     text: str
     family: str
@@ -44,7 +45,7 @@ class Operation:
 
 
 def describe(site: Site, in_gradient: bool) -> Operation:
-    """Say which operation a site is, or, in a gradient, which operation it is the derivative of."""
+    """Describe the operation of a site; in a gradient, the operation that it differentiates."""
     primal = _differentiated(site) if in_gradient else None
     if primal is not None:
         return _derivative(primal)
@@ -166,12 +167,12 @@ def _differentiated(site: Site) -> Site | None:
 
 
 def _telling(name: str) -> int:
-    """Rank operations by how much they say: eigh, which also divides, is no division."""
+    """Rank operations by how much they explain: eigh, which also divides, is no division."""
     return 2 if name in (*_EIGEN, *_FACTORS) else 0 if name in ("div", "integer_pow") else 1
 
 
 def _upstream(site: Site, reach: int = 24) -> set[int]:
-    """Give the numbers of the equations whose values an equation uses, or that use the same."""
+    """List the numbers of the equations whose values an equation uses, or that use the same."""
     scope = site.scope
     used = {atom for atom in site.equation.invars if not _literal(atom)}
     found: set[int] = set()
@@ -221,14 +222,14 @@ def _summary(site: Site, whole: np.ndarray, elements: list[tuple[int, ...]]) -> 
         size = f"{matrix.shape[0]}×{matrix.shape[1]}"
         if name in ("eigh", "cholesky") and np.isfinite(matrix).all():
             spectrum = np.linalg.eigvalsh(matrix)
-            shown = ", ".join(f"{v:.4g}" for v in spectrum[:4])
+            shown = ", ".join(number(float(v)) for v in spectrum[:4])
             return f"{size} with eigenvalues {shown}{', …' if len(spectrum) > 4 else ''}"
         if np.isfinite(matrix).all():
             singular = np.linalg.svd(matrix, compute_uv=False)
-            shown = ", ".join(f"{v:.4g}" for v in singular[-4:])
+            shown = ", ".join(number(float(v)) for v in singular[-4:])
             return f"{size} with singular values {'…, ' if len(singular) > 4 else ''}{shown}"
     picked = np.array([whole[e] for e in elements])
-    return f"{len(picked)} elements from {picked.min():.4g} to {picked.max():.4g}"
+    return f"{len(picked)} elements from {number(picked.min())} to {number(picked.max())}"
 
 
 def _labelled(name: str, held: list[tuple[int, Any, Any]]) -> list[tuple[str, Any]]:

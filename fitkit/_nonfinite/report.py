@@ -3,21 +3,23 @@
 import dataclasses
 import html
 
+from fitkit._format import number
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class NonFiniteReport:
-    """Where a NaN or an infinity was born.
+    """Where a NaN or an infinity came from.
 
-    ``print(report)`` tells the story; in a notebook it shows itself as a table.
+    ``print(report)`` writes it out; in a notebook it is a table.
 
     Attributes
     ----------
     phase
-        ``"data"`` where an input array held the value (or alone led to it), ``"forward"`` where
+        ``"data"`` where the value was in an input array (or alone led to it), ``"forward"`` where
         the model made it, ``"gradient"`` where only the derivative did, ``"optimiser"`` where the
         update did, or where the optimiser had driven the parameters to absurd values.
     operation
-        As a person says it: ``"derivative of sqrt at 0"``.
+        What was done: ``"derivative of sqrt at 0"``.
     file, line, source
         The innermost line of the user's own code, and its text. In a notebook `file` is
         ``"Cell In[2]"``. ``None`` and ``""`` where JAX recorded no place.
@@ -29,10 +31,10 @@ class NonFiniteReport:
         The paths of the parameters that came out non-finite: of their gradients, or of their new
         values. Where the function returns nothing shaped like the parameters, its bad outputs.
     origin
-        The path and element that held the guilty value, ``"star.r2[1]"``, or the data array and
+        The path and element of the value that caused it, ``"star.r2[1]"``, or the data array and
         index; ``None`` where it came from no input.
     origin_value
-        What it held.
+        Its value.
     other_origins
         Further elements that took part, the likeliest first.
     iteration
@@ -139,7 +141,7 @@ def place_text(file: str | None, line: int | None) -> str:
 
 
 def _value(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float | complex) else str(value)
+    return number(value, 6) if isinstance(value, float | complex) else str(value)
 
 
 def _html_text(label: str, text: str) -> str:

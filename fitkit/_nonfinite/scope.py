@@ -51,7 +51,7 @@ class Scope:
     loops: dict[int, Any] = dataclasses.field(default_factory=dict)
 
     def read(self, atom: Any) -> Value | None:
-        """Give the value of a variable or literal; None where it was dropped."""
+        """Return the value of a variable or literal; None where it was dropped."""
         if isinstance(atom, jex.Literal):
             return np.asarray(atom.val, atom.aval.dtype)  # pyright: ignore
         return self.values.get(atom)
@@ -78,7 +78,7 @@ class Scope:
 
 
 def open_jaxpr(closed: Any) -> tuple[list[Any], list[Any], list[Any], list[Any], list[Any]]:
-    """Give equations, inputs, outputs, constant variables and constants of any kind of jaxpr."""
+    """Return equations, inputs, outputs, constant variables and constants of any kind of jaxpr."""
     jaxpr = getattr(closed, "jaxpr", closed)
     constants = list(getattr(closed, "consts", ()))
     return jaxpr.eqns, list(jaxpr.invars), list(jaxpr.outvars), list(jaxpr.constvars), constants

@@ -125,7 +125,7 @@ _known: dict[str, bool] = {}
 
 
 def is_user_file(file: str) -> bool:
-    """Tell the user's own files from those of packages and of Python, by where they lie."""
+    """Whether a file is the user's own, and not of a package or of Python, by where it lies."""
     if file not in _known:
         _known[file] = not (
             _package(file)

@@ -1,10 +1,16 @@
 """What moves the parameters."""
 
 from fitkit._optimisers.bounds import Bounds as Bounds
+from fitkit._optimisers.bounds import blocked as blocked
 from fitkit._optimisers.bounds import bounded as bounded
+from fitkit._optimisers.diagnostics import Diagnostics as Diagnostics
+from fitkit._optimisers.diagnostics import Verdict as Verdict
+from fitkit._optimisers.diagnostics import knows_verdict as knows_verdict
+from fitkit._optimisers.diagnostics import restart_judged as restart_judged
+from fitkit._optimisers.diagnostics import spectrum_of as spectrum_of
+from fitkit._optimisers.diagnostics import verdict_of as verdict_of
 from fitkit._optimisers.eigenbasis import in_eigenbasis as in_eigenbasis
 from fitkit._optimisers.gauss_newton import gauss_newton as gauss_newton
-from fitkit._optimisers.gauss_newton import restart as restart
 from fitkit._optimisers.mapping import Assignment as Assignment
 from fitkit._optimisers.mapping import assign as assign
 from fitkit._optimisers.mapping import delay as delay

@@ -1,23 +1,23 @@
 """Bounds: limits that parameters keep to, by projection, in the user's own units.
 
-A step that leads outside is cut short at the bound. A parameter on its bound that descent would
-push further out is held there, as if frozen, and let go when the push turns round. Away from the
-bounds nothing is changed: steps, spectra and errors are those of the parameters themselves.
+A step that leads outside is cut short at the bound. An element on its bound that descent would
+push further out is frozen there, and thawed when the push turns round. Away from the bounds
+nothing is changed: steps, spectra and errors are those of the parameters themselves.
 (Bertsekas, SIAM J. Control Optim. 20, 221, 1982, section 2. A change of variables, as in MINUIT,
 distorts all of those near a bound, and flattens the residuals on it, where Gauss-Newton stalls.)
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from fitkit._fisher import AnyArray
-from fitkit._paths import Paths, element_name, match_paths, named_leaves
+from fitkit._paths import element_name, match_paths, named_elements, named_leaves, ravel
 
 
 class Bounds(eqx.Module):
@@ -39,21 +39,11 @@ class Bounds(eqx.Module):
     def blocked(
         self, params: PyTree[Float[Array, "..."]], gradient: PyTree[Float[Array, "..."]]
     ) -> PyTree[Bool[Array, "..."]]:
-        """Which elements sit on a limit with a loss that falls further outside.
-
-        There the best that can be done is to stay: at a minimum every other element has a
-        gradient of zero (the conditions of Karush, Kuhn and Tucker).
-        """
-        return jax.tree.map(
-            lambda p, g, low, high: ((p <= low) & (g > 0)) | ((p >= high) & (g < 0)),
-            params,
-            gradient,
-            self.lower,
-            self.upper,
-        )
+        """Mark the elements that `blocked` marks, in trees like the parameters."""
+        return jax.tree.map(blocked, params, gradient, self.lower, self.upper)
 
     def by_path(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Lower and upper limits of every parameter, by its path."""
+        """Map the path of every parameter to its lower and upper limits."""
         lower, upper = named_leaves(self.lower), named_leaves(self.upper)
         return {path: (np.asarray(lower[path]), np.asarray(upper[path])) for path in lower}
 
@@ -62,6 +52,14 @@ class Bounds(eqx.Module):
         leaves = named_leaves(params)
         for path, (lower, upper) in self.by_path().items():
             _check(path, np.asarray(leaves[path]), lower, upper)
+
+    def of_elements(
+        self, names: Sequence[str]
+    ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """Look up lower and upper limits of elements by name, as `FisherMatrix.labels` has them."""
+        at = {name: i for i, name in enumerate(named_elements(self.lower))}
+        order = [at[name] for name in names]
+        return np.asarray(ravel(self.lower)[0])[order], np.asarray(ravel(self.upper)[0])[order]
 
     def touched(self, params: PyTree[Float[Array, "..."]]) -> tuple[str, ...]:
         """Name the elements that sit on a limit: ``("flux", "r2[1]")``."""
@@ -73,7 +71,21 @@ class Bounds(eqx.Module):
         return tuple(names)
 
 
-def bounded(bounds: Mapping[Paths, tuple[Any, Any]], params: PyTree[Float[Array, "..."]]) -> Bounds:
+def blocked(
+    values: Float[AnyArray, "*shape"],
+    gradient: Float[AnyArray, "*shape"],
+    lower: Float[AnyArray, "*shape"],
+    upper: Float[AnyArray, "*shape"],
+) -> Bool[AnyArray, "*shape"]:
+    """Mark the elements that sit on a limit with a loss that falls further outside.
+
+    There the best that can be done is to stay: at a minimum every other element has a gradient of
+    zero (the conditions of Karush, Kuhn and Tucker). Works on JAX arrays and on NumPy arrays.
+    """
+    return ((values <= lower) & (gradient > 0)) | ((values >= upper) & (gradient < 0))
+
+
+def bounded(bounds: Mapping[Any, tuple[Any, Any]], params: PyTree[ArrayLike]) -> Bounds:
     """Check limits given by path against the parameters.
 
     Parameters
@@ -81,7 +93,7 @@ def bounded(bounds: Mapping[Paths, tuple[Any, Any]], params: PyTree[Float[Array,
     bounds
         ``{"flux": (0, None), "wfe.*": (-1, 1)}``: from a path, the path of a subtree, a glob, or
         a tuple of those, to a pair (lower, upper) in the unit of the parameter. None is no limit;
-        an array gives every element its own.
+        an array has one for every element.
     params
         Where the fit starts.
 
@@ -101,16 +113,16 @@ def bounded(bounds: Mapping[Paths, tuple[Any, Any]], params: PyTree[Float[Array,
         not below the upper, or an element starts outside.
     """
     leaves = named_leaves(params)
-    given: dict[str, tuple[Any, Any]] = {}
+    pairs: dict[str, tuple[Any, Any]] = {}
     for pattern, limits in bounds.items():
         for path in match_paths(pattern, leaves, "bounds"):
             pair = _pair(path, limits)
-            if path in given:
+            if path in pairs:
                 raise ValueError(f"bounds: '{path}' is bounded twice; name it in one key only.")
-            given[path] = pair
+            pairs[path] = pair
     lower, upper = [], []
     for path, leaf in leaves.items():
-        low, high = given.get(path, (None, None))
+        low, high = pairs.get(path, (None, None))
         limits = _limits(path, leaf, low, -np.inf), _limits(path, leaf, high, np.inf)
         _check(path, np.asarray(leaf), *limits)
         lower.append(jnp.asarray(limits[0]))
@@ -129,7 +141,7 @@ def _pair(path: str, limits: Any) -> tuple[Any, Any]:
 
 
 def _limits(path: str, leaf: Any, limit: Any, none: float) -> np.ndarray:
-    """Give every element of the leaf its limit, in the leaf's own dtype."""
+    """Broadcast a limit to the elements of a leaf, in the leaf's own dtype."""
     try:
         values = np.asarray(none if limit is None else limit, dtype=np.asarray(leaf).dtype)
     except (TypeError, ValueError) as error:
@@ -150,7 +162,7 @@ def _limits(path: str, leaf: Any, limit: Any, none: float) -> np.ndarray:
 
 
 def _check(path: str, start: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
-    def refuse(bad: Bool[AnyArray, "..."], event: str) -> None:
+    def refuse(bad: Bool[np.ndarray | np.generic, "..."], event: str) -> None:
         for index in np.argwhere(bad)[:1]:
             at = tuple(map(int, index))
             raise ValueError(
@@ -158,7 +170,7 @@ def _check(path: str, start: np.ndarray, lower: np.ndarray, upper: np.ndarray) -
                 + event.format(start[at])
             )
 
-    refuse(lower >= upper, "and nothing between them. To hold a parameter at a value, freeze it.")
+    refuse(lower >= upper, "with nothing between them. To keep a parameter at a value, freeze it.")
     refuse(
         (start < lower) | (start > upper),
         "and starts outside of them, at {}. Start inside, or widen them.",

@@ -1,4 +1,4 @@
-"""An optimiser for a fit that goes on in the Fisher eigenbasis of where it stands."""
+"""An optimiser for a fit that continues in the Fisher eigenbasis of its present parameters."""
 
 import numpy as np
 import optax
@@ -18,12 +18,12 @@ def in_eigenbasis(
     Raises
     ------
     ValueError
-        If the data constrain no direction at all.
+        If the data constrain no eigenvector at all.
     """
     if fisher.rank == 0:
         raise ValueError(
-            "enter_eigenbasis: the data constrain no combination of the parameters here, so there "
-            "is no direction to go in. Move the parameters, or thaw some."
+            "enter_eigenbasis: the data constrain no eigenvector at these parameters. Move the "
+            "parameters, or thaw some."
         )
     rows = dict(zip(fisher.labels, np.asarray(fisher.projection), strict=True))
     still = np.zeros(len(fisher.labels))

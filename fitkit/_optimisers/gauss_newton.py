@@ -6,15 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from fitkit._fisher import rank_rtol, scaled_columns
-from fitkit._optimisers.trust_region import Model, Prospect, Trial, attempt, decomposed, norm_of
-
-RUNNING, CONVERGED, STALLED, FAILED = range(4)
-
-BLOCK = 16
+from fitkit._fisher import check_residuals, forward_jacobian, norm, rank_rtol, scaled_columns
+from fitkit._optimisers.convergence import assess, decomposed
+from fitkit._optimisers.diagnostics import Diagnostics, Verdict
+from fitkit._optimisers.trust_region import Model, search
+from fitkit._paths import common_dtype, ravel
 
 
 class GaussNewtonState(NamedTuple):
@@ -28,22 +26,32 @@ class GaussNewtonState(NamedTuple):
     scale
         Largest length so far of every column of the Jacobian, in 1/(unit of the parameter);
         zero for a parameter without effect so far.
-    eigenvalues
-        Of the units-free Fisher matrix at the parameters of the last update, descending.
-    rank
-        Number of those that are not rounding error.
-    verdict
-        0 running, 1 converged, 2 stalled, 3 failed. `restart` sets it back to running.
+    diagnostics
+        The verdict, and the spectrum at the parameters of the last update; `verdict`,
+        `eigenvalues` and `rank` are short for its fields.
     evaluations
         Number of points at which the residuals were computed.
     """
 
     radius: Float[Array, ""]
     scale: Float[Array, " n"]
-    eigenvalues: Float[Array, " n"]
-    rank: Int[Array, ""]
-    verdict: Int[Array, ""]
+    diagnostics: Diagnostics
     evaluations: Int[Array, ""]
+
+    @property
+    def verdict(self) -> Int[Array, "..."]:
+        """0 running, 1 converged, 2 stalled, 3 failed."""
+        return self.diagnostics.verdict
+
+    @property
+    def eigenvalues(self) -> Float[Array, "... n"]:
+        """Of the units-free Fisher matrix, descending."""
+        return self.diagnostics.eigenvalues  # pyright: ignore[reportReturnType]
+
+    @property
+    def rank(self) -> Int[Array, "..."]:
+        """Number of the eigenvalues that are not rounding error."""
+        return self.diagnostics.rank  # pyright: ignore[reportReturnType]
 
 
 def gauss_newton() -> optax.GradientTransformationExtraArgs:
@@ -55,21 +63,22 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
     length so far of their columns of the Jacobian, so that their units play no role. The step
     comes from singular values and never from ``JᵀJ``, so that it survives float32.
 
-    Directions that the residuals do not depend on (frozen parameters, one of two parameters that
-    enter only as a product) take no step. The update of optax is given the residuals::
+    Eigenvectors that the residuals do not depend on (frozen parameters, one of two parameters that
+    enter only as a product) take no step. Pass the residuals to optax's update::
 
         updates, state = optimiser.update(grads, state, params, residuals=function_of_params)
 
     where ``residuals(params)`` is a pytree of real arrays, already divided by the errors of the
     data. `grads` is not used, and may be None. The parameters are any pytree of real arrays. A
-    tree of booleans, ``frozen=``, may say which of them `residuals` holds where they are.
+    tree of booleans, ``frozen=``, may say which elements `residuals` does not depend on because
+    they are frozen.
 
     The state, a `GaussNewtonState`, says in `verdict` when to stop. *Converged* (1): at the level
     of rounding the residuals are orthogonal to everything that the parameters can change, and the
     remaining step is small. *Stalled* (2): no step lowers the residuals any more, and yet that
     does not hold; on a plateau, for example. *Failed* (3): residuals or Jacobian are not finite.
-    After a verdict every update is zero, until `restart`; the verdict of one that moves only some
-    of the parameters, beside other optimisers, is about those alone.
+    After a verdict every update is zero, until a fresh ``init``; the verdict of one that moves only
+    some of the parameters, beside other optimisers, is about those alone.
 
     Returns
     -------
@@ -104,12 +113,12 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
     """
 
     def init(params: PyTree) -> GaussNewtonState:
-        flat, _ = ravel_pytree(params)
+        flat, _ = ravel(params)
         if flat.size == 0:
             raise ValueError("gauss_newton: params holds no numbers, so there is nothing to fit.")
-        zeros = jnp.zeros_like(flat)
-        zero = jnp.zeros((), jnp.int32)
-        return GaussNewtonState(jnp.zeros((), flat.dtype), zeros, zeros, zero, zero, zero)
+        zeros, none = jnp.zeros_like(flat), jnp.zeros((), jnp.int32)
+        diagnostics = Diagnostics(none, zeros, none)
+        return GaussNewtonState(jnp.zeros((), flat.dtype), zeros, diagnostics, none)
 
     def update(
         grads: Any,
@@ -124,15 +133,21 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
         if params is None or residuals is None:
             raise TypeError(
                 "gauss_newton: update needs the parameters and the residuals: update(grads, state,"
-                " params, residuals=function), where function(params) gives a pytree of arrays. "
-                "(In Fit: give residuals= in place of loss=.)"
+                " params, residuals=function), where function(params) returns a pytree of arrays. "
+                "(In Fit: pass residuals= in place of loss=.)"
             )
-        flat, unravel = ravel_pytree(params)
-        function = _flattened(residuals, unravel)
-        held = _held(frozen, params, flat)
+        flat, unravel = ravel(params)
+        dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}
+
+        def function(flat: Float[Array, " n"]) -> Float[Array, " m"]:
+            values = residuals(unravel(flat))
+            check_residuals(values, "gauss_newton")
+            dtypes.update(jnp.result_type(leaf) for leaf in jax.tree.leaves(values))
+            return ravel(values)[0]
+
         step, state = jax.lax.cond(
-            state.verdict == RUNNING,
-            lambda: _advance(function, flat, held, state),
+            state.verdict == Verdict.RUNNING,
+            lambda: _advance(function, dtypes, flat, _frozen_elements(frozen, params), state),
             lambda: (jnp.zeros_like(flat), state),
         )
         return unravel(step), state
@@ -140,143 +155,80 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def restart(state: PyTree) -> PyTree:
-    """Set every `GaussNewtonState` inside an optimiser's state back to its beginning.
-
-    For when the problem has changed under it: parameters frozen, thawed or moved. The count of
-    evaluations goes on.
-    """
-
-    def fresh(node: Any) -> Any:
-        if not isinstance(node, GaussNewtonState):
-            return node
-        return jax.tree.map(jnp.zeros_like, node)._replace(evaluations=node.evaluations)
-
-    return jax.tree.map(fresh, state, is_leaf=lambda node: isinstance(node, GaussNewtonState))
-
-
-def _flattened(residuals: Callable, unravel: Callable) -> Callable[[Array], Array]:
-    def function(flat: Float[Array, " n"]) -> Float[Array, " m"]:
-        values = residuals(unravel(flat))
-        for leaf in jax.tree.leaves(values):
-            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-                raise TypeError(
-                    "gauss_newton: residuals must be real floating arrays, got "
-                    f"{jnp.result_type(leaf)}. Write complex ones as real and imaginary parts."
-                )
-        return ravel_pytree(values)[0]
-
-    return function
-
-
-def _held(frozen: PyTree | None, params: PyTree, flat: Float[Array, " n"]) -> Bool[Array, " n"]:
-    """Which elements do not move, in the order of ``ravel_pytree``."""
+def _frozen_elements(frozen: PyTree | None, params: PyTree) -> Bool[Array, " n"]:
+    """Mark the frozen elements, in the order of ``ravel_pytree``."""
     if frozen is None:
-        return jnp.zeros(flat.shape, bool)
-    return ravel_pytree(
-        jax.tree.map(lambda flag, leaf: jnp.broadcast_to(flag, jnp.shape(leaf)), frozen, params)
-    )[0]
+        frozen = jax.tree.map(lambda leaf: False, params)
+    flags = jax.tree.map(lambda flag, leaf: jnp.broadcast_to(flag, jnp.shape(leaf)), frozen, params)
+    return ravel(flags)[0]
 
 
 def _advance(
-    function: Callable, flat: Float[Array, " n"], held: Bool[Array, " n"], state: GaussNewtonState
+    function: Callable,
+    dtypes: set[Any],
+    flat: Float[Array, " n"],
+    frozen: Bool[Array, " n"],
+    state: GaussNewtonState,
 ) -> tuple[Float[Array, " n"], GaussNewtonState]:
-    """Take one accepted step, or reach a verdict."""
-    residuals, jacobian = _linearised(function, flat)
-    finite = jnp.all(jnp.isfinite(residuals)) & jnp.all(jnp.isfinite(jacobian))
+    """Take one accepted step, or reach a verdict.
+
+    `dtypes` are those of the leaves of parameters and residuals, once `function` has been called.
+    """
+    residuals, rows = forward_jacobian(function, flat)
+    finite = jnp.all(jnp.isfinite(residuals)) & jnp.all(jnp.isfinite(rows))
+    # The coarsest dtype says what is rounding, and the finest computes.
+    coarse = max(dtypes, key=lambda dtype: float(jnp.finfo(dtype).eps))
+    fine = common_dtype(flat, rows)
+    eps, rtol = float(jnp.finfo(coarse).eps), rank_rtol(coarse)
     # Zeros keep NaN out of the decompositions; the verdict overrules what comes of them.
-    residuals, jacobian = jnp.where(finite, residuals, 0), jnp.where(finite, jacobian, 0)
-    eps = max(float(jnp.finfo(array.dtype).eps) for array in (flat, jacobian))
+    residuals = jnp.where(finite, residuals, 0).astype(fine)
+    jacobian = jnp.where(finite, rows, 0).astype(fine).T
+    here, largest = flat.astype(fine), state.scale.astype(fine)
 
     unit, lengths = scaled_columns(jacobian)
-    responds = jnp.any(jacobian != 0, axis=0)
-    scale = jnp.maximum(state.scale, jnp.where(responds, lengths, 0))
-    norm = jnp.where(jnp.any(residuals != 0), norm_of(residuals), 1)
-    residuals = residuals / norm
+    lengths = jnp.where(jnp.any(jacobian != 0, axis=0), lengths, 0)
+    scale = jnp.maximum(largest, lengths)
+    size = jnp.where(jnp.any(residuals != 0), norm(residuals), 1)
+    residuals = residuals / size
     # The triangle of a QR decomposition of the Jacobian with the residuals beside it holds all
     # that follows in at most n + 1 rows.
     triangle = jnp.linalg.qr(jnp.column_stack([unit, residuals]), mode="r")
     columns, target = triangle[:, :-1], triangle[:, -1]
-    # What the rounding of the parameters, and of the residuals themselves, does to the residuals.
-    noise = 4 * eps * (1 + norm_of(lengths * flat) / norm)
-    done, near, eigenvalues, rank = _judge(columns, target, noise, eps)
+    test = assess(columns, target, norm(lengths * here) / size, eps, rtol)
     # A column that has shrunk to nothing is a plateau that an earlier step ran onto.
-    lost = (state.scale > 0) & (lengths * responds <= rank_rtol(unit.dtype) * scale)
-    lost = jnp.any(lost & ~held)
-    done, near = done & ~lost, near & ~lost
+    lost = jnp.any((largest > 0) & (lengths <= rtol * scale) & ~frozen)
+    test = test._replace(done=test.done & ~lost, near=test.near & ~lost)
 
     safe = jnp.where(scale > 0, scale, 1)
-    left, singular_values, right, keep = decomposed(columns * (lengths / safe)[None, :])
+    left, singular_values, right, keep = decomposed(columns * (lengths / safe)[None, :], rtol)
     model = Model(
         residuals=residuals,
-        norm=norm,
+        norm=size,
         jacobian=jacobian,
         scale=safe,
         singular_values=jnp.where(keep, singular_values, 1),
         slopes=jnp.where(keep, target @ left, 0),
         right=right,
-        extent=norm_of(jnp.where(responds, scale * flat, 0)) / norm,
+        extent=norm(jnp.where(lengths > 0, scale * here, 0)) / size,
     )
     first = state.radius == 0
-    begin = Trial(
-        radius=jnp.where(first, jnp.where(model.extent > 0, model.extent, 1), state.radius / norm),
-        step=jnp.zeros_like(flat),
-        accepted=jnp.array(False),
-        exhausted=~finite,
-        count=jnp.zeros((), jnp.int32),
+    radius = jnp.where(
+        first, jnp.where(model.extent > 0, model.extent, 1), state.radius.astype(fine) / size
     )
-    trial = jax.lax.while_loop(
-        lambda trial: ~trial.accepted & ~trial.exhausted,
-        lambda trial: attempt(
-            function, flat, model, trial, Prospect(first, done, near, noise), eps
-        ),
-        begin,
+    trial = search(function, flat, model, test, radius, first, ~finite, eps)
+    verdict = jnp.where(
+        trial.exhausted, jnp.where(test.near, Verdict.CONVERGED, Verdict.STALLED), Verdict.RUNNING
     )
-    verdict = jnp.where(trial.exhausted, jnp.where(near, CONVERGED, STALLED), RUNNING)
-    verdict = jnp.where(done, CONVERGED, verdict)
+    verdict = jnp.where(test.done, Verdict.CONVERGED, verdict)
     after = GaussNewtonState(
-        radius=trial.radius * norm,
-        scale=scale,
-        eigenvalues=eigenvalues,
-        rank=rank,
-        verdict=verdict,
-        evaluations=state.evaluations + trial.count + jnp.where(first, 1, 0),
+        radius=jnp.where(finite, trial.radius * size, state.radius.astype(fine)),
+        scale=jnp.where(finite, scale, largest),
+        diagnostics=Diagnostics(
+            verdict=jnp.where(finite, verdict, Verdict.FAILED),
+            eigenvalues=jnp.where(finite, test.eigenvalues, state.eigenvalues.astype(fine)),
+            rank=jnp.where(finite, test.rank, state.rank),
+        ),
+        evaluations=state.evaluations + trial.trials + jnp.where(first, 1, 0),
     )
-    failed = state._replace(verdict=jnp.array(FAILED), evaluations=state.evaluations + 1)
-    after = jax.tree.map(
-        lambda new, bad, old: jnp.where(finite, new, bad).astype(old.dtype), after, failed, state
-    )
+    after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, state)
     return jnp.where(trial.accepted, trial.step, 0).astype(flat.dtype), after
-
-
-def _linearised(
-    function: Callable, flat: Float[Array, " n"]
-) -> tuple[Float[Array, " m"], Float[Array, "m n"]]:
-    """Residuals and their Jacobian by forward mode."""
-    residuals, push = jax.linearize(function, flat)
-    basis = jnp.eye(flat.size, dtype=flat.dtype)
-    columns = jax.lax.map(push, basis, batch_size=min(BLOCK, flat.size))
-    return residuals, columns.T
-
-
-def _judge(
-    columns: Float[Array, "k n"],
-    target: Float[Array, " k"],
-    noise: Float[Array, ""],
-    eps: float,
-) -> tuple[Bool[Array, ""], Bool[Array, ""], Float[Array, " n"], Int[Array, ""]]:
-    """Whether the fit has arrived, whether it may have for all that rounding shows; spectrum, rank.
-
-    The test has no units: it is the cosine of the angle between the residuals and the space of
-    all changes that the parameters can make, to first order. On a plateau that angle is far from
-    a right one, however small the gradient.
-    """
-    left, singular_values, _, keep = decomposed(columns)
-    slopes = jnp.where(keep, target @ left, 0)
-    cosine = norm_of(slopes)
-    remaining = norm_of(slopes / jnp.where(keep, singular_values, 1))
-    settled = (remaining <= eps**-0.75 * noise) & jnp.any(keep)
-    solved = ~jnp.any(target)
-    done = (settled & (cosine <= jnp.maximum(noise, eps**0.55))) | solved
-    near = (settled & (cosine <= eps ** (1 / 3))) | solved
-    return done, near, singular_values**2, jnp.sum(keep, dtype=jnp.int32)

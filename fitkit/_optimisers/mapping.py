@@ -21,10 +21,10 @@ Claim = tuple[str, frozenset[str], optax.GradientTransformation]
 
 def map_optimisers(
     params: PyTree[ArrayLike],
-    optimisers: Mapping[Paths, optax.GradientTransformation],
+    optimisers: Mapping[Any, optax.GradientTransformation],
     strict: bool = False,
 ) -> tuple[optax.GradientTransformationExtraArgs, optax.OptState]:
-    """Give every parameter its own optimiser.
+    """Move every parameter by its own optimiser.
 
     A drop-in for zodiax's function of this name. Here the parameters may be any pytree, and a key
     may stand for many of them.
@@ -61,11 +61,11 @@ def map_optimisers(
 
     Notes
     -----
-    Parameters that share one optimiser object are handed to it together: a clipped norm or the
-    curvature of L-BFGS then spans them all. Give each its own object to keep them apart.
+    Parameters that share one optimiser object go to it together: a clipped norm or the curvature
+    of L-BFGS then spans them all. Make an object for each to keep them apart.
 
     Optimisers that evaluate the loss themselves (`optax.lbfgs`) do so by moving their own
-    parameters with all others held, so pass the whole loss as `value_fn`, and `value` and `grad`
+    parameters with all others frozen, so pass the whole loss as `value_fn`, and `value` and `grad`
     of all parameters from `jax.value_and_grad`. The same holds for every extra argument that is
     a function of the parameters.
 
@@ -92,14 +92,14 @@ def map_optimisers(
     if strict and unmapped:
         raise ValueError(
             f"map_optimisers: no optimiser for {', '.join(map(repr, unmapped))}. Add a key for "
-            "each, or pass strict=False to hold them where they are."
+            "each, or pass strict=False to freeze them."
         )
     optimiser = _mapped(params, assignment)
     return optimiser, optimiser.init(params)
 
 
 def delay(lr: float, start: int, length: int = 1) -> optax.Schedule:
-    """Hold the learning rate at zero for `start` steps, then raise it linearly over `length`.
+    """Keep the learning rate at zero for `start` steps, then raise it linearly over `length`.
 
     A drop-in for zodiax's function of this name.
 
@@ -132,7 +132,7 @@ def delay(lr: float, start: int, length: int = 1) -> optax.Schedule:
 
 def assign(
     paths: Iterable[str],
-    optimisers: Mapping[Paths, optax.GradientTransformation] | optax.GradientTransformation,
+    optimisers: Mapping[Any, optax.GradientTransformation] | optax.GradientTransformation,
     strict: bool = True,
 ) -> Assignment:
     """Decide which optimiser moves each parameter; None where none does.
@@ -206,7 +206,7 @@ def injected_learning_rates(
 def tolerant(function: Callable[..., Any], keywords: Iterable[str]) -> Callable[..., Any]:
     """Let `function` be called with `keywords` that it does not take; it never sees them.
 
-    optax's line searches hand their `value_fn` every extra argument that they do not use
+    optax's line searches pass their `value_fn` every extra argument that they do not use
     themselves, and refuse to run if it does not take one of them. With several optimisers side by
     side an extra argument that is meant for another is no error.
     """
@@ -231,7 +231,7 @@ def tolerant(function: Callable[..., Any], keywords: Iterable[str]) -> Callable[
 
 
 def _mapped(params: PyTree, assignment: Assignment) -> optax.GradientTransformationExtraArgs:
-    """Build the optimiser that hands every group of parameters to its own."""
+    """Build the optimiser that runs one optimiser on every group of parameters."""
     structure = jax.tree.structure(params)
     groups = _groups(assignment)
     transformations: dict[Hashable, Any] = {
@@ -248,7 +248,7 @@ def _mapped(params: PyTree, assignment: Assignment) -> optax.GradientTransformat
         if params is not None:
             _check_structure("parameters", params, structure)
             extra_args = {
-                name: tolerant(_with_others_held(value, params), extra_args)
+                name: tolerant(_with_others_frozen(value, params), extra_args)
                 if callable(value)
                 else value
                 for name, value in extra_args.items()
@@ -258,20 +258,20 @@ def _mapped(params: PyTree, assignment: Assignment) -> optax.GradientTransformat
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-def _with_others_held(function: Callable[..., Any], params: PyTree) -> Callable[..., Any]:
+def _with_others_frozen(function: Callable[..., Any], params: PyTree) -> Callable[..., Any]:
     """Evaluate a function of all parameters where a group's optimiser moves only its own."""
 
     def is_hole(node: Any) -> bool:
         return isinstance(node, optax.MaskedNode)
 
     @functools.wraps(function)
-    def held(group: PyTree, *args: Any, **kwargs: Any) -> Any:
+    def of_group(group: PyTree, *args: Any, **kwargs: Any) -> Any:
         merged = jax.tree.map(
             lambda moved, whole: whole if is_hole(moved) else moved, group, params, is_leaf=is_hole
         )
         return function(merged, *args, **kwargs)
 
-    return held
+    return of_group
 
 
 def _groups(assignment: Assignment) -> dict[str, str]:
@@ -305,7 +305,7 @@ def _winner(path: str, claims: list[Claim]) -> optax.GradientTransformation | No
 
 
 def _beats(path: str, one: Claim, other: Claim) -> bool:
-    """Tell whether the claim `one` on `path` is more specific than `other`."""
+    """Whether the claim `one` on `path` is more specific than `other`."""
     (pattern, hits, _), (rival, rival_hits, _) = one, other
     if path in (pattern, rival):
         return pattern == path != rival
@@ -316,7 +316,7 @@ def _beats(path: str, one: Claim, other: Claim) -> bool:
 
 
 def _unpack(params: dict[Any, Any]) -> dict[Any, Any]:
-    """Give every name in a tuple key its own entry, as zodiax does."""
+    """Make an entry for every name in a tuple key, as zodiax does."""
     unpacked = {}
     for key, value in params.items():
         for name in key if isinstance(key, tuple) else (key,):
@@ -354,7 +354,7 @@ def _check_structure(what: str, tree: PyTree, structure: Any) -> None:
         if names
     ] or [f"{came} instead of {structure}"]
     raise ValueError(
-        f"map_optimisers: the {what} given to update are not built like the parameters that were "
+        f"map_optimisers: the {what} passed to update are not built like the parameters that were "
         f"mapped: {'; '.join(differences)}. Pass the same tree, or map again."
     )
 

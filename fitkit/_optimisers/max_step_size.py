@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
 
-from fitkit._paths import path_of
+from fitkit._paths import common_dtype, path_of
 
 
 class MaxStepSizeState(NamedTuple):
@@ -113,7 +113,7 @@ def _limited(
     which it would do differently for a batch and for a system alone.
     """
     leaves = [_sealed(leaf) for leaf in leaves]
-    dtype = jnp.result_type(jnp.float32, *(jnp.finfo(leaf.dtype).dtype for leaf in leaves))
+    dtype = common_dtype(jnp.float32, *(jnp.finfo(leaf.dtype).dtype for leaf in leaves))
     info = jnp.finfo(dtype)
     # One system more than there are collects the padding.
     slots = [jnp.where((i >= 0) & (i < count), i, count) for i in ids]
@@ -121,7 +121,7 @@ def _limited(
     limits = jnp.where(limits >= 0, limits, jnp.nan)
 
     def kept(leaf: Array, slot: Int[Array, "..."]) -> Array:
-        wide = leaf.astype(jnp.promote_types(leaf.dtype, dtype))
+        wide = leaf.astype(common_dtype(leaf.dtype, dtype))
         return jnp.where(_per_number(slot < count, leaf), wide, 0)
 
     moves = [kept(leaf, slot) for leaf, slot in zip(leaves, slots, strict=True)]
@@ -131,7 +131,7 @@ def _limited(
     power = jax.lax.reduce_precision(_largest(peaks, slots, count), info.nexp, 0)
     inverse = 1 / jnp.clip(power, info.tiny, 1 / info.tiny)
     norms = [
-        _norm(rows * _per_number(inverse[slot], rows))
+        _ordered_norm(rows * _per_number(inverse[slot], rows))
         for rows, slot in zip(elements, slots, strict=True)
     ]
     largest = _largest(norms, slots, count)
@@ -175,7 +175,7 @@ def _sealed_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, A
 
 
 def _per_number(values: Array, leaf: Array) -> Array:
-    """Append axes to what is given for each element so that it fits the numbers of `leaf`."""
+    """Append axes to one value for each element so that it fits the numbers of `leaf`."""
     return values.reshape(values.shape + (1,) * (leaf.ndim - values.ndim))
 
 
@@ -185,8 +185,11 @@ def _elements(leaf: Array, slot: Int[Array, "..."]) -> Float[Array, "... numbers
     return jnp.concatenate([rows.real, rows.imag], -1) if jnp.iscomplexobj(rows) else rows
 
 
-def _norm(rows: Float[Array, "... numbers"]) -> Float[Array, "..."]:
-    """Sum squares in an order that depends on nothing but the length of the last axis."""
+def _ordered_norm(rows: Float[Array, "... numbers"]) -> Float[Array, "..."]:
+    """Compute norms over the last axis, in an order that depends on nothing but its length.
+
+    The shared norm leaves the order to the compiler, which would choose another for a batch.
+    """
     squares = _sealed(rows * rows)
     width = squares.shape[-1]
     padding = (1 << max(width - 1, 0).bit_length()) - width

@@ -1,7 +1,8 @@
 """A step within a radius in which a linear model of residuals is trusted, after Moré (1978).
 
 J. J. Moré, "The Levenberg-Marquardt algorithm: implementation and theory", Lecture Notes in
-Mathematics 630, 105; https://doi.org/10.1007/BFb0067700.
+Mathematics 630, 105; https://doi.org/10.1007/BFb0067700. Numbers that the paper leaves open are
+those of MINPACK's lmder.
 """
 
 from collections.abc import Callable
@@ -11,37 +12,45 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fitkit._fisher import rank_rtol
+from fitkit._fisher import norm
+from fitkit._optimisers.convergence import ConvergenceTest
 
-# Moré (1978), section 4 and 7, as in MINPACK's lmder: accept almost any decrease, believe the
-# linear model above three quarters, doubt it below one quarter.
+# Sections 4 and 7: accept almost any decrease, double the radius where the linear model foretold
+# three quarters of it or more, shrink it where it foretold less than one quarter...
 ACCEPT, DOUBT, TRUST = 1e-4, 0.25, 0.75
+# ...by a factor within these.
+LEAST, MOST = 0.1, 0.5
+# Residuals that are not finite leave nothing to interpolate between: about the middle of the two.
+BLIND = 0.25
+# Section 5: how far the length of a step may exceed the radius.
 RADIUS_SLACK = 1.1
-# More than it takes from the size of the parameters down to their rounding.
+# Relative rounding of a sum of squares, or of a difference of two: a few units.
+ROUNDING = 4
+# Every trial but the last halves the radius at least, and from the size of the parameters down to
+# their rounding it is 52 halvings in float64.
 MOST_TRIALS = 100
+# Newton's iterations converge quadratically from below: three or four are usual, and the bound
+# only keeps NaN from going round for ever.
 MOST_SECULAR = 40
 
 
 class Model(NamedTuple):
     """The residuals linearised at one point. Lengths are relative to the residual norm there."""
 
-    residuals: Float[Array, " m"]  # a unit vector, or zero
-    norm: Float[Array, ""]  # 1 where the residuals are zero
+    #: A unit vector, or zero.
+    residuals: Float[Array, " m"]
+    #: Of the residuals; 1 where they are zero.
+    norm: Float[Array, ""]
     jacobian: Float[Array, "m n"]
+    #: Of every parameter, in 1/(its unit).
     scale: Float[Array, " n"]
-    singular_values: Float[Array, " n"]  # of the Jacobian over `scale`; 1 where cut
-    slopes: Float[Array, " n"]  # residuals along its left singular vectors; 0 where cut
+    #: Of the Jacobian over `scale`; 1 where cut.
+    singular_values: Float[Array, " n"]
+    #: Residuals along the left singular vectors; 0 where cut.
+    slopes: Float[Array, " n"]
     right: Float[Array, "n n"]
-    extent: Float[Array, ""]  # scaled length of the parameters
-
-
-class Prospect(NamedTuple):
-    """What is known before a step is tried."""
-
-    first: Bool[Array, ""]  # update
-    done: Bool[Array, ""]
-    near: Bool[Array, ""]
-    noise: Float[Array, ""]
+    #: Scaled length of the parameters.
+    extent: Float[Array, ""]
 
 
 class Trial(NamedTuple):
@@ -50,26 +59,70 @@ class Trial(NamedTuple):
     radius: Float[Array, ""]
     step: Float[Array, " n"]
     accepted: Bool[Array, ""]
-    exhausted: Bool[Array, ""]  # rounding hides what a further step could gain
-    count: Int[Array, ""]
+    #: Whether rounding hides what a further step could gain.
+    exhausted: Bool[Array, ""]
+    trials: Int[Array, ""]
 
 
-def attempt(
+def search(
     function: Callable,
     flat: Float[Array, " n"],
     model: Model,
+    test: ConvergenceTest,
+    radius: Float[Array, ""],
+    first: Bool[Array, ""],
+    failed: Bool[Array, ""],
+    eps: float,
+) -> Trial:
+    """Shrink the radius until a step within it lowers the residuals, or rounding hides any gain.
+
+    Parameters
+    ----------
+    function
+        The residuals, of a vector.
+    flat
+        Where the model is made.
+    model, test
+        The linear model, and what it says of convergence.
+    radius
+        Where to begin; a guess if this is the `first` update, and a trusted one later.
+    failed
+        Whether there is nothing to search.
+    eps
+        Unit of rounding.
+    """
+    begin = Trial(
+        radius=radius,
+        step=jnp.zeros_like(flat),
+        accepted=jnp.array(False),
+        exhausted=failed,
+        trials=jnp.zeros((), jnp.int32),
+    )
+    return jax.lax.while_loop(
+        lambda trial: ~trial.accepted & ~trial.exhausted,
+        lambda trial: _attempt(function, flat, model, test, trial, first, eps),
+        begin,
+    )
+
+
+def _attempt(
+    function: Callable,
+    flat: Float[Array, " n"],
+    model: Model,
+    test: ConvergenceTest,
     trial: Trial,
-    prospect: Prospect,
+    first: Bool[Array, ""],
     eps: float,
 ) -> Trial:
     """Evaluate the residuals at the best step within the radius, and set the next radius."""
     scaled, damping = _damped(model, trial.radius)
-    length = norm_of(scaled)
+    length = norm(scaled)
     # Moré: the first radius is a guess, and no longer than the step it allows.
-    radius = jnp.where(prospect.first, jnp.minimum(trial.radius, length), trial.radius)
+    radius = jnp.where(first, jnp.minimum(trial.radius, length), trial.radius)
+    # As the parameters can hold it, so that the model is asked about the step that is taken.
     step = (scaled * model.norm / model.scale).astype(flat.dtype)
-    change = (model.jacobian @ step) / model.norm
-    there = function(flat + step) / model.norm
+    change = (model.jacobian @ step.astype(scaled.dtype)) / model.norm
+    there = function(flat + step).astype(scaled.dtype) / model.norm
     predicted = -jnp.dot(change, 2 * model.residuals + change)
     # (a - b)·(a + b) keeps the digits that a·a - b·b loses.
     gained = jnp.dot(model.residuals - there, model.residuals + there)
@@ -79,22 +132,21 @@ def attempt(
 
     slope = jnp.dot(model.residuals, change)
     # The minimum of the parabola through both values and the slope, if the residuals grew.
-    shrink = jnp.where(gained >= 0, 0.5, jnp.clip(slope / (2 * slope + gained), 0.1, 0.5))
-    shrink = jnp.where(finite, shrink, 0.25)
+    shrink = jnp.where(gained >= 0, MOST, jnp.clip(slope / (2 * slope + gained), LEAST, MOST))
+    shrink = jnp.where(finite, shrink, BLIND)
     radius = jnp.where(
         ratio <= DOUBT,
-        shrink * jnp.minimum(radius, 10 * length),
+        shrink * jnp.minimum(radius, length / LEAST),
         jnp.where((ratio >= TRUST) | (damping == 0), 2 * length, radius),
     )
     lower = ratio > ACCEPT
     # Near the solution the slopes are still right when the sum of squares sees only noise: the
     # last step is taken on their word.
-    unseen = prospect.near & (predicted <= prospect.noise) & (gained >= -prospect.noise)
-    accepted = lower | unseen
-    rounded = (predicted <= 4 * eps) & (gained <= 4 * eps)
-    tiny = radius <= 4 * eps * model.extent
-    exhausted = prospect.done | rounded | (~lower & (unseen | tiny)) | (trial.count >= MOST_TRIALS)
-    return Trial(radius, step, accepted, exhausted, trial.count + 1)
+    unseen = test.near & (predicted <= test.noise) & (gained >= -test.noise)
+    rounded = (predicted <= ROUNDING * eps) & (gained <= ROUNDING * eps)
+    tiny = radius <= ROUNDING * eps * model.extent
+    exhausted = test.done | rounded | (~lower & (unseen | tiny)) | (trial.trials >= MOST_TRIALS)
+    return Trial(radius, step, lower | unseen, exhausted, trial.trials + 1)
 
 
 def _damped(model: Model, radius: Float[Array, ""]) -> tuple[Float[Array, " n"], Float[Array, ""]]:
@@ -110,31 +162,13 @@ def _damped(model: Model, radius: Float[Array, ""]) -> tuple[Float[Array, " n"],
 
     def rise(carry: tuple) -> tuple:
         damping, count = carry
-        length = norm_of(latent(damping))
+        length = norm(latent(damping))
         steepness = jnp.sum(latent(damping) ** 2 / (values**2 + damping))
         return damping + (length - radius) / radius * length**2 / steepness, count + 1
 
     damping, _ = jax.lax.while_loop(
-        lambda carry: (
-            (norm_of(latent(carry[0])) > RADIUS_SLACK * radius) & (carry[1] < MOST_SECULAR)
-        ),
+        lambda carry: (norm(latent(carry[0])) > RADIUS_SLACK * radius) & (carry[1] < MOST_SECULAR),
         rise,
         (jnp.zeros_like(radius), 0),
     )
     return -(latent(damping) @ model.right), damping
-
-
-def decomposed(columns: Float[Array, "k n"]) -> tuple[Array, Array, Array, Array]:
-    """SVD with n singular values, and which of them are not rounding error."""
-    rows, n = columns.shape
-    columns = jnp.pad(columns, ((0, max(n - rows, 0)), (0, 0)))
-    left, singular_values, right = jnp.linalg.svd(columns, full_matrices=False)
-    keep = singular_values > rank_rtol(columns.dtype) * singular_values[0]
-    return left[:rows], singular_values, right, keep
-
-
-def norm_of(vector: Float[Array, " k"]) -> Float[Array, ""]:
-    """Length of a vector whose squares may overflow or vanish."""
-    largest = jnp.max(jnp.abs(vector), initial=0)
-    safe = jnp.where(largest > 0, largest, 1)
-    return safe * jnp.sqrt(jnp.sum((vector / safe) ** 2))

@@ -1,0 +1,48 @@
+"""The Euclidean norm, over the whole range of floating-point numbers."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def norm(array: Float[Array, "..."]) -> Float[Array, ""]:
+    """Compute the Euclidean norm of all elements, in float32 or, of float64, in float64.
+
+    It is not finite only where an element is not, or where the norm itself has no number. Squares
+    of float32 vanish below 1e-19 and overflow above 1e19, which steps and gradients in SI units
+    reach; so where the plain root of the sum of squares is suspicious, and only there, the
+    elements are divided by the largest first.
+    """
+    wide = array.astype(jnp.float64 if array.dtype == jnp.float64 else jnp.float32)
+    if array.size == 1:
+        return jnp.abs(wide).reshape(())
+    flat = wide.ravel()
+    plain = _root_of_squares(flat)
+    # A square below `tiny` may be lost. Above this norm, n lost ones are n eps² of the sum.
+    info = jnp.finfo(flat.dtype)
+    trusted = float(info.tiny) ** 0.5 / float(info.eps)
+    return jax.lax.cond(
+        jnp.isfinite(plain) & (plain > trusted), lambda: plain, lambda: _scaled(flat)
+    )
+
+
+def quick_norm(array: Float[Array, "..."]) -> Float[Array, ""]:
+    """Compute the norm for a record, many times a second.
+
+    Squares of float64 vanish below 1e-154, which no unit reaches, so that they go without the
+    branch of `norm`: one for every leaf would cost a step of a small model more than its arithmetic.
+    """
+    if array.dtype != jnp.float64 or array.size == 1:
+        return norm(array)
+    return _root_of_squares(array.ravel())
+
+
+def _scaled(flat: Float[Array, " n"]) -> Float[Array, ""]:
+    largest = jnp.max(jnp.abs(flat), initial=0)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * _root_of_squares(flat / scale)
+
+
+def _root_of_squares(flat: Float[Array, " n"]) -> Float[Array, ""]:
+    # A dot product, because XLA vectorises it on a CPU better than a sum of squares.
+    return jnp.sqrt(jnp.vdot(flat, flat, precision=jax.lax.Precision.HIGHEST))
