@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from fitkit._fisher import check_residuals
 from fitkit._paths import element_name, named_leaves, path_of
 
 Params: TypeAlias = PyTree
@@ -170,19 +171,9 @@ def _check_loss(out: Any) -> None:
 
 
 def _check_residuals(out: PyTree) -> None:
-    cure = "Residuals must be a tree of real floating-point arrays, (model - data) / sigma"
-    leaves = named_leaves(out)
-    if not leaves:
-        raise TypeError(f"Fit: `residuals` returned {out!r}, which holds no array. {cure}.")
-    for path, leaf in leaves.items():
-        if not isinstance(leaf, jax.ShapeDtypeStruct):
-            raise TypeError(f"Fit: `residuals` returned {leaf!r} at '{path}'. {cure}.")
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            hint = (
-                ": return the real and the imaginary part"
-                if jnp.issubdtype(leaf.dtype, jnp.complexfloating)
-                else ""
-            )
-            raise TypeError(f"Fit: `residuals` has dtype {leaf.dtype} at '{path}'. {cure}{hint}.")
-    if sum(leaf.size for leaf in leaves.values()) == 0:
-        raise ValueError(f"Fit: `residuals` returned no elements. {cure}.")
+    check_residuals(out, "Fit")
+    if sum(leaf.size for leaf in jax.tree.leaves(out)) == 0:
+        raise ValueError(
+            "Fit: `residuals` returned no elements; must be a tree of real floating-point arrays, "
+            "(model - data) / sigma."
+        )
