@@ -19,7 +19,7 @@ jaxtyping.install_import_hook("fitkit", "typechecker.checked")
 
 
 def pytest_sessionfinish(session):
-    """In CI nothing but a GPU may be missing: another skipped test fails the run; `-ra` named it."""
+    """In CI nothing but a GPU may be missing: any other skipped test fails the run."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", [])
     # A module that is skipped as a whole has no keywords.

@@ -85,7 +85,7 @@ def test_bad_loss(loss, words):
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (lambda p, a: "r", "returned 'r'"),
+        (lambda p, a: "r", "are 'r'"),
         (lambda p, a: None, "holds no array"),
         (lambda p, a: {"v": p["a"] * 1j}, "'v'.*imaginary"),
         (lambda p, a: {"v": jnp.arange(3)}, "int64 at 'v'"),

@@ -30,7 +30,7 @@ def quick_norm(array: Float[Array, "..."]) -> Float[Array, ""]:
     """Compute the norm for a record, many times a second.
 
     Squares of float64 vanish below 1e-154, which no unit reaches, so that they go without the
-    branch of `norm`: one for every leaf would cost a step of a small model more than its arithmetic.
+    branch of `norm`: one for every leaf costs a small model more than its arithmetic.
     """
     if array.dtype != jnp.float64 or array.size == 1:
         return norm(array)
