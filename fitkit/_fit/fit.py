@@ -805,9 +805,7 @@ class Fit:
                     raise
                 action = partial(self._engine.pause, Status.PAUSED, True)
 
-    def _use(
-        self, program: Program, text: str, factors: Mapping[str, float] | None = None
-    ) -> None:
+    def _use(self, program: Program, text: str, factors: Mapping[str, float] | None = None) -> None:
         """Go on with another program, on the present problem and data."""
 
         def change() -> None:
