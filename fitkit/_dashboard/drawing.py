@@ -68,7 +68,7 @@ class Drawing:
         problem = ""
         try:
             self._draw(figure, snapshot, box, before)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # `sys.exit` would end no more than a thread.
             problem = f"{self.name} raised {type(error).__name__}: {error}"
             if problem != self.problem:  # Once, not with every frame.
                 traceback.print_exception(error)
