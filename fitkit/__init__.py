@@ -9,7 +9,15 @@ from fitkit._fisher import decompose as decompose
 from fitkit._fisher import eigen_projected as eigen_projected
 from fitkit._fisher import eigen_projection as eigen_projection
 from fitkit._fisher import fisher_matrix as fisher_matrix
+from fitkit._fit import Best as Best
+from fitkit._fit import CheckpointError as CheckpointError
+from fitkit._fit import Event as Event
 from fitkit._fit import Fit as Fit
+from fitkit._fit import History as History
+from fitkit._fit import LearningRates as LearningRates
+from fitkit._fit import Snapshot as Snapshot
+from fitkit._fit import Status as Status
+from fitkit._fit import StepInfo as StepInfo
 from fitkit._nonfinite import NonFiniteError as NonFiniteError
 from fitkit._nonfinite import NonFiniteReport as NonFiniteReport
 from fitkit._nonfinite import debug_nan_check as debug_nan_check
@@ -19,6 +27,7 @@ from fitkit._optimisers import delay as delay
 from fitkit._optimisers import gauss_newton as gauss_newton
 from fitkit._optimisers import map_optimisers as map_optimisers
 from fitkit._optimisers import max_step_size as max_step_size
+from fitkit._paths import UnknownPathError as UnknownPathError
 from fitkit._plotting import Result as Result
 
 if _TYPE_CHECKING:

@@ -2,11 +2,20 @@
 
 import os
 
-import pytest
-
 # Before jax is imported: numerics are tested in float64, and float32 on purpose.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jaxtyping
+import pytest
+
+# A silent broadcast between arrays of different rank is a mistake until it is written out. Not
+# through the environment: subprocesses and notebooks run as a user's would.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Before fitkit is imported: every call in the tests checks shapes and types as annotated.
+jaxtyping.install_import_hook("fitkit", "typechecker.checked")
 
 
 def pytest_sessionfinish(session):
@@ -14,6 +23,14 @@ def pytest_sessionfinish(session):
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter.stats.get("skipped") and not session.exitstatus:
         session.exitstatus = 1
+
+
+@pytest.fixture
+def unchecked():
+    """Call fitkit as users do, whose calls no one checks: what it says of bad input is its own."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def semi_minor_axis(params, args):
     family="sqrt at 0",
 )
 def deflection(params, args):
-    offset = args["xy"] - params["lens"]["centre"]
+    offset = args["xy"] - params["lens"]["centre"][None, :]
     distance = jnp.linalg.norm(offset, axis=1)  #! deflection
     return params["strength"] * jnp.sum(distance)
 
@@ -284,7 +284,7 @@ def switch_branch(params, args):
     family="singular matrix",
 )
 def gaussian_process(params, args):
-    gap = (args["t"][:, None] - args["t"]) * params["kernel"]["width"]
+    gap = (args["t"][:, None] - args["t"][None, :]) * params["kernel"]["width"]
     covariance = jnp.exp(-(gap**2)) - 0.5 * jnp.eye(4)
     factor = jnp.linalg.cholesky(covariance)  #! gaussian_process
     return jnp.sum(jnp.log(jnp.diag(factor)))

@@ -147,6 +147,7 @@ def test_the_parts():
         ({"flux": (0, 2), "f*": (0, 3)}, ValueError, "'flux' is bounded twice"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_bounds_are_refused(bounds, error, words):
     with pytest.raises(error) as caught:
         bounded(bounds, {"flux": jnp.array(1.0), "r": jnp.array([1.0, 2.0])})

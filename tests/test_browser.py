@@ -8,6 +8,7 @@ import pytest
 from browser import Notebook, assert_reads_well_when_reopened, screenshot
 
 browser.skip_where_missing()
+pytestmark = pytest.mark.browser
 
 MODEL = """
 import gc, ipywidgets

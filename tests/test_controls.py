@@ -4,6 +4,7 @@ import browser
 import pytest
 
 browser.skip_where_missing()
+pytestmark = pytest.mark.browser
 
 MODEL = """
 from pathlib import Path

@@ -161,6 +161,7 @@ def test_what_is_done_about_a_gradient_that_is_not_finite(policy: str) -> None:
         assert "steps skipped" in fit.message
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_policy_is_refused_before_anything_compiles() -> None:
     with pytest.raises(ValueError, match="'stop', 'skip' or 'zero'"):
         fk.Fit(loss=decay, params={"k": 1.0}, optimiser=optax.sgd(1.0), on_nonfinite="ignore")

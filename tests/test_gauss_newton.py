@@ -96,7 +96,7 @@ def test_the_spectrum_is_that_of_the_units_free_fisher_matrix(name):
     _, state, _ = nist_solver(name)(params, arrays(problem.args))
     flat, unravel = ravel_pytree(params)
     jacobian = jax.jacobian(lambda v: problem.residuals(unravel(v), problem.args))(flat)
-    unit = np.asarray(jacobian / jnp.linalg.norm(jacobian, axis=0))
+    unit = np.asarray(jacobian / jnp.linalg.norm(jacobian, axis=0, keepdims=True))
     # Eleven digits are certified, and the condition number of the unit Jacobian is up to 1e4.
     np.testing.assert_allclose(
         state.eigenvalues, np.linalg.svd(unit, compute_uv=False) ** 2, rtol=1e-6

@@ -135,7 +135,17 @@ PUBLIC = sorted(
     name for name in dir(fitkit) if not name.startswith("_") and callable(getattr(fitkit, name))
 )
 # Nobody makes these; the examples of the functions that do show them.
-RECORDS = {"FisherMatrix", "NonFiniteError", "NonFiniteReport", "Result"}
+RECORDS = {
+    "Best",
+    "CheckpointError",
+    "Event",
+    "FisherMatrix",
+    "NonFiniteError",
+    "NonFiniteReport",
+    "Result",
+    "StepInfo",
+    "UnknownPathError",
+}
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -1,8 +1,10 @@
 """How the dashboard looks with few and many parameters, in light and dark: pictures to look at."""
 
 import browser
+import pytest
 
 browser.skip_where_missing()
+pytestmark = pytest.mark.browser
 
 COUNTS = (3, 12, 300)  # of parameters
 

@@ -241,6 +241,7 @@ def test_what_was_captured_stays():
         ((1.0, np.zeros(4, int), 0), ValueError, "num_systems is 0, must be 1 or more"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_input_is_refused_at_once(arguments, error, message):
     with pytest.raises(error, match=message):
         fk.max_step_size(*arguments).init({"a": jnp.ones((4, 3))})

@@ -5,9 +5,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from test_imports import ROOMS
+
+import fitkit
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONFIGURATION = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, TOOLS = CONFIGURATION["project"], CONFIGURATION["tool"]
 
 
 def text_of(name: str) -> str:
@@ -27,8 +31,34 @@ def test_ci_runs_what_contributors_are_told_to(command):
     assert command in text_of("README.md" if command.startswith("pytest") else ".ci/run")
 
 
+def test_the_rooms_are_described_from_the_ground_up():
+    described = re.findall(r"^\| `(_\w+)` \|", text_of("CONTRIBUTING.md"), re.MULTILINE)
+    assert [room for room in described if room in ROOMS] == list(ROOMS)
+
+
+def test_type_checkers_see_the_annotations():
+    # In CI this is the package as it was installed from its wheel.
+    assert (Path(fitkit.__file__).parent / "py.typed").exists()
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "tests").glob("test_*.py")), ids=lambda file: file.name
+)
+def test_browser_tests_are_marked_and_nothing_is_installed(file):
+    if file != Path(__file__):
+        text = file.read_text()
+        assert "import browser" not in text or "pytest.mark.browser" in text
+        assert "pip" not in re.findall(r'"(\w+)"', text), "tests install nothing: .ci/run does"
+
+
+def test_markers_are_those_that_contributors_are_told_of():
+    told = text_of("CONTRIBUTING.md")
+    for marker in TOOLS["pytest"]["ini_options"]["markers"]:
+        assert f"`{marker.partition(':')[0]}`" in told
+
+
 def test_short_things_are_short():
-    assert len(text_of("CONTRIBUTING.md").splitlines()) < 50
+    assert len(text_of("CONTRIBUTING.md").splitlines()) < 100
     readme = text_of("README.md").splitlines()
     assert len(readme) < 100
     assert any(line.startswith("```") for line in readme[:30])

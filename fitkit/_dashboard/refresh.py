@@ -4,7 +4,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fitkit._dashboard.threads import EndingThread
 from fitkit._fit import Fit
@@ -18,6 +18,7 @@ NAP = 0.1  # seconds at a time that it sleeps at most, and so needs to end or to
 DRAWING_LOCK = threading.RLock()
 
 
+@runtime_checkable
 class Refreshed(Protocol):
     """What is kept up to date."""
 

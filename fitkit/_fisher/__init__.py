@@ -2,6 +2,7 @@
 
 from fitkit._fisher.compute import fisher_matrix as fisher_matrix
 from fitkit._fisher.compute import split_params as split_params
+from fitkit._fisher.eigen import AnyArray as AnyArray
 from fitkit._fisher.eigen import decompose as decompose
 from fitkit._fisher.eigen import eigen_projection as eigen_projection
 from fitkit._fisher.eigen import rank_rtol as rank_rtol

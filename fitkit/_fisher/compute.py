@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from fitkit._fisher.eigen import is_traced, matrix_rtol, rank_rtol, scaled_columns
+from fitkit._fisher.eigen import AnyArray, is_traced, matrix_rtol, rank_rtol, scaled_columns
 from fitkit._fisher.jacobian import loss_hessian, residual_derivatives, residual_rows
 from fitkit._fisher.matrix import FisherMatrix, from_matrix, from_root, root_of
 from fitkit._paths import Paths, match_paths, named_elements, named_leaves, path_of
@@ -176,13 +176,13 @@ def _from_loss(
     return from_matrix(labels, matrix, _or(rtol, matrix_rtol(hessian.dtype, len(labels))))
 
 
-def _triangle(jacobian: Float[Array, "m n"]) -> Float[Array, "k n"]:
+def _triangle(jacobian: Float[AnyArray, "m n"]) -> Float[AnyArray, "k n"]:
     """Reduce to at most n rows with the same ``JᵀJ``; column scaling keeps squares in range."""
     rows, columns = jacobian.shape
     if rows <= columns:
         return jacobian
     unit, scale = scaled_columns(jacobian)
-    return jacobian.__array_namespace__().linalg.qr(unit, mode="r") * scale
+    return jacobian.__array_namespace__().linalg.qr(unit, mode="r") * scale[None, :]
 
 
 def _host(array: Any) -> Any:

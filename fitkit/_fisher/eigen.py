@@ -4,25 +4,33 @@ Everything here is a pure function of arrays, in units-free form: columns, or ro
 are scaled to unit length first, so that no choice of units decides what counts as small.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float, Real
+
+# The array API namespace of each answers for it: JAX's arrays, and NumPy's with its scalars, which
+# its reductions return.
+AnyArray: TypeAlias = Array | np.ndarray | np.generic
+
+# What a user may write for a matrix.
+Matrix: TypeAlias = Real[AnyArray, "n n"] | Sequence[Sequence[float]]
 
 
 class ScaledSVD(NamedTuple):
     """``jacobian = (left * singular_values) @ right * scale``."""
 
-    left: Float[Array, "m n"]
-    singular_values: Float[Array, " n"]
-    right: Float[Array, "n n"]
-    scale: Float[Array, " n"]
+    left: Float[AnyArray, "m n"]
+    singular_values: Float[AnyArray, " n"]
+    right: Float[AnyArray, "n n"]
+    scale: Float[AnyArray, " n"]
 
 
-def scaled_svd(jacobian: Float[Array, "m n"]) -> ScaledSVD:
+def scaled_svd(jacobian: Float[AnyArray, "m n"]) -> ScaledSVD:
     """Singular values of a Jacobian whose columns were scaled to unit length.
 
     The squares of the singular values are the eigenvalues of the units-free Fisher matrix, and
@@ -66,17 +74,17 @@ def scaled_svd(jacobian: Float[Array, "m n"]) -> ScaledSVD:
 
 
 def scaled_columns(
-    matrix: Float[Array, "m n"],
-) -> tuple[Float[Array, "m n"], Float[Array, " n"]]:
+    matrix: Float[AnyArray, "m n"],
+) -> tuple[Float[AnyArray, "m n"], Float[AnyArray, " n"]]:
     """Scale every column to unit length; a column of zeros stays, with scale 1.
 
     Divides by the largest entry first, so that no square overflows or vanishes.
     """
     xp = matrix.__array_namespace__()
     largest = _or_one(xp.max(xp.abs(matrix), axis=0, initial=0))
-    relative = matrix / largest
+    relative = matrix / largest[None, :]
     length = _or_one(xp.sqrt(xp.sum(relative**2, axis=0)))
-    return relative / length, largest * length
+    return relative / length[None, :], largest * length
 
 
 def rank_rtol(dtype: Any) -> float:
@@ -98,7 +106,7 @@ def matrix_rtol(dtype: Any, size: int) -> float:
 
 
 def decompose(
-    matrix: Float[ArrayLike, "n n"], hermitian: bool = True, normalise: bool = False
+    matrix: Matrix, hermitian: bool = True, normalise: bool = False
 ) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
     """Eigenvalues, descending, and eigenvectors, one per row; the signature is zodiax's.
 
@@ -148,9 +156,7 @@ def decompose(
     return eigenvalues, eigenvectors
 
 
-def eigen_projection(
-    fmat: Float[ArrayLike, "n n"] | None = None, cov: Float[ArrayLike, "n n"] | None = None
-) -> Float[Array, "n n"]:
+def eigen_projection(fmat: Matrix | None = None, cov: Matrix | None = None) -> Float[Array, "n n"]:
     """Projection from latent coordinates, all of unit variance, to parameters; zodiax's signature.
 
     ``params = centre + projection @ latent``, where ``projection @ projection.T`` is the
@@ -194,14 +200,19 @@ def eigen_projection(
     matrix = matrix / 2 + matrix.T / 2
 
     scale = _or_one(jnp.sqrt(jnp.abs(jnp.diag(matrix))))
-    eigenvalues, eigenvectors = decompose(matrix / scale[:, None] / scale)
+    eigenvalues, eigenvectors = decompose(over_both(matrix, scale))
     rtol = matrix_rtol(matrix.dtype, len(matrix))
     keep = (eigenvalues > rtol * eigenvalues[:1]) & (eigenvalues > 0)
     root = jnp.sqrt(jnp.where(keep, eigenvalues, 1))
     columns = jnp.where(keep, root if fmat is None else 1 / root, 0)
     # A parameter of zeros mixes into the kept eigenvectors by rounding alone.
     rows = jnp.where(jnp.any(matrix != 0, axis=1), scale if fmat is None else 1 / scale, 0)
-    return rows[:, None] * eigenvectors.T * columns
+    return rows[:, None] * eigenvectors.T * columns[None, :]
+
+
+def over_both(matrix: Float[AnyArray, "n n"], scale: Float[AnyArray, " n"]) -> AnyArray:
+    """Divide rows and columns by their scales, one after the other: products may overflow."""
+    return matrix / scale[:, None] / scale[None, :]
 
 
 def is_traced(*trees: Any) -> bool:
@@ -247,6 +258,6 @@ def _refuse_complex(eigenvalues: Array) -> None:
         )
 
 
-def _or_one(values: Array) -> Array:
+def _or_one(values: Float[AnyArray, "..."]) -> Float[AnyArray, "..."]:
     """Replace zeros (and NaN, which shows later, where it has a name) by one."""
     return values.__array_namespace__().where(values > 0, values, 1)

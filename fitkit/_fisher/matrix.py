@@ -4,10 +4,10 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from fitkit._fisher.combinations import combination, simplest_basis
-from fitkit._fisher.eigen import is_traced, scaled_svd
+from fitkit._fisher.eigen import AnyArray, is_traced, over_both, scaled_svd
 
 # A direction whose error is a hundred times what its parameters would have alone.
 DEGENERATE = 1e-4
@@ -30,14 +30,14 @@ class FisherMatrix(eqx.Module):
     ----------
     labels : tuple[str, ...]
         Names of the n elements, ``"star.r2[1]"``, in the order of all arrays below.
-    matrix : Float[Array, "n n"]
+    matrix : Float[AnyArray, "n n"]
         The Fisher matrix, in 1/(unit of parameter i × unit of parameter j).
-    scale : Float[Array, " n"]
+    scale : Float[AnyArray, " n"]
         Square root of its diagonal, so 1/(error of a parameter if all others were known);
         1 where a parameter has no effect.
-    eigenvalues : Float[Array, " n"]
+    eigenvalues : Float[AnyArray, " n"]
         Of the units-free matrix, descending. Those from residuals are squared singular values.
-    eigenvectors : Float[Array, "n n"]
+    eigenvectors : Float[AnyArray, "n n"]
         Of the units-free matrix; row i belongs to eigenvalue i.
     rtol : float
         The tolerance on eigenvalues, relative to the largest, at which the rank is cut.
@@ -47,15 +47,15 @@ class FisherMatrix(eqx.Module):
     """
 
     labels: tuple[str, ...] = eqx.field(static=True)
-    matrix: Float[Array, "n n"]
-    scale: Float[Array, " n"]
-    eigenvalues: Float[Array, " n"]
-    eigenvectors: Float[Array, "n n"]
+    matrix: Float[AnyArray, "n n"]
+    scale: Float[AnyArray, " n"]
+    eigenvalues: Float[AnyArray, " n"]
+    eigenvectors: Float[AnyArray, "n n"]
     rtol: float = eqx.field(static=True)
     squared: bool = eqx.field(static=True)
 
     @property
-    def constrained(self) -> Bool[Array, " n"]:
+    def constrained(self) -> Bool[AnyArray, " n"]:
         """Which of the eigenvalues count: those above ``rtol`` times the largest."""
         return (self.eigenvalues > self.rtol * self.eigenvalues[:1]) & (self.eigenvalues > 0)
 
@@ -74,17 +74,17 @@ class FisherMatrix(eqx.Module):
         )
 
     @property
-    def raw_eigenvalues(self) -> Float[Array, " n"]:
+    def raw_eigenvalues(self) -> Float[AnyArray, " n"]:
         """Eigenvalues of `matrix` itself, descending; their meaning hangs on the units."""
         return self._raw[0]
 
     @property
-    def raw_eigenvectors(self) -> Float[Array, "n n"]:
+    def raw_eigenvectors(self) -> Float[AnyArray, "n n"]:
         """Eigenvectors of `matrix` itself; row i belongs to raw eigenvalue i."""
         return self._raw[1]
 
     @property
-    def covariance(self) -> Float[Array, "n n"]:
+    def covariance(self) -> Float[AnyArray, "n n"]:
         """Covariance of the parameters: the inverse of `matrix`, or its limit below full rank.
 
         Infinite, with the sign of the correlation, between elements that the data leave free;
@@ -92,13 +92,13 @@ class FisherMatrix(eqx.Module):
         """
         xp = self._xp
         kept, free = self._inverse
-        coupled = self._involved[:, None] & self._involved & (xp.abs(free) > self._noise)
-        infinite = coupled | (self._involved & np.eye(len(self.labels), dtype=bool))
+        coupled = self._involved[:, None] & self._involved[None, :] & (xp.abs(free) > self._noise)
+        infinite = coupled | (self._involved[None, :] & np.eye(len(self.labels), dtype=bool))
         limit = xp.where(free < 0, -np.inf, np.inf)
-        return xp.where(infinite, limit, kept) / self.scale[:, None] / self.scale
+        return over_both(xp.where(infinite, limit, kept), self.scale)
 
     @property
-    def errors(self) -> Float[Array, " n"]:
+    def errors(self) -> Float[AnyArray, " n"]:
         """Standard error of every element, in its own unit; infinite where the data leave it free.
 
         The Cramér–Rao bound: what residuals in units of their own σ, or a loss that is a negative
@@ -109,7 +109,7 @@ class FisherMatrix(eqx.Module):
         return xp.where(self._involved, np.inf, xp.sqrt(variance)) / self.scale
 
     @property
-    def correlations(self) -> Float[Array, "n n"]:
+    def correlations(self) -> Float[AnyArray, "n n"]:
         """Correlation coefficients, with a unit diagonal, finite throughout.
 
         Elements that the data leave free have those of the free directions alone (±1 for two
@@ -118,12 +118,13 @@ class FisherMatrix(eqx.Module):
         xp = self._xp
         kept, free = self._inverse
         involved = self._involved
-        both, neither = involved[:, None] & involved, ~(involved[:, None] | involved)
+        rows, columns = involved[:, None], involved[None, :]
+        both, neither = rows & columns, ~(rows | columns)
         product = xp.where(both, _normalised(free), xp.where(neither, _normalised(kept), 0))
         return xp.where(np.eye(len(self.labels), dtype=bool), 1, xp.clip(product, -1, 1))
 
     @property
-    def projection(self) -> Float[Array, "n n"]:
+    def projection(self) -> Float[AnyArray, "n n"]:
         """Map from latent coordinates of unit variance to parameters, as `eigen_projection` makes.
 
         Column i belongs to eigenvalue i, best constrained first; zero where it is cut.
@@ -132,14 +133,15 @@ class FisherMatrix(eqx.Module):
         keep = self.constrained
         roots = xp.where(keep, 1 / xp.sqrt(xp.where(keep, self.eigenvalues, 1)), 0)
         rows = xp.where(self._informed, 1 / self.scale, 0)
-        return rows[:, None] * self.eigenvectors.T * roots
+        return rows[:, None] * self.eigenvectors.T * roots[None, :]
 
     @property
-    def unprojection(self) -> Float[Array, "n n"]:
+    def unprojection(self) -> Float[AnyArray, "n n"]:
         """Left inverse of `projection`: from parameters to latent coordinates."""
         xp = self._xp
         roots = xp.where(self.constrained, xp.sqrt(xp.clip(self.eigenvalues, 0, None)), 0)
-        return roots[:, None] * self.eigenvectors * xp.where(self._informed, self.scale, 0)
+        columns = xp.where(self._informed, self.scale, 0)
+        return roots[:, None] * self.eigenvectors * columns[None, :]
 
     @property
     def null_directions(self) -> Float[np.ndarray, "k n"]:
@@ -235,19 +237,19 @@ class FisherMatrix(eqx.Module):
         return value if is_traced(value) else value.item()
 
     @property
-    def _informed(self) -> Bool[Array, " n"]:
+    def _informed(self) -> Bool[AnyArray, " n"]:
         """Which elements have any effect at all."""
         return self._xp.any(self.matrix != 0, axis=1)
 
     @property
-    def _root(self) -> Float[Array, "n n"]:
+    def _root(self) -> Float[AnyArray, "n n"]:
         values = self._xp.sqrt(self._xp.clip(self.eigenvalues, 0, None))
         # A column of rounding errors, scaled to unit length, would pass for information.
         columns = self._xp.where(self._informed, self.scale, 0)
-        return values[:, None] * self.eigenvectors * columns
+        return values[:, None] * self.eigenvectors * columns[None, :]
 
     @property
-    def _raw(self) -> tuple[Array, Array]:
+    def _raw(self) -> tuple[Float[AnyArray, " n"], Float[AnyArray, "n n"]]:
         if self.squared:
             values, vectors = self._xp.linalg.eigh(self.matrix)
             return values[::-1], _signed(vectors.T[::-1])
@@ -255,20 +257,21 @@ class FisherMatrix(eqx.Module):
         return values**2, _signed(vectors)
 
     @property
-    def _normalised_matrix(self) -> Float[Array, "n n"]:
-        return self.matrix / self.scale[:, None] / self.scale
+    def _normalised_matrix(self) -> Float[AnyArray, "n n"]:
+        return over_both(self.matrix, self.scale)
 
     @property
-    def _inverse(self) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
+    def _inverse(self) -> tuple[Float[AnyArray, "n n"], Float[AnyArray, "n n"]]:
         """Units-free inverse on the constrained directions, and projector on the others."""
         xp = self._xp
         keep = self.constrained
         inverse = xp.where(keep, 1 / xp.where(keep, self.eigenvalues, 1), 0)
         vectors = self.eigenvectors
-        return (vectors.T * inverse) @ vectors, (vectors.T * ~keep) @ vectors
+        columns = vectors.T
+        return (columns * inverse[None, :]) @ vectors, (columns * ~keep[None, :]) @ vectors
 
     @property
-    def _noise(self) -> Float[Array, ""]:
+    def _noise(self) -> Float[AnyArray, ""]:
         """Size of what rounding mixes of the other parameters into a free direction.
 
         The tolerance over the gap to the constrained directions: a component beyond is real.
@@ -281,7 +284,7 @@ class FisherMatrix(eqx.Module):
         return xp.clip(ratio if self.squared else xp.sqrt(ratio), 0, 0.1)
 
     @property
-    def _involved(self) -> Bool[Array, " n"]:
+    def _involved(self) -> Bool[AnyArray, " n"]:
         """Which elements take part in a free direction."""
         return self._xp.diagonal(self._inverse[1]) > self._noise**2
 
@@ -291,14 +294,16 @@ class FisherMatrix(eqx.Module):
         return simplest_basis(vectors, float(self._noise))
 
 
-def from_root(labels: tuple[str, ...], root: Float[Array, "k n"], rtol: float) -> FisherMatrix:
+def from_root(labels: tuple[str, ...], root: Float[AnyArray, "k n"], rtol: float) -> FisherMatrix:
     """``rootᵀ root``, with the spectrum taken from the singular values of the root."""
     svd = scaled_svd(root)
     matrix = root.T @ root
     return _made(labels, matrix, svd.scale, svd.singular_values**2, svd.right, rtol, False)
 
 
-def from_matrix(labels: tuple[str, ...], matrix: Float[Array, "n n"], rtol: float) -> FisherMatrix:
+def from_matrix(
+    labels: tuple[str, ...], matrix: Float[AnyArray, "n n"], rtol: float
+) -> FisherMatrix:
     """Decompose a Fisher matrix that was formed as such."""
     xp = matrix.__array_namespace__()
     matrix = matrix / 2 + matrix.T / 2
@@ -306,11 +311,11 @@ def from_matrix(labels: tuple[str, ...], matrix: Float[Array, "n n"], rtol: floa
     # Without curvature of its own, a parameter borrows its scale from the strongest coupling.
     scale = xp.where(scale > 0, scale, xp.sqrt(xp.max(xp.abs(matrix), axis=1, initial=0)))
     scale = xp.where(scale > 0, scale, 1)
-    values, vectors = xp.linalg.eigh(matrix / scale[:, None] / scale)
+    values, vectors = xp.linalg.eigh(over_both(matrix, scale))
     return _made(labels, matrix, scale, values[::-1], vectors.T[::-1], rtol, True)
 
 
-def root_of(labels: tuple[str, ...], matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+def root_of(labels: tuple[str, ...], matrix: Float[AnyArray, "n n"]) -> Float[AnyArray, "n n"]:
     """Find a root of a formed matrix, ``rootᵀ root``; negative eigenvalues are taken for zero."""
     return from_matrix(labels, matrix, 0.0)._root
 
@@ -323,7 +328,7 @@ def _made(labels, matrix, scale, values, vectors, rtol, squared) -> FisherMatrix
     return FisherMatrix(labels, *arrays, rtol=float(rtol), squared=squared)
 
 
-def _signed(vectors: Float[Array, "n n"]) -> Float[Array, "n n"]:
+def _signed(vectors: Float[AnyArray, "n n"]) -> Float[AnyArray, "n n"]:
     """Fix the free sign of every row: its largest component is positive."""
     xp = vectors.__array_namespace__()
     largest = xp.max(vectors, axis=1, keepdims=True, initial=0)
@@ -331,8 +336,8 @@ def _signed(vectors: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return xp.where(largest < -smallest, -vectors, vectors)
 
 
-def _normalised(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+def _normalised(matrix: Float[AnyArray, "n n"]) -> Float[AnyArray, "n n"]:
     xp = matrix.__array_namespace__()
     diagonal = xp.diagonal(matrix)
     root = xp.sqrt(xp.where(diagonal > 0, diagonal, 1))
-    return matrix / root[:, None] / root
+    return over_both(matrix, root)

@@ -1,19 +1,23 @@
 """Latent coordinates in which the data constrain every direction alike, and fits run in them."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Real
 
-from fitkit._fisher.eigen import rank_rtol, scaled_columns
+from fitkit._fisher.eigen import AnyArray, rank_rtol, scaled_columns
 from fitkit._fisher.matrix import FisherMatrix
 from fitkit._paths import named_elements
+
+# What a user may write for a projection and for latent coordinates.
+Rectangle: TypeAlias = Real[AnyArray, "n k"] | Sequence[Sequence[float]]
+Latent: TypeAlias = Real[AnyArray, " k"] | Sequence[float]
 
 
 class EigenProjection(eqx.Module):
@@ -63,7 +67,7 @@ class EigenProjection(eqx.Module):
     matrix: Float[Array, "n k"]
     inverse: Float[Array, "k n"]
 
-    def __init__(self, centre: PyTree, projection: FisherMatrix | Float[ArrayLike, "n k"]):
+    def __init__(self, centre: PyTree, projection: FisherMatrix | Rectangle):
         self.centre = jax.tree.map(_strong, centre)
         labels = named_elements(self.centre)
         if isinstance(projection, FisherMatrix):
@@ -90,7 +94,7 @@ class EigenProjection(eqx.Module):
         """Latent coordinates of parameters; what lies along cut directions is dropped."""
         return self.inverse @ (ravel_pytree(params)[0] - ravel_pytree(self.centre)[0])
 
-    def from_latent(self, latent: Float[Array, " k"]) -> PyTree:
+    def from_latent(self, latent: Latent) -> PyTree:
         """Parameters at latent coordinates, in the structure of `centre`."""
         flat, unravel = ravel_pytree(self.centre)
         return unravel(flat + self.matrix @ jnp.asarray(latent))
@@ -121,7 +125,7 @@ class EigenProjection(eqx.Module):
         """
 
         @functools.wraps(function)
-        def of_latent(latent: Float[Array, " k"], args: Any = None) -> Any:
+        def of_latent(latent: Latent, args: Any = None) -> Any:
             return function(self.from_latent(latent), args)
 
         # The parameters' own signature would mislead.
@@ -138,7 +142,7 @@ class EigenProjectedState(NamedTuple):
 
 def eigen_projected(
     inner: optax.GradientTransformation,
-    projection: EigenProjection | FisherMatrix | Float[ArrayLike, "n k"],
+    projection: EigenProjection | FisherMatrix | Rectangle,
 ) -> optax.GradientTransformationExtraArgs:
     """Run any optax optimiser in the Fisher eigenbasis.
 
@@ -263,4 +267,4 @@ def _left_inverse(matrix: Float[Array, "n k"]) -> Float[Array, "k n"]:
     transposed, rows = scaled_columns(matrix.T)
     unit, columns = scaled_columns(transposed.T)
     inverse = jnp.linalg.pinv(unit, rtol=rank_rtol(unit.dtype))
-    return inverse / columns[:, None] / rows
+    return inverse / columns[:, None] / rows[None, :]

@@ -1,8 +1,10 @@
 """The one live fit."""
 
+from fitkit._fit.checkpoint import CheckpointError as CheckpointError
 from fitkit._fit.fit import Fit as Fit
 from fitkit._fit.history import History as History
 from fitkit._fit.history import Summary as Summary
+from fitkit._fit.snapshots import Best as Best
 from fitkit._fit.snapshots import Event as Event
 from fitkit._fit.snapshots import Snapshot as Snapshot
 from fitkit._fit.status import Status as Status

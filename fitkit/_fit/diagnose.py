@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from fitkit._fit.forks import is_forked
 from fitkit._fit.jax_settings import no_debugging
 from fitkit._fit.problem import Params, Problem
 from fitkit._fit.snapshots import Failure, Snapshot
@@ -50,6 +51,9 @@ def explain_failure(snapshot: Snapshot) -> NonFiniteReport | None:
     place, failure, timeline = snapshot.place, snapshot.failure, snapshot.timeline
     if failure is None:
         return None
+    if is_forked():
+        note = "not looked for: this process was forked, and JAX cannot compile in it"
+        return NonFiniteReport("forward", "a non-finite value", note=note)
     program, latest, state = place.program, place.step - 1, place.state
     if failure.outcome == BAD_EVALUATION and failure.step > place.step:
         # The last finite state led to one where the loss or its gradient is not.

@@ -5,12 +5,13 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from fitkit._fit.advance import VERDICTS, Rows, advanced, passed_over, undone, with_passed
 from fitkit._fit.callbacks import Callback
+from fitkit._fit.forks import refuse_in_fork
 from fitkit._fit.loop import Pace, Program, Queued
 from fitkit._fit.run import Run
 from fitkit._fit.snapshots import Place, Snapshot
@@ -18,6 +19,7 @@ from fitkit._fit.status import Status
 from fitkit._fit.step import GOOD, capacity, knows_verdict, verdict_of
 
 
+@runtime_checkable
 class Owner(Protocol):
     """What a driver needs of the engine that owns the state."""
 
@@ -131,6 +133,8 @@ class Driver:
         status = self._status()
         if now.status is not status:
             owner.update(lambda now: now.but(status=status))
+        if status is Status.COMPILING:
+            refuse_in_fork("Fit")
         began = time.perf_counter()
         chunk = program.queue(state, controls, size, outcome)
         if status is Status.COMPILING:

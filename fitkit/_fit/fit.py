@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,9 @@ import optax
 from jaxtyping import PyTree
 
 from fitkit._fisher import FisherMatrix, fisher_matrix
+from fitkit._fit import checkpoint
 from fitkit._fit.advance import given_up, with_event
+from fitkit._fit.autosave import Autosave
 from fitkit._fit.callbacks import Callback
 from fitkit._fit.commands import (
     Optimiser,
@@ -27,11 +30,13 @@ from fitkit._fit.commands import (
 )
 from fitkit._fit.diagnose import Reports
 from fitkit._fit.engine import Engine
+from fitkit._fit.forks import refuse_in_fork
 from fitkit._fit.history import History
 from fitkit._fit.jax_settings import no_debugging
 from fitkit._fit.loop import Program
 from fitkit._fit.problem import LossFunction, ResidualsFunction, make_problem
 from fitkit._fit.run import Run, Until
+from fitkit._fit.saving import from_record, to_record
 from fitkit._fit.snapshots import Best, Event, Place, Snapshot
 from fitkit._fit.status import Status
 from fitkit._fit.steering import LearningRates, Steering
@@ -82,6 +87,12 @@ class Fit:
         step and count it (`skipped`); a hundred in a row stop the fit. ``"zero"``: put zero in
         the place of what is not finite in the gradient and the update, and count it (`zeroed`);
         a loss that is not finite stops the fit.
+    autosave
+        A file to `save` to while the fit runs, where a run ends, and where the process does. What
+        goes wrong with it is an event, and the fit runs on.
+    every, keep
+        How often, in time (``"60s"``) or steps, and how many such files to keep: with 3 there are
+        ``path``, ``path.1`` and ``path.2``, the newest first.
 
     Raises
     ------
@@ -120,11 +131,15 @@ class Fit:
         optimiser: Optimiser | None = None,
         bounds: Mapping[Paths, tuple[Any, Any]] | None = None,
         on_nonfinite: Literal["stop", "skip", "zero"] = "stop",
+        autosave: str | os.PathLike | None = None,
+        every: int | str = "60s",
+        keep: int = 3,
     ) -> None:
         if on_nonfinite not in ("stop", "skip", "zero"):
             raise ValueError(
                 f"Fit: on_nonfinite={on_nonfinite!r}; must be 'stop', 'skip' or 'zero'."
             )
+        refuse_in_fork("Fit")
         problem, arrays, data = make_problem(loss, residuals, params, args)
         names = tuple(named_leaves(arrays))
         if optimiser is None:
@@ -149,6 +164,10 @@ class Fit:
         self._factors_outside: Mapping[str, float] | None = None
         self._own_rates: tuple[Any, Mapping[str, float]] = (None, {})
         self._reports = Reports()
+        self._autosave = None
+        if autosave is not None:
+            self._autosave = Autosave(autosave, every, keep, self._engine.note)
+            self._autosave.attach(self)
 
     # Running.
 
@@ -193,12 +212,10 @@ class Fit:
         >>> fit.stop_reason
         '`until` was met'
         """
-        run = self._new_run("run", n, until)
-        show = self._show_progress if progress else None
 
         def start_and_wait() -> None:
-            self._engine.start(run)
-            self._engine.wait(meanwhile=show)
+            self._engine.start(self._new_run("run", n, until))
+            self._engine.wait(meanwhile=self._show_progress if progress else None)
 
         self._pausing_on_interrupt(start_and_wait)
         report = self.report
@@ -555,6 +572,74 @@ class Fit:
             If it is no callback of this fit.
         """
         self._engine.remove_callback(function)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the fit to a file: state, best state, history, learning rates, events, target.
+
+        What is written is the fit at one moment; a running fit runs on. The file is complete before
+        it takes the place of one of the same name. A fit in the eigenbasis is written as
+        `leave_eigenbasis` would leave it.
+
+        Parameters
+        ----------
+        path
+            The file.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; then a file of that name is as it was.
+        """
+        now = self.snapshot
+        if self.in_eigenbasis:
+            outside = self._program.on(now.place.program)
+            now = now.but(
+                **with_program(now, outside, "left the eigenbasis", self._factors_outside)
+            )
+        checkpoint.write(path, *to_record(now))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, **problem: Any) -> "Fit":
+        """Go on with a fit that was saved, to the very bits.
+
+        Parameters
+        ----------
+        path
+            A file that `save` wrote.
+        **problem
+            The same ``loss`` or ``residuals``, ``params``, ``args``, ``optimiser`` and ``bounds``
+            that the fit was made with: functions are not in the file.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged or none of ours, of a fit with other parameters, another
+            optimiser or another loss. It is a ``ValueError``.
+        OSError
+            If there is no such file, or it cannot be read.
+
+        Examples
+        --------
+        >>> import optax, tempfile
+        >>> import fitkit as fk
+        >>> problem = {
+        ...     "loss": lambda params, args: params["a"] ** 2,
+        ...     "params": {"a": 1.0},
+        ...     "optimiser": optax.adam(0.1),
+        ... }
+        >>> fit = fk.Fit(**problem)
+        >>> fit.run(10, progress=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     fit.save(f"{folder}/fit")
+        ...     again = fk.Fit.load(f"{folder}/fit", **problem)
+        >>> again.step, again.loss == fit.loss
+        (10, True)
+        """
+        record = checkpoint.read(path)
+        fit = cls(**problem)
+        loaded = from_record(fit.snapshot, record, os.fspath(path))
+        fit._engine.update(lambda now: loaded)
+        return fit
 
     # What the fit found.
 

@@ -36,7 +36,8 @@ class Problem:
         if self.loss_function is not None:
             return jnp.asarray(self.loss_function(*self._whole(params, args)))
         squares = [jnp.sum(jnp.square(r)) for r in jax.tree.leaves(self.residuals(params, args))]
-        return 0.5 * functools.reduce(jnp.add, squares)
+        with jax.numpy_dtype_promotion("standard"):
+            return 0.5 * functools.reduce(jnp.add, squares)
 
     def residuals(self, params: Params, args: PyTree) -> PyTree[Float[Array, "..."]]:
         """Evaluate (model - data) / sigma."""

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 from fitkit._fit.step import Controls
 from fitkit._paths import Paths, match_paths
@@ -109,7 +109,7 @@ class Steering:
     def for_optimiser(
         self, unmapped: frozenset[str], factors: Mapping[str, float] | None = None
     ) -> "Steering":
-        """Start with another optimiser: factors of 1 unless given, and frozen what the user froze."""
+        """Start with another optimiser: factors of 1 unless given, frozen what the user froze."""
         frozen = (self.frozen - self.unmapped) | unmapped
         return Steering(factors or dict.fromkeys(self.names, 1.0), unmapped, frozen)
 
@@ -173,12 +173,12 @@ class LearningRates(Mapping[str, float]):
         path = self._one(path)
         return self._steering().factors[path] * self._own().get(path, 1.0)
 
-    def __setitem__(self, pattern: Paths, learning_rate: float) -> None:
+    def __setitem__(self, pattern: Paths, learning_rate: SupportsFloat) -> None:
         factors = self._factors(pattern, learning_rate)
         words = f"learning rate of {', '.join(factors)}: {float(learning_rate):.3g}"
         self._steer(factors, words, "set")
 
-    def update(self, rates: Mapping[Paths, float]) -> None:
+    def update(self, rates: Mapping[Paths, SupportsFloat]) -> None:
         """Set several at once: one change, which `Fit.undo` takes back as one.
 
         Parameters
@@ -237,7 +237,7 @@ class LearningRates(Mapping[str, float]):
     def _names(self) -> tuple[str, ...]:
         return self._steering().names
 
-    def _factors(self, pattern: Paths, learning_rate: float) -> dict[str, float]:
+    def _factors(self, pattern: Paths, learning_rate: SupportsFloat) -> dict[str, float]:
         """Compute by what to multiply the steps for this learning rate."""
         paths = match_paths(pattern, self._names, "learning_rates")
         value = float(learning_rate)

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -54,12 +54,12 @@ class Controls(eqx.Module):
     one shape share theirs.
     """
 
-    multipliers: tuple[Float[Array, ""], ...]
+    multipliers: tuple[Float[Array | np.ndarray, ""], ...]
 
     @classmethod
     def of(cls, multipliers: Iterable[float]) -> "Controls":
         """Take plain numbers, as scalars of one fixed dtype: a Python float would retrace."""
-        return cls(tuple(np.float32(one) for one in multipliers))  # pyright: ignore[reportArgumentType]
+        return cls(tuple(np.asarray(one, np.float32) for one in multipliers))
 
 
 class StepInfo(eqx.Module):
@@ -70,9 +70,9 @@ class StepInfo(eqx.Module):
     the parameter's unit.
     """
 
-    loss: Float[Array, ""]
-    gradient_norms: Float[Array, " leaves"]
-    step_norms: Float[Array, " leaves"]
+    loss: Float[Array | np.ndarray, ""]
+    gradient_norms: Float[Array | np.ndarray, " leaves"]
+    step_norms: Float[Array | np.ndarray, " leaves"]
 
     def row(self) -> Float[Array, " columns"]:
         """Lay the numbers out as `History.append` takes them."""
@@ -82,7 +82,7 @@ class StepInfo(eqx.Module):
     def of_row(cls, row: Float[np.ndarray, " columns"]) -> "StepInfo":
         """Read a row of a chunk's record, as numpy numbers."""
         gradient_norms, step_norms = np.split(row[1:], 2)
-        return cls(row[0], gradient_norms, step_norms)  # pyright: ignore[reportArgumentType]
+        return cls(np.asarray(row[0]), gradient_norms, step_norms)
 
 
 class Chunk(eqx.Module):
@@ -95,6 +95,7 @@ class Chunk(eqx.Module):
     verdict: Int[Array, ""]
 
 
+@runtime_checkable
 class Step(Protocol):
     """One step: where it leads, what is recorded, and whether it was good."""
 
@@ -226,8 +227,8 @@ def make_chunk(step: Step, optimiser_verdict: Callable[[FitState], Int[Array, ""
         state: FitState,
         controls: Controls,
         args: PyTree,
-        steps: Int[Array, ""],
-        outcome: Int[Array, ""],
+        steps: Int[Array, ""] | np.int32,
+        outcome: Int[Array, ""] | np.int32,
     ) -> Chunk:
         shapes = jax.eval_shape(step, state, controls, args)[1]
         row = jax.eval_shape(StepInfo.row, shapes)
@@ -241,7 +242,7 @@ def make_chunk(step: Step, optimiser_verdict: Callable[[FitState], Int[Array, ""
             return Chunk(state, carry.steps + 1, rows, outcome, optimiser_verdict(state))
 
         rows = jnp.zeros((capacity(state.params), *row.shape), row.dtype)
-        verdict = optimiser_verdict(state)
+        verdict, outcome = optimiser_verdict(state), jnp.asarray(outcome)
         return lax.while_loop(goes_on, body, Chunk(state, jnp.int32(0), rows, outcome, verdict))
 
     return chunk
@@ -343,7 +344,7 @@ def _count_bad(tree: PyTree) -> Array:
     return functools.reduce(jnp.add, counts).astype(jnp.int32)
 
 
-def _like(params: Params, values: Iterable[Array]) -> PyTree:
+def _like(params: Params, values: Iterable[Any]) -> PyTree:
     """Build a tree like `params` from one value for each leaf."""
     return jax.tree.unflatten(jax.tree.structure(params), values)
 

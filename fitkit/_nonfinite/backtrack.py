@@ -11,6 +11,7 @@ import numpy as np
 
 from fitkit._nonfinite.dependence import Element, sources
 from fitkit._nonfinite.loops import Loop
+from fitkit._nonfinite.numpy_rules import Mask
 from fitkit._nonfinite.scope import Scope
 
 _LONGEST = 100_000  # steps of a walk: more would be a circle
@@ -168,7 +169,7 @@ def _bad_source(site: Site) -> tuple[Any, Element] | None:
     return (candidates[0][0], _first(candidates[0][1])) if candidates else None
 
 
-def _first(mask: np.ndarray) -> Element:
+def _first(mask: Mask) -> Element:
     return tuple(map(int, np.unravel_index(int(np.argmax(mask)), mask.shape)))
 
 

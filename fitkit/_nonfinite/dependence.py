@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fitkit._nonfinite.numpy_rules import Value, evaluate, single
+from fitkit._nonfinite.numpy_rules import Mask, Value, evaluate, single
 
 Element = tuple[int, ...]
-Source = tuple[int, np.ndarray]  # operand, and the mask of its elements
+Source = tuple[int, Mask]  # operand, and the mask of its elements
 
 _MOVES = ("broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "rev", "slice")
 _MOVES += ("concatenate", "pad", "gather", "dynamic_slice", "dynamic_update_slice", "scatter")
@@ -144,7 +144,7 @@ def _moved(
         at = round(float(number.real)) - first
         if 0 <= at < size:
             shape = tuple(equation.invars[j].aval.shape)
-            found.append((j, _one(shape, np.unravel_index(at, shape))))  # type: ignore[arg-type]
+            found.append((j, _one(shape, tuple(map(int, np.unravel_index(at, shape))))))
     return found
 
 

@@ -11,8 +11,11 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool
 
 Value = Any  # a NumPy array, or a JAX array where NumPy lacks the dtype (PRNG keys)
+# Comparisons of 0-d arrays return scalars.
+Mask = Bool[np.ndarray | np.generic, "..."]
 
 
 def evaluate(equation: Any, values: list[Value]) -> list[Value]:
@@ -72,7 +75,7 @@ def to_device(value: Value) -> Any:
     return jnp.asarray(value) if isinstance(value, np.ndarray | np.generic) else value
 
 
-def nonfinite_mask(value: Value) -> np.ndarray | None:
+def nonfinite_mask(value: Value) -> Mask | None:
     """Mark the elements that are not finite; None where all are, or where none can be."""
     if not is_inexact(value):
         return None

@@ -7,7 +7,7 @@ from typing import Any
 import jax.extend.core as jex
 import numpy as np
 
-from fitkit._nonfinite.numpy_rules import Value, nonfinite_mask
+from fitkit._nonfinite.numpy_rules import Mask, Value, nonfinite_mask
 
 _INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "core_closed")
@@ -45,7 +45,7 @@ class Scope:
     iteration: int = 0
     constants: dict[Any, Value] = dataclasses.field(default_factory=dict)
     values: dict[Any, Value] = dataclasses.field(default_factory=dict)
-    masks: dict[Any, np.ndarray] = dataclasses.field(default_factory=dict)
+    masks: dict[Any, Mask] = dataclasses.field(default_factory=dict)
     producers: dict[Any, tuple[int, int]] = dataclasses.field(default_factory=dict)
     children: dict[int, "Scope"] = dataclasses.field(default_factory=dict)
     loops: dict[int, Any] = dataclasses.field(default_factory=dict)
@@ -56,7 +56,7 @@ class Scope:
             return np.asarray(atom.val, atom.aval.dtype)  # pyright: ignore
         return self.values.get(atom)
 
-    def mask(self, atom: Any) -> np.ndarray | None:
+    def mask(self, atom: Any) -> Mask | None:
         """Mark the non-finite elements of a variable or literal; None where there are none."""
         if isinstance(atom, jex.Literal):
             return nonfinite_mask(self.read(atom))

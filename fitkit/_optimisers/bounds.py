@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+from fitkit._fisher import AnyArray
 from fitkit._paths import Paths, element_name, match_paths, named_leaves
 
 
@@ -55,6 +56,12 @@ class Bounds(eqx.Module):
         """Lower and upper limits of every parameter, by its path."""
         lower, upper = named_leaves(self.lower), named_leaves(self.upper)
         return {path: (np.asarray(lower[path]), np.asarray(upper[path])) for path in lower}
+
+    def check(self, params: PyTree[Float[Array, "..."]]) -> None:
+        """Raise a ``ValueError`` that names the first element that is outside of its limits."""
+        leaves = named_leaves(params)
+        for path, (lower, upper) in self.by_path().items():
+            _check(path, np.asarray(leaves[path]), lower, upper)
 
     def touched(self, params: PyTree[Float[Array, "..."]]) -> tuple[str, ...]:
         """Name the elements that sit on a limit: ``("flux", "r2[1]")``."""
@@ -143,7 +150,7 @@ def _limits(path: str, leaf: Any, limit: Any, none: float) -> np.ndarray:
 
 
 def _check(path: str, start: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
-    def refuse(bad: np.ndarray, event: str) -> None:
+    def refuse(bad: Bool[AnyArray, "..."], event: str) -> None:
         for index in np.argwhere(bad)[:1]:
             at = tuple(map(int, index))
             raise ValueError(

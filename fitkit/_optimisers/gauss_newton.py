@@ -129,7 +129,7 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
             )
         flat, unravel = ravel_pytree(params)
         function = _flattened(residuals, unravel)
-        held = _held(frozen, params)
+        held = _held(frozen, params, flat)
         step, state = jax.lax.cond(
             state.verdict == RUNNING,
             lambda: _advance(function, flat, held, state),
@@ -169,10 +169,10 @@ def _flattened(residuals: Callable, unravel: Callable) -> Callable[[Array], Arra
     return function
 
 
-def _held(frozen: PyTree | None, params: PyTree) -> Bool[Array, " n"]:
+def _held(frozen: PyTree | None, params: PyTree, flat: Float[Array, " n"]) -> Bool[Array, " n"]:
     """Which elements do not move, in the order of ``ravel_pytree``."""
     if frozen is None:
-        return jnp.array(False)
+        return jnp.zeros(flat.shape, bool)
     return ravel_pytree(
         jax.tree.map(lambda flag, leaf: jnp.broadcast_to(flag, jnp.shape(leaf)), frozen, params)
     )[0]
@@ -206,7 +206,7 @@ def _advance(
     done, near = done & ~lost, near & ~lost
 
     safe = jnp.where(scale > 0, scale, 1)
-    left, singular_values, right, keep = decomposed(columns * (lengths / safe))
+    left, singular_values, right, keep = decomposed(columns * (lengths / safe)[None, :])
     model = Model(
         residuals=residuals,
         norm=norm,

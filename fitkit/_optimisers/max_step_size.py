@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree, Real
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
 
 from fitkit._paths import path_of
 
@@ -20,8 +20,8 @@ class MaxStepSizeState(NamedTuple):
 
 
 def max_step_size(
-    limit: Real[Array, ""] | Real[Array, " systems"] | float | Sequence[float],
-    systems: PyTree[Int[Array, "..."]] | None = None,
+    limit: Real[ArrayLike, "#systems"] | Real[ArrayLike, ""] | Sequence[float],
+    systems: PyTree[Int[ArrayLike, "..."]] | None = None,
     num_systems: int | None = None,
 ) -> optax.GradientTransformation:
     """Limit how far one step moves any element, system by system.
@@ -201,7 +201,7 @@ def _norm(rows: Float[Array, "... numbers"]) -> Float[Array, "..."]:
 
 def _largest(
     values: list[Float[Array, "..."]], slots: list[Int[Array, "..."]], count: int
-) -> Float[Array, " systems+1"]:
+) -> Float[Array, "{count}+1"]:
     """Find the largest value of every system: a maximum, whose order does not matter."""
     largest = jnp.zeros(count + 1, jnp.result_type(*values))
     for value, slot in zip(values, slots, strict=True):

@@ -7,7 +7,7 @@ A panel is drawn in two halves, so that a live view can keep the first and repea
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -98,6 +98,7 @@ class Frame:
         return units if all(np.isfinite(unit) and unit > 0 for unit in units.values()) else None
 
 
+@runtime_checkable
 class Panel(Protocol):
     """A panel: an object that describes and draws one plot.
 

@@ -1,0 +1,185 @@
+"""A snapshot as a checkpoint, and back."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fitkit._fit.checkpoint import CheckpointError
+from fitkit._fit.loop import Program
+from fitkit._fit.snapshots import Event, Lowest, Mark, Place, Snapshot, Timeline
+from fitkit._fit.status import Status
+from fitkit._fit.steering import Change, Steering
+from fitkit._fit.step import FitState, started
+from fitkit._fit.tree_arrays import difference, fingerprint, flatten, restore
+from fitkit._paths import named_leaves
+
+#: Two evaluations of one loss may differ by rounding between devices and versions of XLA: sums of
+#: millions of terms in another order lose three digits or so of their precision.
+_LOST_DIGITS = 1e3
+
+Record = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+
+def to_record(now: Snapshot) -> Record:
+    """Lay a snapshot out as a header and arrays."""
+    past = now.steering.past
+    states = [_under(now.place.program, one) for one in (now.place, now.lowest.place)]
+    header = {
+        "names": list(now.steering.names),
+        "params": fingerprint(states[0].params),
+        "optimiser": fingerprint((states[0].optimiser, states[0].nonfinite)),
+        "step": now.step,
+        "loss": now.loss,
+        "start_loss": now.start_loss,
+        "best": [now.lowest.step, now.lowest.loss],
+        "status": (Status.PAUSED if now.status.busy else now.status).value,
+        "stop_reason": now.stop_reason,
+        "optimiser_status": str(now.optimiser_status),
+        "target": now.target,
+        "factors": dict(now.factors),
+        "frozen": sorted(now.frozen),
+        "past": [[c.words, list(c.kind), dict(c.factors), sorted(c.frozen)] for c in past],
+        "events": [list(event) for event in now.events],
+    }
+    arrays = flatten(states[0], "state") | flatten(states[1], "best")
+    history = {f"history.{name}": array for name, array in now.history.to_arrays().items()}
+    return header, arrays | history
+
+
+def from_record(fresh: Snapshot, record: Record, file: str) -> Snapshot:
+    """Build the snapshot that `to_record` laid out.
+
+    Parameters
+    ----------
+    fresh
+        The first snapshot of a fit of the same functions, parameters and optimiser.
+    record
+        Header and arrays.
+    file
+        The name of the file, for errors.
+
+    Raises
+    ------
+    CheckpointError
+        If something of it does not fit, and nothing of it is used then.
+    """
+    header, arrays = record
+    place, program = fresh.place, fresh.place.program
+    _compare(header, place, file)
+    try:
+        return _rebuilt(fresh, header, arrays, program)
+    except CheckpointError as error:
+        raise CheckpointError(f"load: {file!r}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise CheckpointError(
+            f"load: {file!r} is no checkpoint of a fit: {type(error).__name__}: {error}. Load "
+            "another file."
+        ) from error
+
+
+def _compare(header: Mapping[str, Any], place: Place, file: str) -> None:
+    """Raise unless the file is of the same parameters and the same optimiser."""
+    names = list(named_leaves(place.state.params))
+    saved = header.get("names")
+    if saved != names:
+        shown = ", ".join(map(str, saved)) if isinstance(saved, list) else repr(saved)
+        raise CheckpointError(
+            f"load: {file!r} holds the parameters {shown}; the fit to load it into has "
+            f"{', '.join(names)}. Pass the same `params` as when it was saved."
+        )
+    state = place.state
+    for what, tree, cure in (
+        ("params", state.params, "Pass the same `params`"),
+        ("optimiser", (state.optimiser, state.nonfinite), "Pass the same `optimiser`"),
+    ):
+        words = difference(header.get(what), fingerprint(tree))
+        if words is not None:
+            raise CheckpointError(
+                f"load: the {what} of {file!r} were {words}. {cure} as when it was saved."
+            )
+
+
+def _rebuilt(
+    fresh: Snapshot, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray], program: Program
+) -> Snapshot:
+    step, best_step = _count(header, "step"), int(header["best"][0])
+    place = Place(step, restore(arrays, fresh.place.state, "state"), program)
+    best = Place(best_step, restore(arrays, fresh.place.state, "best"), program)
+    history = fresh.history.from_arrays(
+        {name: arrays[f"history.{name}"] for name in ("bins", "pending", "counts")}
+    )
+    if len(history) != step or not best_step >= 0:
+        raise ValueError(f"step {step} and a history of {len(history)} steps")
+    best_loss = float(header["best"][1])
+    scale = abs(float(header["start_loss"]))
+    _check_loss("present", place, float(header["loss"]), scale)
+    _check_loss("best", best, best_loss, scale)
+
+    steering = _steering(fresh.steering, header)
+    lowest = Lowest(best_step, best_loss, best, steering.controls)
+    target = header["target"]
+    return fresh.but(
+        place=place,
+        lowest=lowest,
+        history=history,
+        steering=steering,
+        timeline=Timeline.starting(Mark(place, steering.controls, lowest)),
+        events=tuple(Event(int(at), str(text)) for at, text in header["events"]),
+        status=Status(header["status"]),
+        stop_reason=str(header["stop_reason"]),
+        optimiser_status=str(header["optimiser_status"]),
+        target=None if target is None else int(target),
+        start_loss=float(header["start_loss"]),
+    )
+
+
+def _steering(fresh: Steering, header: Mapping[str, Any]) -> Steering:
+    names = set(fresh.names)
+
+    def factors(saved: Mapping[str, Any]) -> dict[str, float]:
+        found = {str(path): float(factor) for path, factor in saved.items()}
+        if set(found) != names or not all(math.isfinite(f) and f >= 0 for f in found.values()):
+            raise ValueError(f"learning rates {found}")
+        return {path: found[path] for path in fresh.names}
+
+    def frozen(saved: list[str]) -> frozenset[str]:
+        if not isinstance(saved, list) or not set(saved) <= names:
+            raise ValueError(f"frozen parameters {saved}")
+        return frozenset(saved) | fresh.unmapped
+
+    past = tuple(
+        Change(str(words), tuple(map(str, kind)), -math.inf, factors(before), frozen(held))
+        for words, kind, before, held in header["past"]
+    )
+    return Steering(factors(header["factors"]), fresh.unmapped, frozen(header["frozen"]), past)
+
+
+def _check_loss(which: str, place: Place, saved: float, scale: float) -> None:
+    """Raise unless the function has the loss that was saved: other data, or another function."""
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(place.state.params)]
+    eps = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
+    allowed = _LOST_DIGITS * eps * max(abs(saved), abs(place.loss), scale)
+    if not abs(place.loss - saved) <= allowed:
+        raise CheckpointError(
+            f"the loss at its {which} parameters was {saved:.9g} when it was saved, and is "
+            f"{place.loss:.9g} with the functions and `args` given. Load it with those it was made "
+            "with; then restart(params=fit.params, args=…) goes on with others."
+        )
+
+
+def _under(program: Program, place: Place) -> FitState:
+    """Return the state of a place as that of a program's optimiser."""
+    if place.program.chunk is program.chunk:
+        return place.state
+    return started(place.state, program.optimiser)
+
+
+def _count(header: Mapping[str, Any], name: str) -> int:
+    count = header[name]
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise ValueError(f"{name} {count!r}")
+    return count
