@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the ground up: a room imports only from those before it.
 ROOMS = (
+    "_format",
     "_paths",
     "_fisher",
     "_nonfinite",

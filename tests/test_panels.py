@@ -216,11 +216,3 @@ def test_merging_columns_keeps_the_extremes():
 def test_parameters_are_told_apart_by_colour_and_pattern():
     looks = {(axes_module.colour(i), axes_module.dash(i)[0]) for i in range(18)}
     assert len(looks) == 18
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(1234.5678, "1235"), (1e-9, "1e−9"), (-0.25, "−0.25"), (1.5e20, "1.5e20"), (None, "–")],
-)
-def test_numbers_are_short(number, text):
-    assert axes_module.short_number(number) == text

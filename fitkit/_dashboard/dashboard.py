@@ -21,7 +21,8 @@ from fitkit._dashboard.table import VISIBLE
 from fitkit._dashboard.threads import EndingThread, join
 from fitkit._dashboard.widgets import LiveWidgets
 from fitkit._fit import Fit, Snapshot
-from fitkit._plotting import Entry, short_number
+from fitkit._format import number
+from fitkit._plotting import Entry
 
 SAVED_EVERY = 30.0  # seconds between the pictures that a notebook saved during a run would keep
 
@@ -220,7 +221,7 @@ class Dashboard:
 
     def _picture(self, now: Snapshot) -> bytes:
         """Draw the picture that a saved notebook holds; under the lock for drawing."""
-        loss = short_number(shown_loss(now))
+        loss = number(shown_loss(now), typeset=True)
         words = (headline(now.status), f"step {now.step:,}", f"loss {loss}")
         return saved_picture(self._cells(now), "    ".join(words))
 

@@ -8,7 +8,8 @@ import numpy as np
 from fitkit._dashboard.rows import Act, Ask, Lock, under
 from fitkit._fisher import FisherMatrix
 from fitkit._fit import Fit, Snapshot
-from fitkit._plotting import PALETTE, short_number
+from fitkit._format import number
+from fitkit._plotting import PALETTE
 
 ALL = -1  # in place of the number of an eigenvector
 COMPONENTS = 6  # as many of an eigenvector are shown: what fits into a line
@@ -84,11 +85,10 @@ class Eigenvectors:
     def _list(self, fisher: FisherMatrix | None) -> None:
         options = [("all", ALL)]
         if fisher is not None:
-            constrained = np.asarray(fisher.constrained)
-            options += [
-                (f"{i + 1}: {short_number(float(value)) if constrained[i] else 'unconstrained'}", i)
-                for i, value in enumerate(fisher.eigenvalues)
-            ]
+            values, constrained = np.asarray(fisher.eigenvalues), np.asarray(fisher.constrained)
+            for i, (value, known) in enumerate(zip(values, constrained, strict=True)):
+                words = number(float(value), typeset=True) if known else "unconstrained"
+                options.append((f"{i + 1}: {words}", i))
         with self._lock, self.choice.hold_sync():  # One message, or the slider would jump.
             chosen = self.choice.value if self.choice.value + 1 < len(options) else ALL
             self.choice.options = options
@@ -114,19 +114,19 @@ def _summary(fisher: FisherMatrix, step: int) -> str:
         weakest = html.escape(fisher.in_words(count - 1))
         return (
             f"{words}all {count} eigenvectors; the weakest, of eigenvalue "
-            f"{short_number(float(fisher.eigenvalues[-1]))}, is {weakest}"
+            f"{number(float(fisher.eigenvalues[-1]), typeset=True)}, is {weakest}"
         )
     shown = [f"<b>{html.escape(sentence)}</b>" for sentence in fisher.unconstrained[:2]]
     more = f" and {count - rank - 2} more" if count - rank > 2 else ""
     return f"{words}{rank} of {count} eigenvectors; {', '.join(shown)}{more}"
 
 
-def _components(fisher: FisherMatrix, number: int) -> str:
+def _components(fisher: FisherMatrix, index: int) -> str:
     """Draw the largest components, in units of what each parameter's own error would be."""
-    eigenvector = np.asarray(fisher.eigenvectors[number])
+    eigenvector = np.array(fisher.eigenvectors, dtype=float)[index]
     # Rounded, so that rounding does not decide the order of equal ones.
     largest = np.argsort(-np.round(np.abs(eigenvector), 6), kind="stable")[:COMPONENTS]
-    eigenvector = eigenvector * np.sign(eigenvector[largest[0]])  # Either sign is right.
+    eigenvector *= np.sign(eigenvector[largest[0]])  # Either sign is right.
     parts = []
     for i in largest:
         size = float(eigenvector[i])

@@ -8,7 +8,7 @@ import ipywidgets as widgets
 from fitkit._dashboard.rows import Act, Ask
 from fitkit._dashboard.style import STATUS_COLOURS
 from fitkit._fit import Fit, Snapshot, Status
-from fitkit._plotting import short_number
+from fitkit._format import count, number
 
 
 class Header:
@@ -147,9 +147,9 @@ def status_line(now: Snapshot, started: int, news: str = "") -> str:
     ]
     live = status.busy or status is Status.PAUSED
     words.append(f"<span>step {step:,}{f' of {target:,}' if live and target else ''}</span>")
-    words.append(f"<span>loss {short_number(shown_loss(now))}</span>")
+    words.append(f"<span>loss {number(shown_loss(now), typeset=True)}</span>")
     if status is Status.RUNNING and rate:
-        words.append(f"<span class='fitkit-dim'>{speed(rate)} steps/s</span>")
+        words.append(f"<span class='fitkit-dim'>{count(rate)} steps/s</span>")
         if target is not None:
             words.append(f"<span class='fitkit-dim'>{duration((target - step) / rate)} left</span>")
     if news:
@@ -184,11 +184,6 @@ def headline(status: Status) -> str:
         Status.FAILED: "Stopped by an error",
     }
     return words.get(status, status.capitalize())
-
-
-def speed(rate: float) -> str:
-    """Write steps per second without false precision."""
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def duration(seconds: float) -> str:

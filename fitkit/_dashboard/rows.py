@@ -14,9 +14,8 @@ import ipywidgets as widgets
 import numpy as np
 
 from fitkit._fit import Fit
+from fitkit._format import number, value_and_error
 from fitkit._paths import Paths
-from fitkit._plotting import short_number
-from fitkit._result import written
 
 Act = Callable[[Callable[[], Any]], None]  # do it, and show what it raises
 Ask = Callable[[str, Callable[[], Any]], None]  # the same in the background; the words name it
@@ -40,28 +39,23 @@ def notch(rate: float) -> int:
     return round(math.log10(rate) * NOTCHES)
 
 
-def rate_at(number: int) -> float:
+def rate_at(position: int) -> float:
     """Compute the learning rate at a notch."""
-    return rounded(10 ** (number / NOTCHES))
+    return rounded(10 ** (position / NOTCHES))
 
 
 def describe(leaf: Any, errors: np.ndarray | None = None) -> str:
     """Write a parameter's value and error: a number, or the range and shape of an array."""
     values = np.asarray(leaf)
     largest = 0.0 if errors is None else float(np.max(errors))
+    error = f" ± {number(largest, 2, typeset=True)}" if largest else ""
     if values.size == 1:
         value = float(values.reshape(()))
         if largest and np.isfinite(largest) and np.isfinite(value):
-            return " ".join(written(value, largest, fixed=False)).replace("-", "−")
-        return short_number(value) + (" ± ∞" if largest else "")
-    low, high = short_number(float(values.min())), short_number(float(values.max()))
-    error = f" ± {'∞' if np.isinf(largest) else short_error(largest)}" if largest else ""
+            return " ± ".join(value_and_error(value, largest, typeset=True))
+        return number(value, typeset=True) + error
+    low, high = (number(float(one), typeset=True) for one in (values.min(), values.max()))
     return f"{low} … {high}{error} ({'×'.join(map(str, values.shape))})"
-
-
-def short_error(error: float) -> str:
-    """Write an error with two figures."""
-    return f"{error:.2g}".replace("e-0", "e−").replace("-", "−")
 
 
 def under(lock: Lock, function: Callable[..., Any]) -> Callable[..., Any]:

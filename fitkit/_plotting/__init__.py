@@ -19,7 +19,6 @@ if _TYPE_CHECKING:
     from fitkit._plotting.axes import dash as dash
     from fitkit._plotting.axes import recolour as recolour
     from fitkit._plotting.axes import set_up as set_up
-    from fitkit._plotting.axes import short_number as short_number
     from fitkit._plotting.panel import Entry as Entry
     from fitkit._plotting.panel import Errors as Errors
     from fitkit._plotting.panel import Frame as Frame

@@ -1,4 +1,4 @@
-"""How axes look: colours that read on any page, ticks, titles, and how numbers are written.
+"""How axes look: colours that read on any page, ticks and titles.
 
 What of a plot rarely changes is a `View`, and `set_up` puts it on the axes. `attach` and
 `attach_to_data` tie artists to the axes that change with every frame and are drawn by somebody
@@ -7,12 +7,13 @@ else.
 
 from typing import Any, NamedTuple
 
-import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from fitkit._format import power
 
 # Okabe and Ito's colours for all kinds of colour vision (https://jfly.uni-koeln.de/color/), without
 # the black and the yellow, which vanish on a dark and on a light page. Patterns tell cycles apart.
@@ -27,7 +28,6 @@ DASHES: tuple[tuple[str, Any], ...] = (
 # Contrast of 4.5 on white and of 4.1 on JupyterLab's dark cells.
 INK = "#777777"
 LABEL_SIZE, TITLE_SIZE = 8.5, 9.5  # points
-SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class View(NamedTuple):
@@ -68,15 +68,6 @@ def dash(index: int) -> tuple[str, Any]:
     return DASHES[index // len(PALETTE) % len(DASHES)]
 
 
-def short_number(value: float | None) -> str:
-    """Write a number with four significant figures, in as few characters as that takes."""
-    if value is None or not np.isfinite(value):
-        return "–" if value is None else str(value)
-    return (
-        f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e").replace("-", "−")
-    )
-
-
 def set_up(axes: Axes, view: View) -> None:
     """Set limits, scale, ticks, title and legend of axes from a view."""
     axes.set_facecolor("none")
@@ -88,7 +79,8 @@ def set_up(axes: Axes, view: View) -> None:
     if view.log:
         narrow = view.y[1] / view.y[0] < 30
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=6))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _power(y)))
+        # Not as a formula: to parse those takes a sixth of the time to draw.
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: power(y)))
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -168,13 +160,3 @@ def _thousands(x: float) -> str:
         if abs(x) >= 10 * scale or (abs(x) >= scale and x % scale == 0):
             return f"{x / scale:g}{suffix}"
     return f"{x:g}"
-
-
-def _power(y: float) -> str:
-    if 1e-3 < y < 1e5:
-        return f"{y:g}"
-    exponent = int(np.floor(np.log10(y) + 1e-9))
-    factor = y / 10.0**exponent
-    lead = "" if abs(factor - 1) < 1e-6 else f"{factor:.0f}×"
-    # Not as a formula: to parse those takes a sixth of the time to draw.
-    return f"{lead}10{str(exponent).translate(SUPERSCRIPT)}"

@@ -7,6 +7,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.lines import Line2D
 
 from fitkit._fit import Fit
+from fitkit._format import number
 from fitkit._plotting.axes import (
     BLUE,
     INK,
@@ -16,7 +17,6 @@ from fitkit._plotting.axes import (
     attach,
     attach_to_data,
     remark,
-    short_number,
 )
 from fitkit._plotting.curves import FEW, merge_columns
 from fitkit._plotting.limits import finite, limits, step_limits
@@ -69,5 +69,5 @@ class Loss:
         ring.set(markerfacecolor="none", markeredgecolor=VERMILION, markeredgewidth=1.6)
         ring = attach_to_data(axes, ring)
         ring.set_clip_on(False)
-        words = f"best {short_number(lowest.loss)} at step {lowest.step:,}"
+        words = f"best {number(lowest.loss, typeset=True)} at step {lowest.step:,}"
         return [*marks, ring, remark(axes, words)]
