@@ -112,9 +112,10 @@ def _summary(fisher: FisherMatrix, step: int) -> str:
     words = f"At step {step:,} the data constrain "
     if rank == count:
         weakest = html.escape(fisher.in_words(count - 1))
+        smallest = float(np.asarray(fisher.eigenvalues).min())
         return (
             f"{words}all {count} eigenvectors; the weakest, of eigenvalue "
-            f"{number(float(fisher.eigenvalues[-1]), typeset=True)}, is {weakest}"
+            f"{number(smallest, typeset=True)}, is {weakest}"
         )
     shown = [f"<b>{html.escape(sentence)}</b>" for sentence in fisher.unconstrained[:2]]
     more = f" and {count - rank - 2} more" if count - rank > 2 else ""
