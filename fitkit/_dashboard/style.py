@@ -46,7 +46,7 @@ _SHEET = """<style>
 .fitkit-live .fitkit-buttons { gap: 4px; flex-wrap: wrap; overflow: visible; margin: 0; }
 .fitkit-live .fitkit-buttons .widget-button { width: auto; margin: 2px 0; border-radius: 3px; }
 .fitkit-live .fitkit-buttons .fitkit-pause { min-width: 92px; }
-.fitkit-live .fitkit-buttons .fitkit-count { width: 146px; margin: 2px 6px 2px 0; }
+.fitkit-live .fitkit-buttons .fitkit-count { width: 136px; margin: 2px 6px 2px 0; }
 .fitkit-live .fitkit-buttons .fitkit-count .widget-label { width: 40px; }
 .fitkit-live .fitkit-spring { flex: 1; }
 .fitkit-live .fitkit-figure { width: 100%; height: auto; margin: 0; }
@@ -56,7 +56,7 @@ $HEIGHTS
 .fitkit-live .fitkit-choice { flex: 1 1 auto; width: auto; max-width: 480px;
   margin: 0 auto 0 0; }
 .fitkit-live .fitkit-choice .widget-readout { min-width: 130px; }
-.fitkit-live .fitkit-choice .widget-label { width: 76px; text-align: left; }
+.fitkit-live .fitkit-choice .widget-label { width: 90px; text-align: left; }
 .fitkit-live .fitkit-words { width: auto; height: 44px; margin: 0 2px; overflow-y: auto; }
 .fitkit-words .widget-html-content { line-height: 21px; white-space: normal; width: 100%;
   overflow-wrap: anywhere; }
