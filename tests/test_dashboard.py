@@ -15,8 +15,9 @@ from controls import row
 from PIL import Image
 
 import fitkit as fk
-from fitkit._dashboard.header import duration
+from fitkit._dashboard.header import duration, shown_loss, status_line, steps_of
 from fitkit._dashboard.rows import notch, rounded
+from fitkit._fit import Status
 
 COMPILED = []
 
@@ -32,7 +33,7 @@ def make_fit(optimiser=None, function=loss):
 
 
 def test_run_runs_the_number_of_steps_asked_for(fit, dashboard):
-    dashboard._live.header.count.value = 37
+    dashboard._live.header.count.value = "37"
     dashboard._live.header.run.click()
     fit.wait()
     assert fit.step == 37
@@ -40,7 +41,7 @@ def test_run_runs_the_number_of_steps_asked_for(fit, dashboard):
 
 def test_pause_resume_stop(fit, dashboard):
     header = dashboard._live.header
-    header.count.value = 10**8
+    header.count.value = "100 000 000"
     header.run.click()
     wait_until(lambda: not header.pause.disabled, "the pause button")
     assert header.run.disabled
@@ -53,6 +54,55 @@ def test_pause_resume_stop(fit, dashboard):
     header.stop.click()
     wait_until(lambda: fit.status == "stopped", "the fit to stop")
     wait_until(lambda: not header.run.disabled, "the run button")
+
+
+@pytest.mark.parametrize("words", ["", "0"])
+def test_a_run_without_a_number_goes_on_until_it_is_stopped(fit, dashboard, words):
+    header = dashboard._live.header
+    header.count.value = words
+    header.run.click()
+    wait_until(lambda: "Running" in header.status.value, "the fit to run")
+    assert fit.target is None
+    assert "aria-valuenow" not in header.status.value  # A progress bar of no known end.
+    assert " of " not in header.status.value and " left" not in header.status.value
+    wait_until(lambda: fit.step > 1000, "some steps")
+    header.pause.click()
+    wait_until(lambda: "Paused" in header.status.value, "the pause")
+    assert "aria-valuenow" not in header.status.value
+    header.pause.click()
+    wait_until(lambda: "Running" in header.status.value, "the fit to go on")
+    header.stop.click()
+    wait_until(lambda: "Stopped" in header.status.value, "the fit to stop")
+    assert "aria-valuenow='100'" in header.status.value
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"), [("37", 37), (" 10 000 ", 10_000), ("1e6", 10**6), ("2,000", 2000)]
+)
+def test_steps_are_read_as_people_write_them(words, steps):
+    assert steps_of(words) == steps
+
+
+@pytest.mark.parametrize("words", ["-1", "1.5", "many", "nan", "inf", "1e999"])
+def test_steps_that_are_no_whole_number_are_refused(fit, dashboard, words):
+    dashboard._live.header.count.value = words
+    dashboard._live.header.run.click()
+    dashboard.refresh()
+    assert "whole number" in dashboard._live.header.notice.value
+    assert fit.step == 0 and not fit.status.busy
+
+
+def test_the_headline_of_a_running_fit_is_the_last_recorded_loss(fit):
+    fit.run(5, progress=False)
+    assert shown_loss(fit.snapshot) == fit.loss != fit.history.loss[-1]
+    running = fit.snapshot.but(status=Status.RUNNING)
+    assert shown_loss(running) == fit.history.loss[-1]
+
+
+def test_the_progress_is_that_of_the_run(fit):
+    now = fit.snapshot.but(status=Status.RUNNING, target=300, steps_per_second=10.0)
+    assert "aria-valuenow='50'" in status_line(now, started=-300)
+    assert "30 s left" in status_line(now, 0) and "of 300" in status_line(now, 0)
 
 
 def test_rewind_to_best(dashboard, fit):
@@ -84,7 +134,7 @@ def test_a_typed_number_is_used_to_the_digit_though_the_slider_has_notches(fit, 
 
 
 @pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
-def test_an_impossible_number_is_refused_in_words(fit, dashboard, bad):
+def test_an_impossible_number_is_refused_with_a_notice(fit, dashboard, bad):
     flux = row(dashboard, "flux")
     flux.rate.value = bad
     assert fit.learning_rates["flux"] == 1.0
@@ -233,6 +283,10 @@ def test_panels_are_chosen_and_unknown_ones_refused(fit):
         fk.Dashboard(fit, panels=["lost"])
     with pytest.raises(ValueError, match="belong together"):
         fk.Dashboard(fit, panels=["model"])
+    with pytest.raises(ValueError, match="belong together"):
+        fk.Dashboard(fit, panels=["loss"], draw=lambda axes, params: None)
+    with pytest.raises(ValueError, match="no panel was asked for"):
+        fk.Dashboard(fit, panels=[])
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +309,7 @@ def many(mirrors):
 
 def test_hundreds_of_parameters_come_in_pages(many):
     assert len(many._live.table.rows) == 12
-    many._live.table.on.click()
+    many._live.table.forth.click()
     many.refresh()
     assert row(many, "m006.tip").slider.description == "m006.tip"
     assert many._live.table.where.value == "13–24 of 300"
@@ -313,12 +367,12 @@ def test_closing_leaves_the_fit_running(fit):
     _ = dashboard.widget
     fit.start(10**8)
     dashboard.close()
-    assert fit.status in ("compiling", "running")
+    assert fit.status.busy
 
 
 def counts():
     gc.collect()
-    threads = [t for t in threading.enumerate() if t.name == "fitkit dashboard"]
+    threads = [t for t in threading.enumerate() if t.name.startswith("fitkit ")]
     return len(widgets.Widget.widgets), len(threads)
 
 

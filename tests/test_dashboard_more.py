@@ -1,4 +1,4 @@
-"""Spectrum, errors, groups, undo, save and the user's own drawing, without a browser."""
+"""Spectrum, errors, groups, undo and save, without a browser."""
 
 import io
 import time
@@ -13,11 +13,9 @@ from controls import row
 from PIL import Image
 
 import fitkit as fk
-from fitkit._dashboard.panels import error_bars, step_units
-from fitkit._dashboard.refresh import LOCK
-from fitkit._dashboard.render import Painter, Panel
+from fitkit._dashboard.render import FrameRenderer, Plot
 from fitkit._dashboard.rows import describe
-from fitkit._plotting.axes import View
+from fitkit._plotting import Frame, View, error_bars
 
 X = jnp.linspace(0.0, 1.0, 30)
 
@@ -68,30 +66,32 @@ def test_save_writes_a_file_that_loads(fit, dashboard, tmp_path, monkeypatch):
     assert again.params == fit.params
 
 
-def test_a_file_that_cannot_be_written_is_an_error_in_words(fit, dashboard, tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_written_is_an_error_that_is_shown(
+    fit, dashboard, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     tmp_path.rmdir()
     dashboard._live.header.save.click()
     wait_until(lambda: "No such file" in dashboard._live.header.notice.value, "the words")
 
 
-def test_the_spectrum_is_made_on_demand_and_names_its_directions(fit, dashboard):
-    modes = dashboard._live.modes
+def test_the_spectrum_is_made_on_demand_and_names_its_eigenvectors(fit, dashboard):
+    eigenvectors = dashboard._live.eigenvectors
     fit.run(5, progress=False)
-    modes.renew.click()
+    eigenvectors.renew.click()
     wait_until(lambda: fit.known_fisher and fit.known_fisher[0] == 5, "a Fisher matrix")
     fisher = fit.known_fisher[1]
     dashboard.refresh()
-    assert [value for _, value in modes.choice.options] == [-1, 0, 1]
-    assert "all 2 directions" in modes.words.value
-    modes.choice.value = 1
+    assert [value for _, value in eigenvectors.choice.options] == [-1, 0, 1]
+    assert "all 2 eigenvectors" in eigenvectors.words.value
+    eigenvectors.choice.value = 1
     dashboard.refresh()
-    assert fisher.in_words(1) in modes.words.value
+    assert fisher.in_words(1) in eigenvectors.words.value
     # The components of a unit vector in the plane.
-    assert modes.words.value.count("0.71") == 2
+    assert eigenvectors.words.value.count("0.71") == 2
     fit.fisher()
     dashboard.refresh()
-    assert modes.chosen == 1
+    assert eigenvectors.chosen == 1
 
 
 @pytest.mark.slow
@@ -115,24 +115,24 @@ def test_a_resting_fit_gets_its_spectrum_unasked_and_a_running_one_within_a_shar
 
 @pytest.mark.slow
 def test_the_eigenbasis_by_button_and_back(fit, dashboard):
-    modes = dashboard._live.modes
+    eigenvectors = dashboard._live.eigenvectors
     fit.learning_rates["slope"] = 3.0
-    modes.basis.click()
-    wait_until(lambda: modes.basis.description == "Leave eigenbasis", "the eigenbasis")
+    eigenvectors.basis.click()
+    wait_until(lambda: eigenvectors.basis.description == "Leave eigenbasis", "the eigenbasis")
     assert fit.in_eigenbasis
     fit.run(20, progress=False)
     # Half a sum of squares of float64 ends where the line is met.
     assert float(fit.params["slope"]) == pytest.approx(3.0, rel=1e-6)
-    modes.basis.click()
-    wait_until(lambda: modes.basis.description == "Enter eigenbasis", "the way back")
+    eigenvectors.basis.click()
+    wait_until(lambda: eigenvectors.basis.description == "Enter eigenbasis", "the way back")
     wait_until(lambda: row(dashboard, "slope").rate.value == 3.0, "the learning rate of before")
 
 
 def test_values_come_with_errors_and_steps_in_units_of_them(fit, dashboard):
-    assert step_units(fit, error_bars(fit)) is None
+    assert error_bars(fit.snapshot) == {}
     fisher = fit.fisher()
     expected = np.sqrt(np.diag(np.linalg.inv(fisher.matrix)))
-    errors = error_bars(fit)
+    errors = error_bars(fit.snapshot)
     assert [float(errors[label]) for label in fisher.labels] == pytest.approx(expected, rel=1e-6)
     dashboard.refresh()
     assert row(dashboard, "slope").value.value == describe(1.0, errors["slope"])
@@ -140,7 +140,9 @@ def test_values_come_with_errors_and_steps_in_units_of_them(fit, dashboard):
     titles = [axes.get_title(loc="left") for axes in dashboard.figure.axes]
     assert "Step size / error bar" in titles
     fit.freeze("slope")
-    assert step_units(fit, errors) == {"offset": pytest.approx(float(errors["offset"]))}
+    assert Frame(fit.snapshot, errors=errors).units == {
+        "offset": pytest.approx(float(errors["offset"]))
+    }
 
 
 @pytest.mark.parametrize(
@@ -156,38 +158,6 @@ def test_values_come_with_errors_and_steps_in_units_of_them(fit, dashboard):
 )
 def test_values_are_written_to_the_digits_that_count(value, error, words):
     assert describe(value, None if error is None else np.asarray(error)) == words
-
-
-def test_the_model_is_drawn_below_and_in_the_saved_figure(fit):
-    def draw(axes, params):
-        axes.plot(X, params["slope"] * X, label="model")
-        axes.twinx().plot(X, X)
-        axes.set_title("line", loc="left")
-
-    dashboard = fk.Dashboard(fit, draw=draw)
-    for _ in range(3):
-        dashboard.refresh()
-    assert Image.open(io.BytesIO(dashboard._live.image.value)).size == (1440, 870)
-    # Axes that `draw` makes do not pile up from frame to frame.
-    with LOCK:
-        assert len(dashboard._live.painter._figure.axes) == 3
-    *_, axes, twin = dashboard.figure.axes
-    assert axes.get_title(loc="left") == "line"
-    assert len(axes.lines) == len(twin.lines) == 1
-    dashboard.close()
-
-
-def test_what_draw_raises_is_shown_and_the_fit_goes_on(fit):
-    def draw(axes, params):
-        raise KeyError("no such filter")
-
-    dashboard = fk.Dashboard(fit, draw=draw)
-    fit.start(10**9)
-    dashboard.refresh()
-    dashboard.refresh()
-    assert "draw raised KeyError" in dashboard._live.header.notice.value
-    assert fit.status in ("compiling", "running")
-    dashboard.close()
 
 
 def test_groups_by_path_are_steered_and_opened():
@@ -233,17 +203,19 @@ def test_groups_by_path_are_steered_and_opened():
 def test_a_panel_drawn_anew_by_itself_looks_like_one_drawn_with_the_others():
     def panel(top, legend=(), note=""):
         view = View("loss", (0.0, 10.0), (1e-3, top), legend=legend, note=note)
-        return Panel(view, lambda axes: [])
+        return Plot(view, lambda axes: [])
 
     def pixels(frame):
         return np.asarray(Image.open(io.BytesIO(frame)), dtype=int)
 
     legend = (("slope", "#0072b2", "solid"),)
-    painter = Painter()
-    painter.frame([panel(1.0), panel(1.0, legend, note="no steps yet"), panel(1e6)])
+    renderer = FrameRenderer()
+    renderer.frame([panel(1.0), panel(1.0, legend, note="no steps yet"), panel(1e6)])
     changed = [panel(1.0), panel(1e4, legend), panel(1e6)]
     # Colours of half-transparent pixels are rounded when they are kept and put back.
-    assert np.abs(pixels(painter.frame(changed)) - pixels(Painter().frame(changed))).max() <= 1
+    assert (
+        np.abs(pixels(renderer.frame(changed)) - pixels(FrameRenderer().frame(changed))).max() <= 1
+    )
     # And another legend is another layout.
     changed = [panel(1.0, legend), panel(1e4), panel(1e6)]
-    assert np.array_equal(pixels(painter.frame(changed)), pixels(Painter().frame(changed)))
+    assert np.array_equal(pixels(renderer.frame(changed)), pixels(FrameRenderer().frame(changed)))

@@ -78,6 +78,6 @@ def look_at(board, name, tmp_path):
     browser.screenshot(board, name, tmp_path)
     cell = board.locator("xpath=ancestor::*[contains(@class, 'jp-OutputArea-output')][1]")
     assert board.bounding_box()["width"] <= cell.bounding_box()["width"]
-    for part in board.locator(".fitkit-row:visible, .fitkit-buttons, .fitkit-modes").all():
+    for part in board.locator(".fitkit-row:visible, .fitkit-buttons, .fitkit-eigenvectors").all():
         assert part.evaluate("part => part.scrollWidth <= part.clientWidth + 1")
     assert board.locator(".fitkit-notice").count() == 0

@@ -1,22 +1,61 @@
-"""What is drawn is what the history holds: values of artists, not pictures."""
+"""What is drawn is what the snapshot holds: values of artists, not pictures."""
+
+import dataclasses
 
 import numpy as np
+import optax
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from fitkit._fit.history import History
+import fitkit as fk
+from fitkit._fit import Event, History, Status
+from fitkit._plotting import PANELS, Entry, Frame
 from fitkit._plotting import axes as axes_module
-from fitkit._plotting import panels
+from fitkit._plotting.curves import COLUMNS, merge_columns
+from fitkit._plotting.spectrum import spectrum_marks, spectrum_view
+
+LOSS, STEPS, SPECTRUM = PANELS.values()
 
 
 def history_of(losses, norms=None, names=("a", "b")):
     losses = np.asarray(losses, dtype=float)
     norms = np.ones((len(losses), len(names))) if norms is None else np.asarray(norms)
-    history = History(names)
-    history.append(np.column_stack([losses, np.ones((len(losses), len(names))), norms]))
-    return history
+    rows = np.column_stack([losses, np.ones((len(losses), len(names))), norms])
+    return History.empty(names).extended(rows)
+
+
+def coloured(**numbers):
+    return tuple(Entry(path, (path,), number) for path, number in numbers.items())
+
+
+@pytest.fixture(scope="module")
+def start():
+    fit = fk.Fit(
+        loss=lambda p, a: p["a"] ** 2 + p["b"] ** 2,
+        params={"a": 1.0, "b": 2.0},
+        optimiser=optax.sgd(0.1),
+    )
+    return fit.snapshot
+
+
+@pytest.fixture
+def frame_of(start):
+    """Make the frame of a running fit with this history, its lowest loss as the engine keeps it."""
+
+    def make(history, end=10, status=Status.RUNNING, events=(), **more):
+        losses = np.where(np.isfinite(history.loss), history.loss, np.inf)
+        lowest = start.lowest
+        if len(losses):
+            step = int(history.steps[np.argmin(losses)])
+            lowest = dataclasses.replace(lowest, step=step, loss=float(losses.min()))
+        now = start.but(
+            history=history, target=end, status=status, lowest=lowest, events=tuple(events)
+        )
+        return Frame(now, **more)
+
+    return make
 
 
 @pytest.fixture
@@ -27,7 +66,7 @@ def axes():
 
 
 def curves(marks):
-    """Give the ordinates of every line, whether drawn one by one or together."""
+    """List the ordinates of every line, whether drawn one by one or together."""
     together = [segment[:, 1] for mark in marks for segment in segments_of(mark)]
     return together + [mark.get_ydata() for mark in marks if hasattr(mark, "get_ydata")]
 
@@ -37,63 +76,79 @@ def segments_of(mark):
     return [path.vertices for path in mark.get_paths()] if hasattr(mark, "get_segments") else []
 
 
-def test_the_loss_is_logarithmic_while_positive_and_linear_otherwise():
-    assert panels.loss_view(history_of([3.0, 1.0, 0.2]), 10).log
-    view = panels.loss_view(history_of([3.0, 1.0, -0.2]), 10)
+def test_the_loss_is_logarithmic_while_positive_and_linear_otherwise(frame_of):
+    assert LOSS.view(frame_of(history_of([3.0, 1.0, 0.2]), 10)).log
+    view = LOSS.view(frame_of(history_of([3.0, 1.0, -0.2]), 10))
     assert not view.log
     assert view.y[0] <= -0.2 and view.y[1] >= 3.0
 
 
-def test_an_empty_history_is_drawn_as_words(axes):
-    empty = history_of([])
-    view = panels.loss_view(empty, 0)
-    assert view.note == "no steps yet"
-    axes_module.dress(axes, view)
-    assert panels.loss_marks(axes, empty) == []
-    assert len(panels.steps_marks(axes, empty, {"a": 0})[0].get_xdata()) == 0
+def test_an_empty_history_is_drawn_as_words(axes, frame_of):
+    frame = frame_of(history_of([]), 0, Status.READY, entries=coloured(a=0, b=1))
+    for panel, note in ((LOSS, "no steps yet"), (STEPS, "no steps yet"), (SPECTRUM, "no spectrum")):
+        view = panel.view(frame)
+        assert view.note.startswith(note)
+        axes_module.set_up(axes, view)
+        assert not any(len(curve) for curve in curves(panel.marks(axes, frame)))
 
 
-def test_the_best_is_ringed_where_the_loss_is_lowest(axes):
-    history = history_of([5.0, 2.0, 1.5, 4.0])
-    marks = panels.loss_marks(axes, history, events=[2, 2])
+def test_the_best_is_ringed_where_the_loss_is_lowest(axes, frame_of):
+    events = [Event(2, "froze a"), Event(2, "thawed a")]
+    frame = frame_of(history_of([5.0, 2.0, 1.5, 4.0]), events=events)
+    marks = LOSS.marks(axes, frame)
     ring = next(m for m in marks if getattr(m, "get_marker", lambda: "")() == "o")
     assert ring.get_xydata().tolist() == [[2.0, 1.5]]
     assert any("best 1.5 at step 2" in m.get_text() for m in marks if hasattr(m, "get_text"))
+    (ticks,) = [m for m in marks if hasattr(m, "get_segments")]
+    assert [segment[0, 0] for segment in ticks.get_segments()] == [2.0]
 
 
-def test_limits_are_round_so_that_a_frame_rarely_changes_them():
+def test_the_best_may_be_where_the_fit_stands_beyond_the_last_row(frame_of):
+    frame = frame_of(history_of([5.0, 2.0]), 2, Status.FINISHED)
+    lowest = dataclasses.replace(frame.snapshot.lowest, step=2, loss=1e-6)
+    frame = Frame(frame.snapshot.but(lowest=lowest))
+    assert LOSS.view(frame).y[0] <= 1e-6
+
+
+def test_a_run_without_an_end_has_a_step_axis_that_grows_by_round_numbers(frame_of):
+    ends = {LOSS.view(frame_of(history_of(np.ones(n)), None)).x[1] for n in range(1, 1000, 7)}
+    assert ends == {10, 20, 50, 100, 200, 500, 1000}
+
+
+def test_limits_are_round_so_that_a_frame_rarely_changes_them(frame_of):
     losses = np.geomspace(3.1e4, 7.7, 1000)
-    views = {panels.loss_view(history_of(losses[:n]), 1000) for n in range(10, 1000)}
+    views = {LOSS.view(frame_of(history_of(losses[:n]), 1000)) for n in range(10, 1000)}
     # 1, 2, 5 in each of the four decades of the loss, and the steps of the other axis.
     assert len(views) < 35
     for view in views:
         assert str(f"{view.y[0]:.6g}".strip("0.e+"))[0] in "125"
 
 
-def test_limits_hold_all_that_was_recorded():
+def test_limits_hold_all_that_was_recorded(frame_of):
     rng = np.random.default_rng(1)
     for _ in range(50):
         losses = 10 ** rng.uniform(-20, 20, 30) * rng.choice([1, -1], 30, p=[0.95, 0.05])
-        view = panels.loss_view(history_of(losses), 30)
+        view = LOSS.view(frame_of(history_of(losses), 30))
         assert view.y[0] <= losses.min() and losses.max() <= view.y[1]
         assert view.x[0] <= 0 and view.x[1] >= 29
 
 
-def test_non_finite_losses_leave_a_gap_not_an_error(axes):
-    history = history_of([3.0, np.nan, np.inf, 1.0])
-    view = panels.loss_view(history, 4)
+def test_non_finite_losses_leave_a_gap_not_an_error(axes, frame_of):
+    frame = frame_of(history_of([3.0, np.nan, np.inf, 1.0]), 4)
+    view = LOSS.view(frame)
     assert np.isfinite(view.y).all()
-    axes_module.dress(axes, view)
-    for mark in panels.loss_marks(axes, history):
+    axes_module.set_up(axes, view)
+    for mark in LOSS.marks(axes, frame):
         axes.add_artist(mark)
     axes.figure.canvas.draw()
 
 
-def test_step_sizes_are_the_running_median_in_the_parameter_s_colour(axes):
+def test_step_sizes_are_the_running_median_in_the_parameter_s_colour(axes, frame_of):
     noise = np.random.default_rng(0).lognormal(size=(900, 1))
     norms = np.hstack([noise, np.full((900, 1), 7.0)])
     norms[450, 1] = 1e6  # one wild step does not move a median
-    marks = panels.steps_marks(axes, history_of(np.ones(900), norms), {"a": 0, "b": 1})
+    frame = frame_of(history_of(np.ones(900), norms), entries=coloured(a=0, b=1))
+    marks = STEPS.marks(axes, frame)
     smooth, flat = curves(marks)
     assert np.std(np.log(smooth)) < 0.5 * np.std(np.log(noise))
     assert np.all(flat == 7.0)
@@ -104,33 +159,42 @@ def test_step_sizes_are_the_running_median_in_the_parameter_s_colour(axes):
     ]
 
 
-def test_a_frozen_parameter_leaves_a_gap_in_its_line(axes):
+def test_a_frozen_parameter_leaves_a_gap_in_its_line(axes, frame_of):
     norms = np.ones((40, 2))
     norms[10:30, 1] = 0.0
-    marks = panels.steps_marks(axes, history_of(np.ones(40), norms), {"b": 1})
-    assert np.isnan(curves(marks)[0]).sum() == 20
+    frame = frame_of(history_of(np.ones(40), norms), entries=coloured(b=1))
+    behind, front = curves(STEPS.marks(axes, frame))
+    assert np.isfinite(behind).all()
+    assert np.isnan(front).sum() == 20
 
 
-def test_step_sizes_in_units_of_the_error_bar(axes):
-    marks = panels.steps_marks(
-        axes, history_of(np.ones(20)), {"a": 0, "b": 1}, units={"a": 4.0, "b": 0.5}
-    )
-    assert [curve[-1] for curve in curves(marks)] == [0.25, 2.0]
+def test_step_sizes_in_units_of_the_error_bar(axes, frame_of):
+    errors = {"a": np.array(4.0), "b": np.array(0.5)}
+    frame = frame_of(history_of(np.ones(20)), entries=coloured(a=0, b=1), errors=errors)
+    assert STEPS.view(frame).title == "Step size / error bar"
+    assert [curve[-1] for curve in curves(STEPS.marks(axes, frame))] == [0.25, 2.0]
 
 
-def test_many_parameters_are_thin_lines_behind_the_coloured(axes):
+@pytest.mark.parametrize("errors", [{}, {"a": np.array(1.0)}, {"a": np.array(1.0), "b": np.inf}])
+def test_steps_have_units_where_all_that_move_have_a_finite_error(errors, frame_of):
+    frame = frame_of(history_of(np.ones(20)), errors=errors)
+    assert frame.units is None
+    assert STEPS.view(frame).title == "Step size"
+
+
+def test_many_parameters_are_thin_lines_behind_the_coloured(axes, frame_of):
     names = tuple(f"p{i}" for i in range(40))
     history = history_of(np.ones(500), np.ones((500, 40)), names)
-    behind, front = panels.steps_marks(axes, history, {"p0": 0, "p1": 1}, dict.fromkeys(names[2:]))
+    behind, front = STEPS.marks(axes, frame_of(history, entries=coloured(p0=0, p1=1)))
     assert len(behind.get_segments()) == 38
     assert len(front.get_segments()) == 2
 
 
 def test_a_spectrum_shows_what_the_data_leave_free(axes):
     eigenvalues = np.array([2.0, 0.5, 1e-3, 1e-18, -1e-19])
-    view = panels.spectrum_view(eigenvalues, 3)
-    axes_module.dress(axes, view)
-    marks = panels.spectrum_marks(axes, eigenvalues, 3, chosen=1)
+    view = spectrum_view(eigenvalues)
+    axes_module.set_up(axes, view)
+    marks = spectrum_marks(axes, eigenvalues, 3, chosen=1)
     kept, free, cut, words, ring = marks
     assert kept.get_xdata().tolist() == [1, 2, 3]
     assert free.get_xdata().tolist() == [4, 5]
@@ -143,8 +207,8 @@ def test_a_spectrum_shows_what_the_data_leave_free(axes):
 def test_merging_columns_keeps_the_extremes():
     values = np.zeros(10_000)
     values[1234], values[4321] = 9.0, -9.0
-    steps, low, high = panels._columns(np.arange(10_000), (values, np.fmin), (values, np.fmax))
-    assert len(steps) <= panels.COLUMNS
+    steps, low, high = merge_columns(np.arange(10_000), (values, np.fmin), (values, np.fmax))
+    assert len(steps) <= COLUMNS
     assert steps[-1] == 9_999
     assert low.min() == -9.0 and high.max() == 9.0
 
@@ -152,11 +216,3 @@ def test_merging_columns_keeps_the_extremes():
 def test_parameters_are_told_apart_by_colour_and_pattern():
     looks = {(axes_module.colour(i), axes_module.dash(i)[0]) for i in range(18)}
     assert len(looks) == 18
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(1234.5678, "1235"), (1e-9, "1e−9"), (-0.25, "−0.25"), (1.5e20, "1.5e20"), (None, "–")],
-)
-def test_numbers_are_short(number, text):
-    assert axes_module.figures(number) == text

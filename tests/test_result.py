@@ -339,9 +339,10 @@ def test_plots_return_their_axes(given, result):
             drawn = getattr(one, method)(ax=ax)
             assert drawn is ax or not given
             drawn.figure.canvas.draw()
-    (points, cut, line_) = deficient.plot_spectrum().lines
-    assert len(points.get_ydata()) == len(cut.get_ydata()) == 2
-    assert line_.get_label() == "rank cut"
+    constrained, free, cut = deficient.plot_spectrum().lines
+    assert len(constrained.get_ydata()) == len(free.get_ydata()) == 2
+    assert free.get_markerfacecolor() == "none"
+    assert cut.get_xdata() == (2.5, 2.5)
     plt.close("all")
 
 

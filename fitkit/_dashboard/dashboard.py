@@ -1,7 +1,6 @@
 """The dashboard: what a person sees of a fit, kept up to date and put into a notebook."""
 
 import contextlib
-import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -13,18 +12,23 @@ from jaxtyping import PyTree
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fitkit._dashboard.header import BUSY, headline
-from fitkit._dashboard.output import Place, cell_id, execute_request, has_person
-from fitkit._dashboard.panels import Panels, known_panels
-from fitkit._dashboard.refresh import LOCK, Watch, end_at_exit
-from fitkit._dashboard.render import Panel, Sketch, finished, still
-from fitkit._dashboard.table import VISIBLE, Entry
-from fitkit._dashboard.widgets import Live
-from fitkit._fit import Fit
-from fitkit._plotting import figures
+from fitkit._dashboard.header import headline, shown_loss
+from fitkit._dashboard.output import CellOutputs, cell_id, execute_request, has_person
+from fitkit._dashboard.panels import Panels
+from fitkit._dashboard.refresh import DRAWING_LOCK, RefreshThread
+from fitkit._dashboard.render import Cell, finished, saved_picture
+from fitkit._dashboard.table import VISIBLE
+from fitkit._dashboard.threads import EndingThread, join
+from fitkit._dashboard.widgets import LiveWidgets
+from fitkit._fit import Fit, Snapshot
+from fitkit._format import number
+from fitkit._plotting import Entry
 
-PANELS = ("loss", "steps", "spectrum", "model")
-STILL_EVERY = 30.0  # seconds between the pictures that a notebook saved during a run would keep
+SAVED_EVERY = 30.0  # seconds between the pictures that a notebook saved during a run would keep
+
+# For how long `close` waits for its threads, in seconds. They need a moment, or as long as a Fisher
+# matrix takes; but a button's job may wait for the very thread that closes, a callback of the fit.
+PATIENCE = 30.0
 
 # One dashboard per cell: running the cell again closes the one it showed before.
 _shown: dict[Any, "Dashboard"] = {}
@@ -39,9 +43,9 @@ class Dashboard:
     Closing the dashboard leaves the fit alone and the picture in the notebook. Where nobody can
     touch a widget (nbconvert, nbval) it is that picture from the start.
 
-    With the spectrum it makes Fisher matrices in the background: one whenever a twentieth of the
+    With the spectrum it computes Fisher matrices in the background: one whenever a twentieth of the
     time that the fit has run pays for it, and one where the fit comes to rest. They are kept as
-    `Fit.known_fisher`, and give the values their errors and the step sizes their unit.
+    `Fit.known_fisher`; from them come the standard errors of values, the unit of step sizes.
 
     Parameters
     ----------
@@ -49,13 +53,17 @@ class Dashboard:
         The fit to show.
     panels
         Which plots, from left to right: ``"loss"``, ``"steps"`` (how far each step moved every
-        parameter, as a running median, in error bars where those are known), ``"spectrum"`` (the
-        eigenvalues of the units-free Fisher matrix) and, below them, ``"model"``. All of them
-        unless given, but for a spectrum of more than 500 parameter elements.
+        parameter, as a running median, in standard errors where those are known), ``"spectrum"``
+        (the eigenvalues of the units-free Fisher matrix) and, below them, ``"model"``. A function
+        ``panel(axes, snapshot)`` is a panel of your own. All of the four unless given, but for a
+        spectrum of more than 500 parameter elements.
     draw
         ``draw(axes, params)`` draws data and model on matplotlib axes, for the panel ``"model"``.
-        It is called for every frame, from another thread, and must not use pyplot. Choose colours
-        that read on a light and a dark page.
+
+    Notes
+    -----
+    Functions that draw are called for every frame, from another thread, and must not use pyplot.
+    Choose colours that read on a light and a dark page. What one raises is shown in its place.
 
     Raises
     ------
@@ -71,33 +79,31 @@ class Dashboard:
     >>> fit = fk.Fit(loss=loss, params={"flux": jnp.array(1.0)}, optimiser=optax.adam(0.1))
     >>> fk.Dashboard(fit)
     Dashboard of 1 parameter
+
+    A panel of one's own beside the loss:
+
+    >>> def gradient(axes, snapshot):
+    ...     history = snapshot.history
+    ...     axes.semilogy(history.steps, history.gradient_norms["flux"])
+    ...     axes.set_title("Gradient", loc="left")
+    >>> dashboard = fk.Dashboard(fit, panels=["loss", gradient])
+    >>> fit.run(20, progress=False)
+    >>> len(dashboard.figure.axes)
+    2
     """
 
     def __init__(
         self,
         fit: Fit,
-        panels: Sequence[str] | None = None,
+        panels: Sequence[str | Callable[[Axes, Snapshot], object]] | None = None,
         draw: Callable[[Axes, PyTree], object] | None = None,
-    ):
-        panels = known_panels(fit, draw) if panels is None else panels
-        unknown = [name for name in panels if name not in PANELS]
-        if unknown or not panels:
-            raise ValueError(
-                f"Dashboard: no panel {', '.join(map(repr, unknown)) or 'was asked for'}. "
-                f"There are {', '.join(map(repr, PANELS))}."
-            )
-        if ("model" in panels) != (draw is not None):
-            raise ValueError(
-                "Dashboard: the panel 'model' and a function draw(axes, params) belong together; "
-                f"{'draw' if draw is None else 'the panel'} is missing."
-            )
+    ) -> None:
         self.fit = fit
-        self.panels = tuple(panels)
-        self._panels = Panels(fit, panels)
-        self._sketch = None if draw is None else Sketch(lambda axes: draw(axes, fit.params))
-        self._live: Live | None = None
-        self._place: Place | None = None
-        self._place_live = False
+        self._panels = Panels(fit, panels, draw)
+        self.panels = self._panels.names
+        self._live: LiveWidgets | None = None
+        self._outputs: CellOutputs | None = None
+        self._outputs_live = False
         self._kept: tuple[int, float] = (-1, 0.0)
 
     def __repr__(self) -> str:
@@ -107,13 +113,13 @@ class Dashboard:
     @property
     def figure(self) -> Figure:
         """The panels as they are now, as a matplotlib figure of its own to save in any format."""
-        with LOCK:
-            return finished(self._draw(), self._sketch)
+        with DRAWING_LOCK:
+            return finished(self._cells(self.fit.snapshot))
 
     @property
     def widget(self) -> widgets.Box:
         """The live widget, to be placed into a layout of one's own."""
-        with LOCK:
+        with DRAWING_LOCK:
             if self._live is None:
                 self._live = self._build()
             return self._live.box
@@ -121,115 +127,123 @@ class Dashboard:
     def refresh(self) -> None:
         """Set every control from the fit and draw a frame."""
         _ = self.widget
-        with LOCK:
-            if self._live is not None:
-                self._live.refresh_controls()
-                self._live.refresh_figure()
+        now = self.fit.snapshot
+        with DRAWING_LOCK:
+            live = self._live
+            if live is not None:
+                live.refresh_figure(now)
+        if live is not None:
+            live.refresh_controls(now)
 
     def close(self) -> None:
-        """Leave the picture alone in the notebook and free the widgets; the fit goes on."""
-        with LOCK:
+        """Leave the picture alone in the notebook, free the widgets and end the threads.
+
+        The fit goes on.
+        """
+        join(self.release(), PATIENCE)
+
+    def release(self) -> list[EndingThread]:
+        """Do what `close` does, but wait for none of the threads; return those that are to end."""
+        with DRAWING_LOCK:
             for key in [key for key, dashboard in _shown.items() if dashboard is self]:
                 del _shown[key]
             shell = get_ipython()
-            if self._place is not None:
-                self._place.freeze(self._still())
+            if self._outputs is not None:
                 if shell is not None:
                     shell.events.unregister("post_run_cell", self._after_cell)
-                self._place = None
-            if self._live is not None:
-                self._forget()
-                self._live = None
+                outputs, self._outputs = self._outputs, None
+                outputs.leave_picture(self._picture(self.fit.snapshot))
+            if self._live is None:
+                return []
+            self._live = None
+            self._free()
+            return self._threads
 
-    def tick(self, draw: bool) -> None:
-        """Set the controls from the fit, and draw a frame or not; under the lock."""
-        if self._live is None:
+    def update(self, draw: bool, ending: Callable[[], bool] = lambda: False) -> None:
+        """Set the controls from one moment of the fit, and draw a frame of it or not.
+
+        What goes wrong is shown. Called by the thread that keeps the dashboard up to date.
+        """
+        live, now = self._live, self.fit.snapshot
+        if live is None:
             return
         try:
             # The picture first: who reads "Finished" and saves has the end of the fit saved.
             if draw:
-                self._live.refresh_figure()
-                resting = self.fit.status not in BUSY
-                if resting or time.monotonic() - self._kept[1] > STILL_EVERY:
-                    self._keep()
-            self._live.refresh_controls()
+                with DRAWING_LOCK:
+                    if self._live is None:
+                        return
+                    live.refresh_figure(now)
+                    if not now.status.busy or time.monotonic() - self._kept[1] > SAVED_EVERY:
+                        self._keep_picture(now)
+            live.refresh_controls(now, ending)
         except Exception as error:
-            self._live.header.say(f"The dashboard could not draw: {error!r}")
+            live.show_failure(error)
 
     def _ipython_display_(self) -> None:
         if execute_request() is None:
             print(self)
             return
         key = cell_id() or id(self.fit)
-        for old in {_shown.pop(key, None), self if self._place is not None else None} - {None}:
-            old.close()  # type: ignore[union-attr]
+        for old in {_shown.pop(key, None), self if self._outputs is not None else None} - {None}:
+            old.release()  # type: ignore[union-attr]
         shell = get_ipython()
         assert shell is not None
-        place, live = Place(repr(self)), has_person()
+        outputs, live = CellOutputs(repr(self)), has_person()
         model_id = self.widget.model_id if live else None
-        with LOCK:
-            place.open(model_id, self._still())
-            self._place, self._place_live = place, live
+        with DRAWING_LOCK:
+            outputs.open(model_id, self._picture(self.fit.snapshot))
+            self._outputs, self._outputs_live = outputs, live
         _shown[key] = self
         shell.events.register("post_run_cell", self._after_cell)
 
-    def _build(self) -> Live:
-        watch = Watch(weakref.ref(self), self.fit)
-        live = Live(self.fit, self._panels, self._sketch, watch.ask)
-        live.header.close.on_click(_weak_close(self))
+    def _build(self) -> LiveWidgets:
+        refresh = RefreshThread(weakref.ref(self), self.fit)
+        live = LiveWidgets(self.fit, self._panels, refresh.refresh_soon)
+        live.header.close.on_click(lambda _: refresh.close_soon())
+        self._threads: list[EndingThread] = [refresh, live.background]
         # The widgets live until they are closed, and must not keep the dashboard alive.
-        self._forget = weakref.finalize(self, _end, watch, live)
-        self._forget.atexit = False
-        live.refresh_controls()
-        for thread in (watch, live.survey):
-            end_at_exit(thread)
+        self._free = weakref.finalize(self, _end, self._threads, live)
+        self._free.atexit = False  # Threads end there by themselves, and widgets with the kernel.
+        live.refresh_controls(self.fit.snapshot)
+        for thread in self._threads:
             thread.start()
         return live
 
-    def _draw(self) -> list[Panel]:
-        """Describe the panels of this moment."""
+    def _cells(self, now: Snapshot) -> list[Cell]:
+        """Describe what there is to draw at one moment."""
         if self._live is None:
             names = self.fit.names[:VISIBLE]
             entries = [Entry(path, (path,), number) for number, path in enumerate(names)]
         else:
             entries = self._live.table.in_sight()
-        return self._panels.now(entries)
+        return self._panels.cells(self.fit, now, entries)
 
-    def _still(self) -> bytes:
-        """Draw the picture that a saved notebook holds; under the lock."""
-        fit = self.fit
-        words = (headline(fit.status), f"step {fit.step:,}", f"loss {figures(fit.loss)}")
-        return still(self._draw(), "    ".join(words), self._sketch)
+    def _picture(self, now: Snapshot) -> bytes:
+        """Draw the picture that a saved notebook holds; under the lock for drawing."""
+        loss = number(shown_loss(now), typeset=True)
+        words = (headline(now.status), f"step {now.step:,}", f"loss {loss}")
+        return saved_picture(self._cells(now), "    ".join(words))
 
-    def _keep(self) -> None:
-        """Renew the picture that a saved notebook holds; under the lock."""
-        if self._place is not None:
-            self._kept = (self.fit.version, time.monotonic())
-            self._place.keep(self._still(), self._place_live)
+    def _keep_picture(self, now: Snapshot) -> None:
+        """Renew the picture that a saved notebook holds; under the lock for drawing."""
+        if self._outputs is not None:
+            self._kept = (now.version, time.monotonic())
+            self._outputs.renew_picture(self._picture(now), self._outputs_live)
 
     def _after_cell(self, *_: Any) -> None:
         """End a cell that moved the fit with the picture of where it went."""
-        if self.fit.version != self._kept[0] and self.fit.status not in BUSY:
+        now = self.fit.snapshot
+        if now.version != self._kept[0] and not now.status.busy:
             if self._live is None and "spectrum" in self.panels and self.fit.spectrum is None:
-                # What the background makes of a fit at rest, where there is a background.
+                # What the background computes of a fit at rest, where there is a background.
                 with contextlib.suppress(Exception):
                     self.fit.fisher()
-            with LOCK:
-                self._keep()
+            with DRAWING_LOCK:
+                self._keep_picture(self.fit.snapshot)
 
 
-def _weak_close(dashboard: Dashboard) -> Callable[[Any], None]:
-    reference = weakref.ref(dashboard)
-
-    def close(_: Any) -> None:
-        one = reference()
-        if one is not None:
-            # Not here: a widget's message must not wait for a drawing.
-            threading.Thread(target=one.close, daemon=True).start()
-
-    return close
-
-
-def _end(watch: Watch, live: Live) -> None:
-    watch.end()
+def _end(threads: Sequence[EndingThread], live: LiveWidgets) -> None:
+    for thread in threads:
+        thread.end()
     live.close()

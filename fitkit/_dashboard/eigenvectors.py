@@ -1,57 +1,67 @@
-"""The directions of the spectrum: chosen one by one, named in words and as loadings."""
+"""The eigenvectors of the spectrum: chosen one by one, in words and as components."""
 
 import html
-import threading
 
 import ipywidgets as widgets
 import numpy as np
 
-from fitkit._dashboard.rows import Act, Ask, under
+from fitkit._dashboard.rows import Act, Ask, Lock, under
 from fitkit._fisher import FisherMatrix
-from fitkit._fit import Fit
-from fitkit._plotting import PALETTE, figures
+from fitkit._fit import Fit, Snapshot
+from fitkit._format import number
+from fitkit._plotting import PALETTE
 
-ALL = -1  # in place of the number of a direction
-LOADINGS = 6  # as many components of a direction are shown
+ALL = -1  # in place of the number of an eigenvector
+COMPONENTS = 6  # as many of an eigenvector are shown: what fits into a line
 
 
-class Modes:
-    """The directions, what the chosen one combines, and buttons that act on the spectrum."""
+class Eigenvectors:
+    """A choice of eigenvector, what it is made of, and buttons that act on the spectrum.
 
-    def __init__(self, fit: Fit, act: Act, ask: Ask):
+    Parameters
+    ----------
+    fit
+        The fit.
+    act, ask
+        Do what a button asks, here or in the background.
+    lock
+        Held while a control's message is handled, and while controls are set.
+    """
+
+    def __init__(self, fit: Fit, act: Act, ask: Ask, lock: Lock) -> None:
         self._fit = fit
         self._known: FisherMatrix | None = None
         self._described: int | None = None
         # JupyterLab keeps the arrow keys of a drop-down list for itself, but not those of a slider.
         self.choice = widgets.SelectionSlider(
             options=[("all", ALL)],
-            description="direction",
-            tooltip="Show which combination of parameters a direction of the spectrum is",
+            description="eigenvector",
+            tooltip="Show which parameters an eigenvector of the spectrum is made of",
         )
         self.choice.add_class("fitkit-choice")
-        self._lock = threading.RLock()
-        self.choice.set_state = under(self._lock, self.choice.set_state)
+        self._lock = lock
+        self.choice.set_state = under(lock, self.choice.set_state)
         self.words = widgets.HTML()
         self.words.add_class("fitkit-words")
         self.renew = widgets.Button(
-            description="Refresh", icon="refresh", tooltip="Work out the spectrum of this moment"
+            description="Refresh", icon="refresh", tooltip="Compute the spectrum of this moment"
         )
         self.basis = widgets.Button(icon="compass")
-        self.renew.on_click(lambda _: ask("Working out the spectrum…", fit.fisher))
+        self.renew.on_click(lambda _: ask("Computing the spectrum…", fit.fisher))
         self.basis.on_click(lambda _: ask("Changing the basis…", self._change_basis))
         self.choice.observe(lambda _: act(lambda: None), "value")
         bar = widgets.HBox([self.choice, self.renew, self.basis])
         self.box = widgets.VBox([bar, self.words])
-        self.box.add_class("fitkit-modes")
+        self.box.add_class("fitkit-eigenvectors")
 
     @property
     def chosen(self) -> int | None:
-        """The number of the direction that is chosen, or None."""
+        """The number of the eigenvector that is chosen, or None."""
         return None if self.choice.value == ALL else self.choice.value
 
-    def refresh(self) -> None:
-        """Show what the fit knows of its spectrum."""
-        step, fisher = self._fit.known_fisher or (0, None)
+    def refresh(self, now: Snapshot) -> None:
+        """Show what is known of the spectrum at this moment."""
+        step, fisher = now.known_fisher or (0, None)
         if fisher is not self._known:
             self._known, self._described = fisher, None
             self._list(fisher)
@@ -63,7 +73,7 @@ class Modes:
         self.basis.tooltip = (
             "Go on with the optimiser that the fit was made with"
             if inside
-            else "Go on along the directions of the spectrum, where all are alike, by L-BFGS"
+            else "Go on by L-BFGS in the eigenbasis, where all eigenvectors are alike"
         )
 
     def _change_basis(self) -> None:
@@ -75,11 +85,10 @@ class Modes:
     def _list(self, fisher: FisherMatrix | None) -> None:
         options = [("all", ALL)]
         if fisher is not None:
-            constrained = np.asarray(fisher.constrained)
-            options += [
-                (f"{i + 1}: {figures(float(value)) if constrained[i] else 'unconstrained'}", i)
-                for i, value in enumerate(fisher.eigenvalues)
-            ]
+            values, constrained = np.asarray(fisher.eigenvalues), np.asarray(fisher.constrained)
+            for i, (value, known) in enumerate(zip(values, constrained, strict=True)):
+                words = number(float(value), typeset=True) if known else "unconstrained"
+                options.append((f"{i + 1}: {words}", i))
         with self._lock, self.choice.hold_sync():  # One message, or the slider would jump.
             chosen = self.choice.value if self.choice.value + 1 < len(options) else ALL
             self.choice.options = options
@@ -94,7 +103,7 @@ def _describe(fisher: FisherMatrix | None, step: int, chosen: int | None) -> str
     free = "" if chosen < fisher.rank else " <b>(unconstrained)</b>"
     return (
         f"<div>{html.escape(fisher.in_words(chosen))}{free}</div>"
-        f"<div class='fitkit-loadings'>{_loadings(fisher, chosen)}</div>"
+        f"<div class='fitkit-components'>{_components(fisher, chosen)}</div>"
     )
 
 
@@ -103,23 +112,25 @@ def _summary(fisher: FisherMatrix, step: int) -> str:
     words = f"At step {step:,} the data constrain "
     if rank == count:
         weakest = html.escape(fisher.in_words(count - 1))
+        smallest = float(np.asarray(fisher.eigenvalues).min())
         return (
-            f"{words}all {count} directions; the weakest, of eigenvalue "
-            f"{figures(float(fisher.eigenvalues[-1]))}, is {weakest}"
+            f"{words}all {count} eigenvectors; the weakest, of eigenvalue "
+            f"{number(smallest, typeset=True)}, is {weakest}"
         )
     shown = [f"<b>{html.escape(sentence)}</b>" for sentence in fisher.unconstrained[:2]]
     more = f" and {count - rank - 2} more" if count - rank > 2 else ""
-    return f"{words}{rank} of {count} directions; {', '.join(shown)}{more}"
+    return f"{words}{rank} of {count} eigenvectors; {', '.join(shown)}{more}"
 
 
-def _loadings(fisher: FisherMatrix, mode: int) -> str:
+def _components(fisher: FisherMatrix, index: int) -> str:
     """Draw the largest components, in units of what each parameter's own error would be."""
-    direction = np.asarray(fisher.eigenvectors[mode])
-    largest = np.argsort(-np.round(np.abs(direction), 6), kind="stable")[:LOADINGS]
-    direction = direction * np.sign(direction[largest[0]])  # As in words: either sign is right.
+    eigenvector = np.array(fisher.eigenvectors, dtype=float)[index]
+    # Rounded, so that rounding does not decide the order of equal ones.
+    largest = np.argsort(-np.round(np.abs(eigenvector), 6), kind="stable")[:COMPONENTS]
+    eigenvector *= np.sign(eigenvector[largest[0]])  # Either sign is right.
     parts = []
     for i in largest:
-        size = float(direction[i])
+        size = float(eigenvector[i])
         colour = PALETTE[0] if size >= 0 else PALETTE[1]
         parts.append(
             f"<span>{html.escape(fisher.labels[i])} <i style='width:{abs(size) * 40:.0f}px;"

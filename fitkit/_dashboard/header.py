@@ -2,42 +2,58 @@
 
 import html
 from pathlib import Path
-from typing import Any
 
 import ipywidgets as widgets
 
 from fitkit._dashboard.rows import Act, Ask
-from fitkit._dashboard.style import DOTS, GREY
-from fitkit._plotting import figures
-
-BUSY = frozenset({"compiling", "running"})
+from fitkit._dashboard.style import STATUS_COLOURS
+from fitkit._fit import Fit, Snapshot, Status
+from fitkit._format import count, number
 
 
 class Header:
-    """Widgets that say how the fit does, and buttons that call its public methods."""
+    """Widgets that show how the fit does, and buttons that call its public methods.
 
-    def __init__(self, fit: Any, act: Act, ask: Ask):
+    Parameters
+    ----------
+    fit
+        The fit.
+    act, ask
+        Do what a button asks, here or in the background.
+
+    Attributes
+    ----------
+    saved
+        Where the fit was saved last; empty once something else was done.
+    """
+
+    def __init__(self, fit: Fit, act: Act, ask: Ask) -> None:
         self._fit, self.saved = fit, ""
         self.status = widgets.HTML()
         self.status.add_class("fitkit-status")
         self.notice = widgets.HTML()
         self.notice.add_class("fitkit-status")
-        self.count = widgets.BoundedIntText(
-            value=1000, min=1, max=10**9, step=100, description="steps", tooltip="Steps to run"
+        self.count = widgets.Text(
+            value="1000",
+            placeholder="until stopped",
+            description="steps",
+            tooltip="Steps to run; none or 0 runs until stopped, or until the fit has converged",
         )
         self.count.add_class("fitkit-count")
-        self.run = self._button("Run", "play", "Run this many steps in the background")
-        self.pause = self._button("Pause", "pause", "Pause, keeping everything; resume later")
+        self.run = _button("Run", "play", "Run this many steps in the background")
+        self.pause = _button("Pause", "pause", "Pause, keeping everything; resume later")
         self.pause.add_class("fitkit-pause")
-        self.stop = self._button("Stop", "stop", "End this run, keeping everything")
-        self.best = self._button("Rewind to best", "step-backward", "Return to the lowest loss")
-        self.undo = self._button("Undo", "undo", "Take back the last change of a control")
-        self.save = self._button("Save", "download", "Write the fit to a file, to load it later")
-        self.close = self._button("Close", "times", "Leave the picture alone; the fit goes on")
-        self.run.on_click(lambda _: act(lambda: fit.start(self.count.value)))
+        self.stop = _button("Stop", "stop", "End this run, keeping everything")
+        self.best = _button("Rewind to best", "step-backward", "Return to the lowest loss")
+        self.undo = _button("Undo", "undo", "Take back the last change of a control")
+        self.save = _button("Save", "download", "Write the fit to a file, to load it later")
+        self.close = _button("Close", "times", "Leave the picture alone; the fit goes on")
+        self.run.on_click(lambda _: act(lambda: fit.start(steps_of(self.count.value))))
         self.pause.on_click(lambda _: act(self._pause_or_resume))
         self.stop.on_click(lambda _: act(lambda: fit.stop(block=False)))
-        self.best.on_click(lambda _: ask("Rewinding…", lambda: fit.rewind(fit.best.step)))
+        self.best.on_click(
+            lambda _: ask("Rewinding…", lambda: fit.rewind(fit.snapshot.lowest.step))
+        )
         self.undo.on_click(lambda _: act(fit.undo))
         self.save.on_click(lambda _: ask("Saving…", self._save))
         spring = widgets.HTML()
@@ -51,12 +67,8 @@ class Header:
         self.buttons.add_class("fitkit-buttons")
         self.parts = [self.status, self.notice, self.buttons]
 
-    @staticmethod
-    def _button(words: str, icon: str, tooltip: str) -> widgets.Button:
-        return widgets.Button(description=words, icon=icon, tooltip=tooltip)
-
     def _pause_or_resume(self) -> None:
-        if self._fit.status == "paused":
+        if self._fit.status is Status.PAUSED:
             self._fit.resume()
         else:
             self._fit.pause(block=False)
@@ -66,20 +78,29 @@ class Header:
         self._fit.save(file)
         self.saved = f"Saved as {file}. To go on with it: Fit.load({file.name!r}, …)."
 
-    def refresh(self, started: int, doing: str = "") -> None:
-        """Set everything from the fit; the run began at step `started`, and what else is done."""
-        fit = self._fit
-        status = fit.status
-        busy, paused = status in BUSY, status == "paused"
-        self.status.value = status_line(fit, status, started, doing or self.saved)
+    def refresh(self, now: Snapshot, started: int, doing: str = "") -> None:
+        """Set everything from the fit.
+
+        Parameters
+        ----------
+        now
+            The fit at this moment.
+        started
+            The step at which the run began.
+        doing
+            What else is being done.
+        """
+        busy, paused = now.status.busy, now.status is Status.PAUSED
+        self.status.value = status_line(now, started, doing or self.saved)
         self.run.disabled = busy
         self.pause.disabled = not (busy or paused)
         self.pause.description = "Resume" if paused else "Pause"
         self.pause.icon = "play" if paused else "pause"
         self.stop.disabled = not (busy or paused)
-        self.best.disabled = busy or not len(fit.history)
-        self.undo.disabled = not fit.undoable
-        self.undo.tooltip = f"Take back: {fit.undoable}" if fit.undoable else "Nothing to take back"
+        self.best.disabled = busy or not len(now.history)
+        undoable = self._fit.undoable
+        self.undo.disabled = not undoable
+        self.undo.tooltip = f"Take back: {undoable}" if undoable else "Nothing to take back"
 
     def say(self, words: str) -> None:
         """Show a notice where the eye is; empty words take it away."""
@@ -87,42 +108,82 @@ class Header:
         self.notice.value = f"<div class='fitkit-notice' role='alert'>{text}</div>" if text else ""
 
 
-def status_line(fit: Any, status: str, started: int, news: str = "") -> str:
+def _button(words: str, icon: str, tooltip: str) -> widgets.Button:
+    return widgets.Button(description=words, icon=icon, tooltip=tooltip)
+
+
+def steps_of(text: str) -> int | None:
+    """Read how many steps to run; None, without an end, of an empty text or 0."""
+    digits = "".join(text.split()).replace(",", "").replace("_", "")
+    try:
+        # As people write millions: 1e6.
+        number = float(digits or 0)
+        if number >= 0 and number == int(number):
+            return int(number) or None
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"Run: {text!r} steps; must be a whole number, or empty to run until stopped.")
+
+
+def shown_loss(now: Snapshot) -> float:
+    """Return the loss to show: the present one at rest, and while the fit runs the last recorded.
+
+    The present one would have to be evaluated. So would that of a step at which the user's function
+    raised an exception, and it would raise again.
+    """
+    if now.status.busy or now.error is not None:
+        recorded = now.history.summary("loss").last
+        return float(recorded[-1]) if len(recorded) else now.start_loss
+    return now.loss
+
+
+def status_line(now: Snapshot, started: int, news: str = "") -> str:
     """Write the status, its numbers, what else happens, and the progress bar."""
-    step, target = fit.step, fit.target
+    status, step, target, rate = now.status, now.step, now.target, now.steps_per_second
     words = [
-        f"<span role='status'><span class='fitkit-dot' style='background:{DOTS.get(status, GREY)}'>"
+        "<span role='status'>"
+        f"<span class='fitkit-dot' style='background:{STATUS_COLOURS[status]}'>"
         f"</span><b>{headline(status)}</b></span>"
     ]
-    live = status in BUSY or status == "paused"
-    total = f" of {target:,}" if live and target else ""
-    words.append(f"<span>step {step:,}{total}</span>")
-    words.append(f"<span>loss {figures(fit.loss)}</span>")
-    rate = fit.steps_per_second
-    if status == "running" and rate:
-        words.append(f"<span class='fitkit-dim'>{figures_of_speed(rate)} steps/s</span>")
-        words.append(f"<span class='fitkit-dim'>{duration((target - step) / rate)} left</span>")
+    live = status.busy or status is Status.PAUSED
+    words.append(f"<span>step {step:,}{f' of {target:,}' if live and target else ''}</span>")
+    words.append(f"<span>loss {number(shown_loss(now), typeset=True)}</span>")
+    if status is Status.RUNNING and rate:
+        words.append(f"<span class='fitkit-dim'>{count(rate)} steps/s</span>")
+        if target is not None:
+            words.append(f"<span class='fitkit-dim'>{duration((target - step) / rate)} left</span>")
     if news:
         words.append(f"<span class='fitkit-news' role='status'>{html.escape(news)}</span>")
-    done = (step - started) / (target - started) if live and target > started else float(not live)
-    share = 100 * min(max(done, 0.0), 1.0)
+    return f"<div class='fitkit-line'>{''.join(words)}</div>{_bar(now, live, started)}"
+
+
+def _bar(now: Snapshot, live: bool, started: int) -> str:
+    """Write the progress bar: striped all along where no end is known."""
+    target, colour = now.target, STATUS_COLOURS[now.status]
+    role = "role='progressbar' aria-label='steps done'"
+    if live and target is None:
+        return (
+            f"<div class='fitkit-bar fitkit-endless' {role} aria-valuetext='no end set'>"
+            f"<div style='width:100%;background-color:{colour}'></div></div>"
+        )
+    done = float(not live)
+    if live and target is not None and target > started:
+        done = min(max((now.step - started) / (target - started), 0.0), 1.0)
     return (
-        f"<div class='fitkit-line'>{''.join(words)}</div>"
-        f"<div class='fitkit-bar' role='progressbar' aria-label='steps done' aria-valuemin='0' "
-        f"aria-valuemax='100' aria-valuenow='{share:.0f}'>"
-        f"<div style='width:{share:.1f}%;background:{DOTS.get(status, GREY)}'></div></div>"
+        f"<div class='fitkit-bar' {role} aria-valuemin='0' aria-valuemax='100' "
+        f"aria-valuenow='{100 * done:.0f}'>"
+        f"<div style='width:{100 * done:.1f}%;background-color:{colour}'></div></div>"
     )
 
 
-def headline(status: str) -> str:
+def headline(status: Status) -> str:
     """Write the status as a person would."""
-    words = {"compiling": "Compiling…", "ready": "Ready to run", "failed": "Stopped by an error"}
+    words = {
+        Status.COMPILING: "Compiling…",
+        Status.READY: "Ready to run",
+        Status.FAILED: "Stopped by an error",
+    }
     return words.get(status, status.capitalize())
-
-
-def figures_of_speed(rate: float) -> str:
-    """Write steps per second without false precision."""
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def duration(seconds: float) -> str:

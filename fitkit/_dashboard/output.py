@@ -1,9 +1,9 @@
-"""Where a dashboard is shown: the outputs of a cell, and what a saved notebook keeps of them.
+"""The outputs of a cell that show a dashboard, and what a saved notebook keeps of them.
 
 A notebook saves what it renders, and a saved widget without its kernel renders as a red error. So a
-dashboard is three outputs: the widget, a style sheet that never changes, and a still picture. The
-style shows the picture exactly where no live widget stands before it: in a reopened notebook, and
-after `freeze` has put plain text in the widget's place. Neither texts nor style ever change, so
+dashboard is three outputs: the widget, a style sheet that never changes, and a picture. The style
+shows the picture exactly where no live widget stands before it: in a reopened notebook, and after
+`leave_picture` has put plain text in the widget's place. Neither texts nor style ever change, so
 that nbval, which compares everything but pictures and widget views, finds the same in any state.
 """
 
@@ -26,19 +26,19 @@ STYLE = (
 
 
 def execute_request() -> dict[str, Any] | None:
-    """Give the message that asked for the running cell, or None outside a Jupyter kernel."""
+    """Return the message that asked for the running cell; None outside a Jupyter kernel."""
     shell = get_ipython()
     parent = getattr(shell, "get_parent", lambda: None)()
     return parent or None
 
 
 def cell_id() -> str | None:
-    """Identify the running cell, where the front end tells."""
+    """Return what identifies the running cell, where the front end sends that."""
     return ((execute_request() or {}).get("metadata") or {}).get("cellId")
 
 
 def has_person() -> bool:
-    """Tell whether somebody looks: nbconvert, nbclient, papermill and nbval allow no input.
+    """Return whether somebody looks: nbconvert, nbclient, papermill and nbval allow no input.
 
     They would save the state of every widget into the notebook, so they get a picture alone.
     Voila runs on nbclient, and shows widgets.
@@ -49,43 +49,43 @@ def has_person() -> bool:
 
 
 def _is_jupyter() -> bool:
-    """Tell whether the outputs are styled as JupyterLab and Notebook 7 do."""
+    """Return whether the outputs are styled as JupyterLab and Notebook 7 do."""
     return "JPY_SESSION_NAME" in os.environ and "VSCODE_PID" not in os.environ
 
 
-class Place:
+class CellOutputs:
     """The outputs of one cell that show one dashboard."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         self._text = text
-        self._ids = {part: uuid.uuid4().hex for part in ("view", "style", "still")}
-        self._hides_still = _is_jupyter()
+        self._ids = {part: uuid.uuid4().hex for part in ("view", "style", "picture")}
+        self._hides_picture = _is_jupyter()
 
     def open(self, model_id: str | None, png: bytes) -> None:
         """Show the widget of this id, or without one the picture alone."""
         self._put(display, "view", self._view(model_id, png))
         self._put(display, "style", {"text/html": STYLE, "text/plain": ""})
-        self._put(display, "still", self._still(png, model_id is not None))
+        self._put(display, "picture", self._picture(png, model_id is not None))
 
-    def keep(self, png: bytes, live: bool = True) -> None:
+    def renew_picture(self, png: bytes, live: bool = True) -> None:
         """Put a newer picture into the notebook; the widget is left as it is."""
-        self._put(update_display, "still", self._still(png, live))
+        self._put(update_display, "picture", self._picture(png, live))
 
-    def freeze(self, png: bytes) -> None:
+    def leave_picture(self, png: bytes) -> None:
         """Leave the picture alone in the notebook."""
         self._put(update_display, "view", self._view(None, png))
-        self.keep(png, live=False)
+        self.renew_picture(png, live=False)
 
     def _view(self, model_id: str | None, png: bytes) -> dict[str, Any]:
         bundle: dict[str, Any] = {"text/plain": self._text}
         if model_id is not None:
             bundle[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": model_id}
-            if not self._hides_still:
+            if not self._hides_picture:
                 bundle["image/png"] = _base64(png)
         return bundle
 
-    def _still(self, png: bytes, live: bool) -> dict[str, Any]:
-        if live and not self._hides_still:
+    def _picture(self, png: bytes, live: bool) -> dict[str, Any]:
+        if live and not self._hides_picture:
             return {"text/plain": ""}
         return {"image/png": _base64(png), "text/plain": ""}
 

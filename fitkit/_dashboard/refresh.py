@@ -1,95 +1,97 @@
 """The thread that keeps a dashboard up to date, within its share of a core."""
 
-import atexit
 import threading
 import time
-import weakref
+import traceback
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from fitkit._dashboard.header import BUSY
+from fitkit._dashboard.threads import EndingThread
 from fitkit._fit import Fit
 
 INTERVAL = 0.5  # seconds between frames, and
 SHARE = 0.05  # at most this share of a core spent on drawing them
 SLOWEST = 2.0  # but a frame at least this often
+NAP = 0.1  # seconds at a time that it sleeps at most, and so needs to end or to answer a control
 
 # One for all dashboards: matplotlib does not draw in two threads at a time.
-LOCK = threading.RLock()
-
-
-class Shown(Protocol):
-    """What is kept up to date."""
-
-    def tick(self, draw: bool) -> None:
-        """Set the controls from the fit, and draw a frame or not."""
+DRAWING_LOCK = threading.RLock()
 
 
 @runtime_checkable
-class Ending(Protocol):
-    """A thread that ends when asked."""
+class Refreshed(Protocol):
+    """What is kept up to date."""
 
-    def end(self) -> None: ...
-    def join(self, timeout: float | None = None) -> None: ...
+    def update(self, draw: bool, ending: Callable[[], bool]) -> None:
+        """Set the controls from the fit, and draw a frame or not, unless all is to end."""
 
-
-# Threads that must not be inside matplotlib or JAX while the interpreter goes down.
-_alive: "weakref.WeakSet[Ending]" = weakref.WeakSet()
-
-
-def end_at_exit(thread: Ending) -> None:
-    """Ask the thread to end, and wait for it a moment, before the interpreter goes down."""
-    _alive.add(thread)
+    def release(self) -> object:
+        """Free the widgets."""
 
 
-@atexit.register
-def _end_all() -> None:
-    threads = list(_alive)
-    for thread in threads:
-        thread.end()
-    for thread in threads:
-        thread.join(2.0)
+class RefreshThread(EndingThread):
+    """Refreshes a dashboard whenever its fit changed, until it is closed or forgotten.
 
+    Parameters
+    ----------
+    dashboard
+        Returns the dashboard, or None once nobody holds that any more.
+    fit
+        Its fit.
+    """
 
-class Watch(threading.Thread):
-    """Refreshes a dashboard whenever its fit changed, until it is closed or forgotten."""
-
-    def __init__(self, dashboard: "weakref.ref[Shown]", fit: Fit):
-        super().__init__(name="fitkit dashboard", daemon=True)
+    def __init__(self, dashboard: Callable[[], Refreshed | None], fit: Fit) -> None:
+        super().__init__("fitkit dashboard")
         self._dashboard, self._fit = dashboard, fit
-        self._stop_asked, self._wake = threading.Event(), threading.Event()
+        self._wake, self._closing = threading.Event(), threading.Event()
 
     def end(self) -> None:
-        """Let the thread finish what it draws, and no more."""
-        self._stop_asked.set()
+        """Ask it to finish what it draws, and no more."""
+        super().end()
         self._wake.set()
 
-    def ask(self) -> None:
-        """Let the thread refresh soon, though the fit did not change."""
+    def refresh_soon(self) -> None:
+        """Refresh soon, though the fit did not change."""
+        self._wake.set()
+
+    def close_soon(self) -> None:
+        """Close the dashboard from this thread, so that no widget's message waits for a drawing."""
+        self._closing.set()
         self._wake.set()
 
     def run(self) -> None:
         seen = drawn = -1
         due, rested, asked = 0.0, False, False
-        while not self._stop_asked.is_set():
-            patience = 1.0 if seen == drawn and not asked else max(0.0, due - time.monotonic())
-            version = self._fit.wait_for_change(seen, timeout=patience)
+        while not self.ending.is_set():
+            patience = NAP if seen == drawn and not asked else max(0.0, due - time.monotonic())
+            version = self._fit.wait_for_change(seen, timeout=min(patience, NAP))
             asked = asked or self._wake.is_set()
             self._wake.clear()
-            now, resting = time.monotonic(), self._fit.status not in BUSY
+            now, resting = time.monotonic(), not self._fit.status.busy
             # The frame in which a fit comes to rest is drawn at once, and so is the last of all.
             draw = (version != drawn or asked) and (now >= due or (resting and not rested))
             if version == seen and not draw and not asked:
+                if self._dashboard() is None:
+                    return
                 continue
             begun = time.thread_time()
-            with LOCK:
-                dashboard = self._dashboard()
-                if dashboard is None or self._stop_asked.is_set():
-                    return
-                dashboard.tick(draw)
-                del dashboard
+            dashboard = self._dashboard()
+            if dashboard is None:
+                return
+            self._refresh(dashboard, draw)
+            del dashboard
             seen = version
             if draw:
                 drawn, rested, asked = version, resting, False
                 spent = time.thread_time() - begun
                 due = now + min(max(INTERVAL, spent / SHARE), SLOWEST)
             self._wake.wait(INTERVAL / 4)
+
+    def _refresh(self, dashboard: Refreshed, draw: bool) -> None:
+        try:
+            if self._closing.is_set():
+                dashboard.release()
+            else:
+                dashboard.update(draw, self.ending.is_set)
+        except BaseException as error:  # A user's function that calls sys.exit is no reason to end.
+            traceback.print_exception(error)

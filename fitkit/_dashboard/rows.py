@@ -7,7 +7,6 @@ fit unless the fit already has what the control shows, which also ends the echo 
 import contextlib
 import html
 import math
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,19 +14,19 @@ import ipywidgets as widgets
 import numpy as np
 
 from fitkit._fit import Fit
+from fitkit._format import number, value_and_error
 from fitkit._paths import Paths
-from fitkit._plotting import figures
-from fitkit._result import written
 
-Act = Callable[[Callable[[], Any]], None]  # do it, and show in words what went wrong
-Ask = Callable[[str, Callable[[], Any]], None]  # the same off this thread; the words say what
+Act = Callable[[Callable[[], Any]], None]  # do it, and show what it raises
+Ask = Callable[[str, Callable[[], Any]], None]  # the same in the background; the words name it
+Lock = contextlib.AbstractContextManager[bool]  # a threading.RLock
 
 NOTCHES = 20  # of the slider in a decade
 DECADES = 3  # the slider's reach to either side of the learning rate it starts from
 
 
 def rounded(rate: float) -> float:
-    """Six significant figures: a float32 rate reads 0.01, not 0.009999999776."""
+    """Round to six significant figures: a float32 rate reads 0.01, not 0.009999999776."""
     return float(f"{rate:.6g}")
 
 
@@ -40,32 +39,27 @@ def notch(rate: float) -> int:
     return round(math.log10(rate) * NOTCHES)
 
 
-def rate_at(number: int) -> float:
-    """Give the learning rate at a notch."""
-    return rounded(10 ** (number / NOTCHES))
+def rate_at(position: int) -> float:
+    """Compute the learning rate at a notch."""
+    return rounded(10 ** (position / NOTCHES))
 
 
 def describe(leaf: Any, errors: np.ndarray | None = None) -> str:
     """Write a parameter's value and error: a number, or the range and shape of an array."""
     values = np.asarray(leaf)
     largest = 0.0 if errors is None else float(np.max(errors))
+    error = f" ± {number(largest, 2, typeset=True)}" if largest else ""
     if values.size == 1:
         value = float(values.reshape(()))
         if largest and np.isfinite(largest) and np.isfinite(value):
-            return " ".join(written(value, largest, fixed=False)).replace("-", "−")
-        return figures(value) + (" ± ∞" if largest else "")
-    low, high = figures(float(values.min())), figures(float(values.max()))
-    error = f" ± {'∞' if np.isinf(largest) else figures_of_error(largest)}" if largest else ""
+            return " ± ".join(value_and_error(value, largest, typeset=True))
+        return number(value, typeset=True) + error
+    low, high = (number(float(one), typeset=True) for one in (values.min(), values.max()))
     return f"{low} … {high}{error} ({'×'.join(map(str, values.shape))})"
 
 
-def figures_of_error(error: float) -> str:
-    """Write an error with two figures."""
-    return f"{error:.2g}".replace("e-0", "e−").replace("-", "−")
-
-
-def under(lock: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let `function` run with the lock held."""
+def under(lock: Lock, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that runs `function` with the lock held."""
 
     def locked(*args: Any) -> Any:
         with lock:
@@ -75,18 +69,33 @@ def under(lock: Any, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Row:
-    """The controls of one parameter, or of several together, at a time."""
+    """The controls of one parameter, or of several together, at a time.
+
+    Parameters
+    ----------
+    fit
+        The fit.
+    act
+        Does what a control asks.
+    lock
+        Held while a control's message is handled, and while controls are set.
+    like
+        A row whose layouts and styles this one shares.
+    opened
+        Called with the paths of a group whose parameters are to be shown.
+    """
 
     def __init__(
         self,
         fit: Fit,
         act: Act,
+        lock: Lock,
         like: "Row | None" = None,
         opened: Callable[[tuple[str, ...]], None] | None = None,
-    ):
+    ) -> None:
         self._fit, self._act = fit, act
         self.paths: tuple[str, ...] = ()
-        self.lock = threading.RLock()
+        self._lock = lock
         # Rows share layouts and styles: each would be a message channel of its own.
         plain = widgets.Layout() if like is None else like.box.layout
 
@@ -110,7 +119,7 @@ class Row:
         self.box.add_class("fitkit-row")
         for control in (self.slider, self.rate, self.freeze):
             # A refresh that came between a message and its observers would undo the message.
-            control.set_state = under(self.lock, control.set_state)
+            control.set_state = under(lock, control.set_state)
         self._showing = False
         self._shown: tuple[tuple[str, ...], bool] | None = None
         self.slider.observe(self._slid, "value")
@@ -123,26 +132,25 @@ class Row:
         self, paths: tuple[str, ...], label: str, look: str, value: str, opens: bool = False
     ) -> None:
         """Show what the fit uses for `paths`, under this label, with this swatch and value."""
-        with self.lock:
-            shown = paths, self._fit.in_eigenbasis
+        with self._lock:
+            shown = paths, self._fit.learning_rates.relative(paths[0])
             if shown != self._shown:
                 self.paths, self._shown = paths, shown
-                self._show(label)
+                self._show(label, relative=shown[1])
             self.swatch.value = look
             self.slider.description = label
             self.value.value = html.escape(value)
             (self.box.add_class if opens else self.box.remove_class)("fitkit-group")
             self._agree()
 
-    def _show(self, label: str) -> None:
-        relative = self._fit.learning_rates.relative(self.paths[0])
+    def _show(self, label: str, relative: bool) -> None:
         kind = "Multiplier of the learning rate" if relative else "Learning rate"
         self.slider.tooltip = f"{kind} of {label}, logarithmic: arrow or page keys move it"
         self.rate.description = self.rate.tooltip = f"{kind} of {label}"
         self.reset.description = f"Reset the learning rate of {label}"
-        self.reset.tooltip = f"Give {label} the learning rate that the fit was made with"
+        self.reset.tooltip = f"Set {label} to the learning rate that the fit was made with"
         self.open.description = self.open.tooltip = f"Show the parameters of {label}"
-        self.freeze.tooltip = f"Hold {label}, or let go again"
+        self.freeze.tooltip = f"Freeze {label}, or let it move again"
         rate = self._rate()
         middle = 0 if relative or rate <= 0 else int(np.floor(np.log10(rate)))
         # All three in one message, or the browser would clamp the value to ends on their way.
@@ -153,7 +161,7 @@ class Row:
             self._reach(rate)
 
     def _rate(self) -> float:
-        """Give the learning rate; of several the geometric mean of those above zero."""
+        """Compute the learning rate; of several the geometric mean of those above zero."""
         every = self._fit.learning_rates.snapshot()
         rates = [every[path] for path in self.paths]
         if len(set(rates)) == 1:
@@ -170,13 +178,13 @@ class Row:
             self.slider.max = max(self.slider.max, math.ceil(math.log10(rate)) * NOTCHES)
 
     def _slid(self, change: Any) -> None:
-        with self.lock:
+        with self._lock:
             rate = self._rate()
             if rate <= 0 or change["new"] != notch(rate):
                 self._set_rate(rate_at(change["new"]), rate)
 
     def _typed(self, change: Any) -> None:
-        with self.lock:
+        with self._lock:
             rate = self._rate()
             if change["new"] != rate:
                 self._set_rate(change["new"], rate)
@@ -201,7 +209,7 @@ class Row:
             self._fit.learning_rates.update(rates)
 
     def _toggled(self, change: Any) -> None:
-        with self.lock:
+        with self._lock:
             if not self._showing and change["new"] != self._frozen():
                 verb = self._fit.freeze if change["new"] else self._fit.thaw
                 self._act(lambda: verb(self.paths))

@@ -1,7 +1,28 @@
 """How the widgets look: one style sheet, in the front end's own theme colours."""
 
-SHEET = """<style>
-.fitkit-live { max-width: 960px; width: 100%; box-sizing: border-box; overflow: hidden;
+from fitkit._dashboard.render import HEIGHT, MODEL_HEIGHT, WIDTH
+from fitkit._fit import Status
+from fitkit._plotting import GREEN, ORANGE, PALETTE
+
+BLUE, VERMILION = PALETTE[:2]
+GREY = "#888888"
+
+# Of a dot beside the words, so that colour alone never says it.
+STATUS_COLOURS = {
+    Status.READY: GREY,
+    Status.COMPILING: ORANGE,
+    Status.RUNNING: BLUE,
+    Status.PAUSED: ORANGE,
+    Status.FINISHED: GREEN,
+    Status.STOPPED: GREY,
+    Status.CONVERGED: GREEN,
+    Status.STALLED: ORANGE,
+    Status.NON_FINITE: VERMILION,
+    Status.FAILED: VERMILION,
+}
+
+_SHEET = """<style>
+.fitkit-live { max-width: $WIDTHpx; width: 100%; box-sizing: border-box; overflow: hidden;
   color: var(--jp-ui-font-color1, inherit); gap: 2px; padding: 2px 4px 6px; }
 .fitkit-live > .widget-html:first-child { height: 0; margin: 0; }
 .fitkit-live .fitkit-status { width: auto; margin: 0 2px; line-height: 1.5; height: auto; }
@@ -16,8 +37,10 @@ SHEET = """<style>
   margin-right: 7px; }
 .fitkit-bar { height: 3px; border-radius: 2px; margin: 3px 0 5px;
   background: var(--jp-border-color2, #bbb); }
-.fitkit-bar > div { height: 100%; border-radius: 2px; background: #0072B2; }
-.fitkit-notice { border-left: 3px solid #D55E00; padding: 3px 10px; margin: 2px 0 4px;
+.fitkit-bar > div { height: 100%; border-radius: 2px; }
+.fitkit-endless > div { background-image: repeating-linear-gradient(90deg, transparent 0 12px,
+  var(--jp-border-color2, #bbb) 12px 18px); }
+.fitkit-notice { border-left: 3px solid $VERMILION; padding: 3px 10px; margin: 2px 0 4px;
   background: var(--jp-layout-color2, #f4f4f4); white-space: pre-wrap; max-height: 9em;
   overflow: auto; }
 .fitkit-live .fitkit-buttons { gap: 4px; flex-wrap: wrap; overflow: visible; margin: 0; }
@@ -26,24 +49,24 @@ SHEET = """<style>
 .fitkit-live .fitkit-buttons .fitkit-count { width: 136px; margin: 2px 6px 2px 0; }
 .fitkit-live .fitkit-buttons .fitkit-count .widget-label { width: 40px; }
 .fitkit-live .fitkit-spring { flex: 1; }
-.fitkit-live .fitkit-figure { width: 100%; height: auto; aspect-ratio: 960 / 280; margin: 0; }
-.fitkit-live .fitkit-figure.fitkit-sketched { aspect-ratio: 960 / 580; }
-.fitkit-live .fitkit-modes { margin: 0 0 2px; overflow: visible; }
-.fitkit-live .fitkit-modes > .widget-hbox { gap: 6px; overflow: visible; margin: 0; }
+.fitkit-live .fitkit-figure { width: 100%; height: auto; margin: 0; }
+$HEIGHTS
+.fitkit-live .fitkit-eigenvectors { margin: 0 0 2px; overflow: visible; }
+.fitkit-live .fitkit-eigenvectors > .widget-hbox { gap: 6px; overflow: visible; margin: 0; }
 .fitkit-live .fitkit-choice { flex: 1 1 auto; width: auto; max-width: 480px;
   margin: 0 auto 0 0; }
 .fitkit-live .fitkit-choice .widget-readout { min-width: 130px; }
-.fitkit-live .fitkit-choice .widget-label { width: 62px; text-align: left; }
+.fitkit-live .fitkit-choice .widget-label { width: 90px; text-align: left; }
 .fitkit-live .fitkit-words { width: auto; height: 44px; margin: 0 2px; overflow-y: auto; }
 .fitkit-words .widget-html-content { line-height: 21px; white-space: normal; width: 100%;
   overflow-wrap: anywhere; }
-.fitkit-live .fitkit-modes .widget-button { width: auto; flex: none; margin: 0;
+.fitkit-live .fitkit-eigenvectors .widget-button { width: auto; flex: none; margin: 0;
   border-radius: 3px; }
 .fitkit-live .fitkit-icon { font-size: 0; }
 .fitkit-live .fitkit-icon i { font-size: 13px; line-height: 26px; margin: 0; }
-.fitkit-loadings { display: flex; flex-wrap: wrap; column-gap: 14px; font-size: 90%;
+.fitkit-components { display: flex; flex-wrap: wrap; column-gap: 14px; font-size: 90%;
   font-variant-numeric: tabular-nums; }
-.fitkit-loadings i { display: inline-block; height: 8px; min-width: 1px; border-radius: 1px; }
+.fitkit-components i { display: inline-block; height: 8px; min-width: 1px; border-radius: 1px; }
 .fitkit-live .fitkit-rows { overflow: visible; margin: 0; }
 .fitkit-live .fitkit-row { overflow: visible; align-items: center; min-height: 30px; margin: 0;
   column-gap: 8px; }
@@ -84,15 +107,13 @@ SHEET = """<style>
 .fitkit-live .fitkit-frozen .slider-container { opacity: .35; }
 </style>"""
 
-# A dot beside the words, so that colour alone never says it.
-DOTS = {
-    "compiling": "#E69F00",
-    "running": "#0072B2",
-    "paused": "#E69F00",
-    "finished": "#009E73",
-    "converged": "#009E73",
-    "non-finite": "#D55E00",
-    "failed": "#D55E00",
-    "stalled": "#E69F00",
-}
-GREY = "#888888"
+# A picture has a place of its size before it comes, or the page would jump.
+_HEIGHTS = "\n".join(
+    f".fitkit-live .fitkit-high-{height} {{ aspect-ratio: {WIDTH} / {height}; }}"
+    for height in (HEIGHT, MODEL_HEIGHT, HEIGHT + MODEL_HEIGHT)
+)
+SHEET = (
+    _SHEET.replace("$VERMILION", VERMILION)
+    .replace("$WIDTH", str(WIDTH))
+    .replace("$HEIGHTS", _HEIGHTS)
+)

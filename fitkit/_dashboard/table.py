@@ -1,40 +1,41 @@
 """The rows in sight: all of a few parameters; of many, groups by path, or a page of those."""
 
 import fnmatch
-from typing import Any, NamedTuple
+from collections.abc import Iterable
 
 import ipywidgets as widgets
-import numpy as np
+import jax
 
-from fitkit._dashboard.rows import Act, Row, describe
-from fitkit._fit import Fit
+from fitkit._dashboard.rows import Act, Lock, Row, describe
+from fitkit._fit import Fit, Snapshot
 from fitkit._paths import named_leaves
-from fitkit._plotting import colour, dash
+from fitkit._plotting import Entry, Errors, colour, dash
 
-VISIBLE = 12  # rows at a time; with hundreds of them the page would crawl
-
-
-class Entry(NamedTuple):
-    """What one row stands for: a parameter, or all those below a path."""
-
-    label: str
-    paths: tuple[str, ...]
-    number: int
-    group: bool = False
+VISIBLE = 12  # rows at a time: a dozen widgets each, hundreds of which make a page slow
 
 
 class Table:
-    """A row for each parameter in sight; above many, a filter and a row for all that match it."""
+    """A row for each parameter in sight; above many, a filter and a row for all that match it.
 
-    def __init__(self, fit: Fit, act: Act):
+    Parameters
+    ----------
+    fit
+        The fit.
+    act
+        Does what a control asks.
+    lock
+        Held while a control's message is handled, and while controls are set.
+    """
+
+    def __init__(self, fit: Fit, act: Act, lock: Lock) -> None:
         self._fit, self._act = fit, act
         self._first, self._below = 0, ""
         self._index = {path: index for index, path in enumerate(fit.names)}
         many = len(fit.names) > VISIBLE
-        self.rows = [Row(fit, act, opened=self._open)]
+        self.rows = [Row(fit, act, lock, opened=self._open)]
         while len(self.rows) < min(len(fit.names), VISIBLE):
-            self.rows.append(Row(fit, act, self.rows[0], self._open))
-        self.together = Row(fit, act, self.rows[0]) if many else None
+            self.rows.append(Row(fit, act, lock, self.rows[0], self._open))
+        self.together = Row(fit, act, lock, self.rows[0]) if many else None
         self.filter = widgets.Text(
             placeholder="part of a path, or a pattern such as mirrors.*.tip",
             description="filter",
@@ -44,12 +45,12 @@ class Table:
         self.filter.observe(lambda _: self._turn(-self._first), "value")
         self.up = _icon("level-up", "Back to the groups above")
         self.back = _icon("chevron-left", "Parameters before these")
-        self.on = _icon("chevron-right", "Parameters after these")
+        self.forth = _icon("chevron-right", "Parameters after these")
         self.up.on_click(lambda _: self._go_below(self._below.rpartition(".")[0]))
         self.back.on_click(lambda _: self._turn(-VISIBLE))
-        self.on.on_click(lambda _: self._turn(VISIBLE))
+        self.forth.on_click(lambda _: self._turn(VISIBLE))
         self.where = widgets.HTML()
-        bar = widgets.HBox([self.up, self.filter, self.back, self.where, self.on])
+        bar = widgets.HBox([self.up, self.filter, self.back, self.where, self.forth])
         bar.add_class("fitkit-bar-of-many")
         self.head = widgets.HTML()
         self.head.add_class("fitkit-head")
@@ -63,46 +64,45 @@ class Table:
         self.box.add_class("fitkit-rows")
 
     def in_sight(self) -> list[Entry]:
-        """Give what has a row now."""
+        """List what has a row now."""
         return self._page(self._entries())
 
     def _page(self, entries: list[Entry]) -> list[Entry]:
         return entries[self._first : self._first + len(self.rows)]
 
-    def refresh(self, errors: dict[str, np.ndarray]) -> None:
-        """Set every control in sight from the fit, whose error bars are given."""
-        leaves = named_leaves(self._fit.params)
+    def refresh(self, now: Snapshot, errors: Errors) -> None:
+        """Set every control in sight from the fit, and values from this moment of it."""
         entries = self._entries()
         self._first = min(self._first, max(0, (len(entries) - 1) // VISIBLE * VISIBLE))
         self.head.value = self._headings()
         for number, row in enumerate(self.rows):
             _show(row.box, number + self._first < len(entries))
-        for row, (label, paths, number, group) in zip(self.rows, self._page(entries), strict=False):
+        page = self._page(entries)
+        leaves = named_leaves(now.params)
+        # Fetched in one go, and only those in sight.
+        values = jax.device_get({e.paths[0]: leaves[e.paths[0]] for e in page if not e.group})
+        for row, (label, paths, number, group) in zip(self.rows, page, strict=False):
             line = f"border-top-style:{dash(number)[0]};border-top-color:{colour(number)}"
             if group:
-                value, label = self._tell_frozen(paths), f"{label} ({len(paths)})"
+                value, label = _count_frozen(now, paths), f"{label} ({len(paths)})"
             else:
-                value = describe(leaves[paths[0]], errors.get(paths[0]))
+                value = describe(values[paths[0]], errors.get(paths[0]))
             row.refresh(paths, label, f"<i style='{line}'></i>", value, group)
         if self.together is not None:
-            self._refresh_many(entries)
+            self._refresh_many(now, entries)
 
-    def _refresh_many(self, entries: list[Entry]) -> None:
+    def _refresh_many(self, now: Snapshot, entries: list[Entry]) -> None:
         assert self.together is not None
         total, last = len(entries), min(self._first + VISIBLE, len(entries))
         self.where.value = f"{self._first + 1}–{last} of {total}" if total else "none match"
         self.up.disabled = not self._below
-        self.back.disabled, self.on.disabled = self._first == 0, last >= total
+        self.back.disabled, self.forth.disabled = self._first == 0, last >= total
         _show(self.together.box, total > 0)
         paths = tuple(path for entry in entries for path in entry.paths)
         if paths:
             where = f" of {self._below}" if self._below and not self.filter.value.strip() else ""
             label = f"all {len(paths)}{where}"
-            self.together.refresh(paths, label, "", self._tell_frozen(paths))
-
-    def _tell_frozen(self, paths: tuple[str, ...]) -> str:
-        frozen = len(self._fit.frozen.intersection(paths))
-        return f"{frozen} frozen" if frozen else ""
+            self.together.refresh(paths, label, "", _count_frozen(now, paths))
 
     def _entries(self) -> list[Entry]:
         """List what there are rows for: what a filter leaves, or the groups below a path.
@@ -132,7 +132,7 @@ class Table:
             for number, (label, paths) in enumerate(groups.items())
         ]
 
-    def _single(self, paths: Any) -> list[Entry]:
+    def _single(self, paths: Iterable[str]) -> list[Entry]:
         return [Entry(path, (path,), self._index[path]) for path in paths]
 
     def _open(self, paths: tuple[str, ...]) -> None:
@@ -157,8 +157,13 @@ class Table:
         )
 
 
+def _count_frozen(now: Snapshot, paths: tuple[str, ...]) -> str:
+    frozen = len(now.frozen.intersection(paths))
+    return f"{frozen} frozen" if frozen else ""
+
+
 def _icon(icon: str, words: str) -> widgets.Button:
-    """Make a button that shows an icon, and says to a screen reader what it is."""
+    """Make a button that shows an icon, and has words for a screen reader."""
     button = widgets.Button(icon=icon, description=words, tooltip=words)
     button.add_class("fitkit-icon")
     return button

@@ -1,100 +1,132 @@
 """The widgets of one dashboard, set from the fit and drawn on."""
 
+import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as widgets
 
-from fitkit._dashboard.background import Survey
-from fitkit._dashboard.eigenvectors import Modes
+from fitkit._dashboard.background import BackgroundThread
+from fitkit._dashboard.eigenvectors import Eigenvectors
 from fitkit._dashboard.header import Header
 from fitkit._dashboard.output import LIVE_CLASS
 from fitkit._dashboard.panels import Panels
-from fitkit._dashboard.render import Painter, Sketch, blank
+from fitkit._dashboard.render import FrameRenderer, blank
 from fitkit._dashboard.style import SHEET
 from fitkit._dashboard.table import Table
-from fitkit._fit import Fit
+from fitkit._fit import Fit, Snapshot, Status
+
+LOCK_TURN = 0.1  # seconds between two looks at whether to go on waiting for a lock
 
 
-class Live:
-    """Header, picture, directions and rows in one box, and the thread for what takes long.
+class LiveWidgets:
+    """Header, picture, eigenvectors and rows in one box, and the thread for what takes long.
 
     Parameters
     ----------
     fit
         The fit to show.
-    panels, sketch
+    panels
         What to draw of it.
-    wake
-        Asks for a refresh soon, from any thread.
+    refresh_soon
+        Asks for a refresh, from any thread.
     """
 
-    def __init__(self, fit: Fit, panels: Panels, sketch: Sketch | None, wake: Callable[[], None]):
-        self._fit, self._panels, self._sketch, self._wake = fit, panels, sketch, wake
-        self._leg = (-1, 0)
-        self._trouble = ""
-        self.survey = Survey(fit, "spectrum" in panels.names, self._told, wake)
-        self.painter = Painter()
-        self.header = Header(fit, self._do, self._ask)
-        self.modes = Modes(fit, self._do, self._ask)
-        self.table = Table(fit, self._do)
-        self.image = widgets.Image(value=blank(sketch is not None), format="png")
-        self.image.add_class("fitkit-figure")
-        if sketch is not None:
-            self.image.add_class("fitkit-sketched")
-        if "spectrum" not in panels.names:
-            self.modes.box.add_class("fitkit-none")
+    def __init__(self, fit: Fit, panels: Panels, refresh_soon: Callable[[], None]) -> None:
+        self._fit, self._panels, self._refresh_soon = fit, panels, refresh_soon
+        # Held while a control's message is handled, and while controls are set: a refresh that
+        # came between a message and its observers would undo the message.
+        self._lock = threading.RLock()
+        self._latest = fit.snapshot
+        self._run: tuple[int | None, int] = (-1, 0)
+        self._refused = self._undrawn = ""
+        spectrum = "spectrum" in panels.names
+        self.background = BackgroundThread(fit, spectrum, self.show_error, refresh_soon)
+        self.renderer = FrameRenderer()
+        self.header = Header(fit, self._act, self._ask)
+        self.eigenvectors = Eigenvectors(fit, self._act, self._ask, self._lock)
+        self.table = Table(fit, self._act, self._lock)
+        self.image = widgets.Image(value=blank(panels.height), format="png")
+        for name in ("fitkit-figure", f"fitkit-high-{panels.height}"):
+            self.image.add_class(name)
+        if not spectrum:
+            self.eigenvectors.box.add_class("fitkit-none")
         # An Image can carry no alternative text, and a tooltip breaks its view.
         words = widgets.HTML(f"Plots below: {', '.join(panels.names)}.")
         words.add_class("fitkit-unseen")
         above = [widgets.HTML(SHEET), *self.header.parts, words, self.image]
-        self.box = widgets.VBox([*above, self.modes.box, self.table.box])
+        self.box = widgets.VBox([*above, self.eigenvectors.box, self.table.box])
         self.box.add_class(LIVE_CLASS)
 
-    def refresh_controls(self) -> None:
-        """Set every control from the fit."""
-        fit = self._fit
-        target, step = fit.target, fit.step
-        if target != self._leg[0]:
-            self._leg = (target, step)
-        self.header.refresh(self._leg[1], self.survey.doing)
-        drawing = "" if self._sketch is None else self._sketch.trouble
-        self.header.say(self._trouble or trouble(fit) or drawing)
-        self.modes.refresh()
-        self.table.refresh(self._panels.errors())
+    def refresh_controls(self, now: Snapshot, ending: Callable[[], bool] = lambda: False) -> None:
+        """Set every control from the fit at this moment, or at a later one that was shown already.
 
-    def refresh_figure(self) -> None:
-        """Draw a frame."""
-        panels = self._panels.now(self.table.in_sight(), self.modes.chosen)
-        self.image.value = self.painter.frame(panels, self._sketch)
+        Parameters
+        ----------
+        now
+            The fit at this moment.
+        ending
+            Whether to give up waiting for a control whose message is being handled, because that
+            may wait for the present thread to end.
+        """
+        problem = fit_problem(self._fit, now)
+        while not self._lock.acquire(timeout=LOCK_TURN):
+            if ending():
+                return
+        try:
+            now = self._latest = max(now, self._latest, key=lambda snapshot: snapshot.version)
+            if now.target != self._run[0] or now.step < self._run[1]:
+                self._run = now.target, now.step
+            self.header.refresh(now, self._run[1], self.background.doing)
+            self.header.say(self._refused or self._undrawn or problem or self._panels.problem)
+            self.eigenvectors.refresh(now)
+            self.table.refresh(now, self._panels.errors(now))
+        finally:
+            self._lock.release()
+
+    def refresh_figure(self, now: Snapshot) -> None:
+        """Draw a frame; under the lock for drawing."""
+        entries, chosen = self.table.in_sight(), self.eigenvectors.chosen
+        self.image.value = self.renderer.frame(self._panels.cells(self._fit, now, entries, chosen))
+        self._undrawn = ""
+
+    def show_failure(self, error: BaseException) -> None:
+        """Show why a frame could not be drawn, until one can be."""
+        words = f"The dashboard could not draw: {type(error).__name__}: {error}"
+        if words != self._undrawn:  # Once, not with every frame.
+            traceback.print_exception(error)
+        self._undrawn = words
+        self.header.say(self._refused or words)
+
+    def show_error(self, error: Exception) -> None:
+        """Show what an action raised, until the next one."""
+        self._refused = str(error) or type(error).__name__
+        traceback.print_exception(error)
 
     def close(self) -> None:
         """Free the widgets."""
-        self.survey.end()
         dispose(self.box)
 
-    def _do(self, action: Callable[[], Any]) -> None:
-        """Do what a control asks, and say in words what went wrong."""
-        self._trouble, self.header.saved = "", ""
+    def _act(self, action: Callable[[], Any]) -> None:
+        """Do what a control asks, and show what it raises."""
+        self._refused, self.header.saved = "", ""
         try:
             action()
         except Exception as error:
-            self._told(error)
-        self._wake()
+            self.show_error(error)
+        self._refresh_soon()
 
     def _ask(self, words: str, action: Callable[[], Any]) -> None:
         """Do what takes long without holding up the messages of other widgets."""
-        self._do(lambda: self.survey.ask(words, action))
-
-    def _told(self, error: Exception) -> None:
-        self._trouble = str(error) or type(error).__name__
+        self._act(lambda: self.background.ask(words, action))
 
 
-def trouble(fit: Fit) -> str:
-    """Say what stopped the fit, where something did."""
-    if fit.error is not None:
-        return f"{type(fit.error).__name__}: {fit.error}"
-    if fit.status != "non-finite":
+def fit_problem(fit: Fit, now: Snapshot) -> str:
+    """Describe what stopped the fit, where something did; that may take a second."""
+    if now.error is not None:
+        return f"{type(now.error).__name__}: {now.error}"
+    if now.status is not Status.NON_FINITE:
         return ""
     report = fit.report  # From now on the message names operation and line, too.
     return f"{fit.message}. Try: {report.advice}" if report else fit.message

@@ -1,4 +1,8 @@
-"""Pictures: pure functions, no widgets."""
+"""Pictures: pure functions, no widgets.
+
+Only the methods of `Result` are imported with fitkit. Everything else here is when it is first
+asked for, because matplotlib takes longer to import than all of fitkit.
+"""
 
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
@@ -6,26 +10,28 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from fitkit._plotting.figures import Result as Result
 
 if _TYPE_CHECKING:
+    from fitkit._plotting.axes import GREEN as GREEN
     from fitkit._plotting.axes import INK as INK
+    from fitkit._plotting.axes import ORANGE as ORANGE
     from fitkit._plotting.axes import PALETTE as PALETTE
     from fitkit._plotting.axes import View as View
     from fitkit._plotting.axes import colour as colour
     from fitkit._plotting.axes import dash as dash
-    from fitkit._plotting.axes import dress as dress
-    from fitkit._plotting.axes import figures as figures
-    from fitkit._plotting.axes import tint as tint
-    from fitkit._plotting.panels import Snapshot as Snapshot
-    from fitkit._plotting.panels import loss_marks as loss_marks
-    from fitkit._plotting.panels import loss_view as loss_view
-    from fitkit._plotting.panels import spectrum_marks as spectrum_marks
-    from fitkit._plotting.panels import spectrum_view as spectrum_view
-    from fitkit._plotting.panels import steps_marks as steps_marks
-    from fitkit._plotting.panels import steps_view as steps_view
+    from fitkit._plotting.axes import recolour as recolour
+    from fitkit._plotting.axes import set_up as set_up
+    from fitkit._plotting.panel import Entry as Entry
+    from fitkit._plotting.panel import Errors as Errors
+    from fitkit._plotting.panel import Frame as Frame
+    from fitkit._plotting.panel import Panel as Panel
+    from fitkit._plotting.panel import error_bars as error_bars
+    from fitkit._plotting.panels import PANELS as PANELS
+    from fitkit._plotting.spectrum import affordable as affordable
+
+_LAZY = ("axes", "panel", "panels", "spectrum")
 
 
 def __getattr__(name: str) -> object:
-    # Matplotlib's artists take longer to import than all of fitkit.
-    for module in ("axes", "panels"):
+    for module in _LAZY:
         found = _import_module(f"fitkit._plotting.{module}")
         if hasattr(found, name):
             return getattr(found, name)

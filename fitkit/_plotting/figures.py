@@ -1,7 +1,6 @@
-"""A result drawn on matplotlib axes.
+"""The methods of `Result` that draw, attached to it at the end of this file.
 
-These are the methods of `Result` that draw. They are attached at the end of this file, which
-stands above the result on the module map, so that the result itself knows nothing of matplotlib.
+So the result itself knows nothing of matplotlib, and importing this does not import it either.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,13 +9,11 @@ import numpy as np
 
 from fitkit._result import Result
 
-if TYPE_CHECKING:  # Importing fitkit should not wait for matplotlib's figures.
+if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Colours of Okabe and Ito (2008), told apart by colour-blind readers.
-BLUE, ORANGE = "#0072B2", "#D55E00"
-# More labels than this along an axis cannot be read.
-MOST_LABELS = 40
+MOST_LABELS = 40  # along an axis; more cannot be read
+MANY_POINTS = 100  # from there on small ones, which hide each other less
 
 
 def plot_residuals(self: Result, ax: "Axes | None" = None) -> "Axes":
@@ -38,11 +35,15 @@ def plot_residuals(self: Result, ax: "Axes | None" = None) -> "Axes":
     """
     if self.residuals is None:
         raise ValueError("plot_residuals: the fit had a loss; only Fit(residuals=...) has any.")
+    from fitkit._plotting.axes import BLUE
+
     ax = _axes(ax)
     ax.axhline(0, color="0.6", linewidth=1)
     for edge in (-1, 1):
         ax.axhline(edge, color="0.6", linewidth=1, linestyle=":")
-    ax.plot(self.residuals, ".", color=BLUE, markersize=4 if self.residuals.size > 100 else 7)
+    ax.plot(
+        self.residuals, ".", color=BLUE, markersize=4 if len(self.residuals) > MANY_POINTS else 7
+    )
     ax.set(xlabel="residual number", ylabel="(model − data) / σ")
     if self.reduced_chi_square is not None:
         ax.set_title(f"reduced chi-square {self.reduced_chi_square:.4g}")
@@ -73,7 +74,10 @@ def plot_correlation(self: Result, ax: "Axes | None" = None) -> "Axes":
 
 
 def plot_spectrum(self: Result, ax: "Axes | None" = None) -> "Axes":
-    """Draw the units-free Fisher eigenvalues, the rank cut, and what lies below it.
+    """Draw the units-free Fisher eigenvalues, and where the data cease to constrain.
+
+    Eigenvectors that the data leave unconstrained are hollow and beyond the dashed line; an
+    eigenvalue that is zero or negative lies on the axis.
 
     Parameters
     ----------
@@ -84,23 +88,18 @@ def plot_spectrum(self: Result, ax: "Axes | None" = None) -> "Axes":
     -------
     Axes
     """
-    ax = _axes(ax)
-    values = np.asarray(self.fisher.eigenvalues)
-    kept = np.asarray(self.fisher.constrained)
-    modes = np.arange(1, len(values) + 1)
-    cut = self.fisher.rtol * values[0] if values[0] > 0 else 1.0
-    ax.plot(modes[kept], values[kept], "o", color=BLUE, label="constrained")
-    if not kept.all():
-        # Zeros and negative values have no place on a logarithmic axis: they sit on the cut.
-        shown = np.maximum(values[~kept], cut)
-        ax.plot(modes[~kept], shown, "v", color=ORANGE, label="unconstrained")
-        ax.axhline(cut, color="0.5", linestyle="--", linewidth=1, label="rank cut")
-        ax.legend()
-    ax.set_yscale("log")
-    ax.set(xlabel="mode", ylabel="eigenvalue (units-free)")
     from matplotlib.ticker import MaxNLocator
 
+    from fitkit._plotting.spectrum import spectrum_marks, spectrum_view
+
+    ax = _axes(ax)
+    eigenvalues = np.asarray(self.fisher.eigenvalues, dtype=float)
+    view = spectrum_view(eigenvalues)
+    ax.set(yscale="log", xlim=view.x, ylim=view.y)
+    ax.set(xlabel=view.xlabel, ylabel="eigenvalue (units-free)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for mark in spectrum_marks(ax, eigenvalues, self.fisher.rank):
+        ax.add_artist(mark)
     return ax
 
 
