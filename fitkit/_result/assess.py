@@ -1,247 +1,261 @@
-"""Work out what a fit says at the end, and whether to believe it."""
+"""One assessment of where a fit stands: at a minimum, or where else."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, PyTree
 
-from fitkit._fisher import (
-    FisherMatrix,
-    fisher_matrix,
-    residual_gradient,
-    split_params,
-    value_and_gradient,
-)
+from fitkit._fisher import combination, simplest_basis, split_params
 from fitkit._optimisers import Bounds
-from fitkit._paths import Paths, named_elements, named_leaves
-from fitkit._result.mean_loss import is_mean
-from fitkit._result.result import Result
+from fitkit._paths import Paths, match_paths, named_elements, named_leaves
+from fitkit._result.assessment import Assessment, Kind
+from fitkit._result.derivatives import Derivatives
+from fitkit._result.local_model import NOISES, LocalModel, local_model
+from fitkit._result.rounding import coarsest_eps
 
 # Bates and Watts (Technometrics 23, 179, 1981): a minimum is reached when the step to it is a
 # thousandth of a standard error, for which rounding the result does not matter any more.
 CLOSE = 1e-3
+# Rounding that moves the minimum by more than a tenth of a standard error adds to that error.
+COARSE = 0.1
+# The ratio of two successive Newton steps is 0 at an ordinary minimum, 1 - 1/(k - 1) at a zero of
+# order k (2/3 for k = 4, or 1/2 where only JᵀJ steps, 1/3 between the two), 1 on an exponential
+# tail and more on a power law.
+DEGENERATE, RUNAWAY = 0.25, 0.9
+# A slope that a Newton step takes down to this is no tail's: an exponential leaves 0.37, a fourth
+# power 0.3, and 0.125 where only JᵀJ steps.
+SHRUNK = 0.05
+# Without any unit, half the digits of every parameter (six in single precision have no half).
+DIGITS = 1e-6
 
 
-def make_result(
-    *,
+def assess(
     residuals: Callable[[PyTree, Any], PyTree] | None = None,
-    loss: Callable[[PyTree, Any], Any] | None = None,
-    params: PyTree,
+    params: PyTree = None,
     args: Any = None,
+    *,
+    loss: Callable[[PyTree, Any], Any] | None = None,
     frozen: Paths = (),
-    verdict: bool | None = None,
-    status: str = "finished",
-    steps: int = 0,
-    absolute_sigma: bool = True,
     bounds: Bounds | None = None,
-) -> Result:
-    """Work out what a fit says.
+    gain: float | None = None,
+) -> Assessment:
+    """Find out where a fit stands, from the function, its derivatives and what the fit gained.
+
+    A pure function that knows nothing of the optimiser; what it compiles it compiles once for a
+    function object and shapes, and any thread may call it.
 
     Parameters
     ----------
-    residuals, loss, params, args, frozen
-        As for `fisher_matrix`; `params` are those that the fit arrived at.
-    verdict
-        Whether the optimiser says that it has converged; None if it cannot tell.
-    status
-        What the fit ended as, in a word.
-    steps
-        How many steps it took.
-    absolute_sigma
-        Whether residuals are in units of the true σ. If not, errors are scaled by the square root
-        of the reduced chi-square.
+    residuals, params, args, loss, frozen
+        As for `fisher_matrix`.
     bounds
-        Limits that the fit kept to. At one that holds an element back, the gradient need not
-        vanish.
+        Limits that the fit keeps to.
+    gain
+        By how much the loss is lower than where the fit first began; None if that is not known.
+        Nothing else tells the unit of a loss.
 
     Raises
     ------
-    ValueError
-        If errors of a loss are to be scaled, which has no scatter to scale them by; and whatever
-        `fisher_matrix` raises.
+    TypeError, ValueError
+        Of parameters that are no finite real numbers.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> assess(loss=lambda p, args: p["x"] * p["y"], params={"x": 0.0, "y": 0.0}).kind.value
+    'saddle'
     """
-    if loss is not None and not absolute_sigma:
-        raise ValueError(
-            "result: absolute_sigma=False scales errors by the scatter of residuals, but the fit "
-            "has a loss. Give Fit its residuals instead, or scale the loss by the variance."
-        )
-    fisher = fisher_matrix(residuals, params, args, loss=loss, frozen=frozen)
-    free, held = split_params(params, frozen)
     function: Any = residuals if loss is None else loss
-    if loss is not None:
-        value, gradient = value_and_gradient(function, free, held, args)
-        flat = None
-    else:
-        flat, gradient = residual_gradient(function, free, held, args)
-        flat = np.asarray(flat)
-        value = 0.5 * np.sum(flat.astype(np.float64) ** 2)
-    value, gradient = float(value), np.asarray(gradient, np.float64)
+    squares = loss is None
+    if all_frozen(params, frozen):
+        free, held = split_params(params, ())
+        left_out = Derivatives(function, squares, free, held, args).no_data()
+        return Assessment(Kind.FROZEN, left_out=int(left_out.sum()) if squares else 0)
+    free, held = split_params(params, frozen)
+    derivatives = Derivatives(function, squares, free, held, args)
+    labels = named_elements(free)
+    x = derivatives.x
+    values, gradient = derivatives.at(x)
+    if not (np.all(np.isfinite(values)) and np.all(np.isfinite(gradient))):
+        return Assessment(Kind.NONFINITE, step=np.zeros_like(x))
+    left_out = int(derivatives.no_data().sum()) if squares else 0
+    data = values.size - left_out if squares else 0
 
-    chi_square = freedom = reduced = None
-    if flat is not None:
-        chi_square, freedom = 2 * value, flat.size - fisher.rank
-        reduced = chi_square / freedom if freedom > 0 else None
-    scale = 1.0 if absolute_sigma else np.inf if reduced is None else math.sqrt(reduced)
-    covariance = _times(np.asarray(fisher.covariance), scale**2)
-    errors = _times(np.asarray(fisher.errors), scale)
+    lower, upper = limits_of(bounds, labels)
+    unit = (float(values @ values) / max(data, 1)) ** 0.5 if squares else _unit_of_loss(gain)
+    blocked = _blocked(x, gradient, lower, upper, CLOSE * (unit or 0.0))
+    at_bound = tuple(label for label, hit in zip(labels, blocked, strict=True) if hit)
+    still = np.zeros_like(x)
+    if blocked.all():
+        return Assessment(Kind.MINIMUM, 0.0, 0.0, still, at_bound, left_out=left_out)
+    eps = float(coarsest_eps(function, free, held, args))
+    model = local_model(derivatives, ~blocked, eps, data)
+    if model is None:
+        return Assessment(Kind.NONFINITE, step=still, at_bound=at_bound, left_out=left_out)
 
-    position = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(free)])
-    blocked = _blocked(bounds, fisher.labels, position, gradient)
-    movable = fisher.given(blocked) if blocked.any() else fisher
-    projection = np.asarray(movable.projection)
-    latent = projection.T @ gradient[~blocked]
-    distance = float(np.linalg.norm(latent))
-    precision = jnp.result_type(*jax.tree.leaves(free))
-    # Where the data are met exactly, there is no scatter to compare with: what counts then is that
-    # the step to the minimum no longer changes half of a parameter's digits.
-    digits = math.sqrt(float(jnp.finfo(precision).eps)) * np.abs(position[~blocked])
-    still = bool(np.all(np.abs(projection @ latent) <= digits))
-    if reduced:
-        distance /= math.sqrt(reduced)
-    converged = (distance <= CLOSE or still) if verdict is None else verdict
-    full = fisher.rank == len(fisher.labels)
-
-    fixed = frozenset(named_leaves(held)) & frozenset(
-        path for path, leaf in named_leaves(params).items() if not callable(leaf)
-    )
-    warnings = _warnings(
-        residuals, loss, params, args, fisher, precision, value, reduced, freedom, absolute_sigma
-    )
-    values, error_of = _by_path(params, free, errors)
-    if bounds is not None:
-        warnings += [
-            f"{name} is on its bound: its error is no standard error"
-            for name in bounds.touched(eqx.filter(params, lambda leaf: not callable(leaf)))
-        ]
-    return Result(
-        params=params,
-        values=values,
-        errors=error_of,
-        fixed=fixed,
-        loss=value,
-        chi_square=chi_square,
-        degrees_of_freedom=freedom,
-        reduced_chi_square=reduced,
-        residuals=flat,
-        fisher=fisher,
-        covariance=covariance,
-        absolute_sigma=absolute_sigma,
-        steps=steps,
-        distance=distance,
-        converged=converged,
-        success=converged and full and status not in ("non-finite", "failed"),
-        message=_message(converged, fisher, status, steps, distance),
-        warnings=tuple(warnings),
-    )
-
-
-def _message(
-    converged: bool, fisher: FisherMatrix, status: str, steps: int, distance: float
-) -> str:
-    took = f"after {steps} step{'' if steps == 1 else 's'}"
-    where = f"{distance:.2g} standard errors from the minimum"
-    if status in ("non-finite", "failed"):
-        return f"Fit failed: {status} {took}; the last finite parameters are about {where}"
-    if not converged:
-        return f"Fit not converged: {status} {took}, about {where}"
-    missing = len(fisher.labels) - fisher.rank
-    if missing:
-        directions = "one direction" if missing == 1 else f"{missing} directions"
-        return f"Fit converged {took}, but the data leave {directions} free"
-    return f"Fit converged {took}, {where}"
-
-
-def _warnings(
-    residuals: Callable | None,
-    loss: Callable | None,
-    params: PyTree,
-    args: Any,
-    fisher: FisherMatrix,
-    precision: Any,
-    value: float,
-    reduced: float | None,
-    freedom: int | None,
-    absolute_sigma: bool,
-) -> list[str]:
-    warnings = []
-    if loss is not None and is_mean(loss, params, args):
-        warnings.append(
-            "the loss is a mean over data, not a log-likelihood: errors are too large by the "
-            "square root of their number. Use the sum"
+    if squares:
+        unit = model.scatter
+    elif gain is not None and gain <= NOISES * eps * abs(float(values.sum())):
+        unit = None
+    quadratic = model.quadratic
+    moves = quadratic.vectors @ quadratic.newton
+    step = still.copy()
+    step[~blocked] = moves
+    places = np.abs(x[~blocked])
+    near = _is_near(model, moves, places, unit, eps)
+    ratio = _ratio(derivatives, ~blocked, model, lower, upper)
+    kind = _kind(model, near, ratio, unit, squares)
+    if kind is Kind.DEGENERATE and squares and gain is not None and model.scatter is None:
+        # A sum of squares that ends at zero and not in a parabola is reached step by step: all of
+        # the way but for rounding.
+        if values @ values <= (NOISES * eps) ** 2 * (values @ values + 2 * gain):
+            kind = Kind.MET
+    names = tuple(label for label, hit in zip(labels, blocked, strict=True) if not hit)
+    scale = unit or 1.0
+    return Assessment(
+        kind=kind,
+        distance=quadratic.decrement / scale,
+        floor=model.floor / scale,
+        step=step,
+        at_bound=at_bound,
+        flat=_flat(model, names, eps) if kind in (Kind.FLAT, Kind.MET) else (),
+        coarse=tuple(
+            name
+            for name, fine in zip(names, model.stiffness * places * eps / 2 / scale, strict=True)
+            if fine > COARSE
         )
-    if freedom is not None and freedom <= 0:
-        warnings.append("there are no more residuals than parameters: chi-square says nothing")
-    # Ten standard deviations of chi-square, and by a factor that matters.
-    if absolute_sigma and reduced is not None and freedom:
-        beyond = abs(reduced - 1) > 10 * math.sqrt(2 / freedom)
-        if beyond and not 0.5 < reduced < 2:
-            warnings.append(
-                f"reduced chi-square is {reduced:.2g}: either the model is wrong or σ is. If σ "
-                "is unknown, result(absolute_sigma=False) takes it from the scatter"
-            )
-    if jnp.finfo(precision).bits < 64:
-        eps = float(jnp.finfo(precision).eps)
-        condition = fisher.condition_number
-        # J is rounded to eps, errors to eps times the square root of the condition number.
-        doubt = eps * (condition if fisher.squared else math.sqrt(condition))
-        if doubt > 1e-2:
-            warnings.append(
-                f"float32 with a condition number of {condition:.1g}: the errors of the worst "
-                "constrained directions, and the rank, are rounding. Use float64"
-            )
-        if value * eps > 0.05:
-            warnings.append(
-                f"float32 cannot tell losses near {value:.2g} apart to the 0.5 that is one "
-                "standard error. Use float64, or residuals"
-            )
-    return warnings
+        if kind is Kind.COARSE
+        else (),
+        left_out=left_out,
+        unit_known=squares or unit is not None,
+    )
+
+
+def _kind(
+    model: LocalModel, near: bool, ratio: float, unit: float | None, squares: bool
+) -> Kind:
+    quadratic = model.quadratic
+    if model.met:
+        return Kind.MET
+    down, level = quadratic.signs < 0, quadratic.signs == 0
+    if down.any():
+        slopes = np.where(model.significant, quadratic.slopes, 0)[down]
+        aside = np.linalg.norm(slopes / np.sqrt(-quadratic.curvatures[down]))
+        return Kind.SADDLE if near and aside <= CLOSE * (unit or 0.0) else Kind.CONCAVE
+    if np.any(model.significant & level):
+        return Kind.SLOPING
+    if quadratic.proven and level.all():
+        return Kind.PLATEAU
+    if ratio > RUNAWAY and (near or unit is None or quadratic.decrement <= unit):
+        return Kind.RUNAWAY
+    if not near:
+        return Kind.DISTANT
+    if ratio > DEGENERATE:
+        return Kind.DEGENERATE
+    if unit is not None and model.floor > COARSE * (unit if squares else 1.0):
+        return Kind.COARSE
+    if not quadratic.proven:
+        return Kind.SETTLED
+    return Kind.FLAT if level.any() else Kind.MINIMUM
+
+
+def _is_near(
+    model: LocalModel,
+    moves: Float[np.ndarray, " n"],
+    places: Float[np.ndarray, " n"],
+    unit: float | None,
+    eps: float,
+) -> bool:
+    """Whether a Newton step changes nothing that matters or that rounding lets anyone see."""
+    quadratic = model.quadratic
+    if quadratic.decrement <= NOISES * model.floor:
+        return True
+    if unit is not None:
+        return quadratic.decrement <= CLOSE * unit
+    up = quadratic.signs > 0
+    blur = (quadratic.vectors[:, up] * (model.noise / quadratic.curvatures)[up]) ** 2
+    digits = max(8 * eps, min(eps**0.5, DIGITS)) * places
+    return bool(np.all(np.abs(moves) <= digits + NOISES * np.sqrt(blur.sum(axis=1))))
+
+
+def _ratio(
+    derivatives: Derivatives,
+    movable: Bool[np.ndarray, " n"],
+    model: LocalModel,
+    lower: Float[np.ndarray, " n"],
+    upper: Float[np.ndarray, " n"],
+) -> float:
+    """Length of the next Newton step, relative to this one, where the slope does not vanish.
+
+    0 where nothing is left of the slopes beyond rounding, and where the step leads out of the
+    domain.
+    """
+    quadratic, x = model.quadratic, derivatives.x
+    seen = model.significant & (quadratic.signs > 0)
+    if not seen.any():
+        return 0.0
+    there = x.copy()
+    there[movable] += quadratic.vectors @ np.where(seen, quadratic.newton, 0)
+    if np.any((there < lower) | (there > upper)):
+        return 0.0
+    slopes = derivatives.at(there)[1][movable] @ quadratic.vectors
+    left = np.abs(slopes) > np.maximum(SHRUNK * np.abs(quadratic.slopes), NOISES * model.noise)
+    if not np.any(seen & left):
+        return 0.0
+    along = np.zeros_like(x)
+    along[movable] = quadratic.vectors @ np.where(seen & left, quadratic.newton, 0)
+    _, gradient, product = derivatives.product(there, along)
+    slope, curvature = float(along @ gradient), float(along @ product)
+    if not np.isfinite(slope + curvature) or slope >= 0:
+        return 0.0
+    return -slope / curvature if curvature > 0 else np.inf
+
+
+def _flat(model: LocalModel, names: tuple[str, ...], eps: float) -> tuple[str, ...]:
+    scale = np.where(model.stiffness > 0, model.stiffness, 1)
+    rows = model.quadratic.vectors[:, model.quadratic.signs == 0].T * scale
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return tuple(combination(row, scale, names) for row in simplest_basis(rows, eps**0.5))
+
+
+def _unit_of_loss(gain: float | None) -> float | None:
+    """One standard error of a log-likelihood, or a fit that gained less is its own yardstick."""
+    return None if gain is None or gain <= 0 else min(1.0, 2 * gain) ** 0.5
 
 
 def _blocked(
-    bounds: Bounds | None,
-    labels: tuple[str, ...],
-    position: Float[np.ndarray, " n"],
+    x: Float[np.ndarray, " n"],
     gradient: Float[np.ndarray, " n"],
+    lower: Float[np.ndarray, " n"],
+    upper: Float[np.ndarray, " n"],
+    close: float,
 ) -> Bool[np.ndarray, " n"]:
-    """Which elements sit on a limit with a loss that falls further outside."""
-    if bounds is None:
-        return np.zeros(len(labels), bool)
-    names = named_elements(bounds.lower)
-    lower, upper = (
-        dict(
-            zip(
-                names,
-                np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]),
-                strict=True,
-            )
-        )
-        for tree in (bounds.lower, bounds.upper)
-    )
-    low, high = (np.array([limits[label] for label in labels]) for limits in (lower, upper))
-    return ((position <= low) & (gradient > 0)) | ((position >= high) & (gradient < 0))
+    """Which elements a limit holds back: on it, or so near that all the gain is below a minimum's.
 
-
-def _by_path(
-    params: PyTree, free: PyTree, errors: Float[np.ndarray, " n"]
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    values = {
-        path: np.asarray(leaf) for path, leaf in named_leaves(params).items() if not callable(leaf)
-    }
-    found = {path: np.zeros(value.shape) for path, value in values.items()}
-    start = 0
-    for path in named_leaves(free):
-        size = values[path].size
-        found[path] = errors[start : start + size].reshape(values[path].shape)
-        start += size
-    return values, found
-
-
-def _times(array: np.ndarray, scale: float) -> np.ndarray:
-    """Multiply, with zero staying zero under an infinite scale."""
+    Half the square of `close` is what a step to the minimum may still gain.
+    """
     with np.errstate(invalid="ignore"):
-        return np.where(array == 0, 0.0, array * scale)
+        low = (x <= lower) | ((x - lower) * gradient <= close**2 / 2)
+        high = (x >= upper) | ((x - upper) * gradient <= close**2 / 2)
+    return (low & (gradient > 0)) | (high & (gradient < 0))
+
+
+def limits_of(
+    bounds: Bounds | None, labels: tuple[str, ...]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Lower and upper limits of the elements named."""
+    if bounds is None:
+        return np.full(len(labels), -np.inf), np.full(len(labels), np.inf)
+    names = named_elements(bounds.lower)
+    pairs = bounds.by_path().values()
+    low, high = (np.concatenate([np.ravel(pair[i]) for pair in pairs]) for i in (0, 1))
+    places = [names.index(label) for label in labels]
+    return low[places].astype(float), high[places].astype(float)
+
+
+def all_frozen(params: PyTree, frozen: Paths) -> bool:
+    """Whether no parameter is left to estimate."""
+    leaves = {path: leaf for path, leaf in named_leaves(params).items() if not callable(leaf)}
+    patterns = tuple(frozen) if isinstance(frozen, set | frozenset) else frozen
+    return bool(patterns) and len(match_paths(patterns, leaves, "result")) == len(leaves)

@@ -1,0 +1,174 @@
+"""What is known of the loss around a point: its quadratic model, and the rounding in it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from fitkit._result.curvature import Quadratic, from_hessian, from_residuals
+from fitkit._result.derivatives import Derivatives
+from fitkit._result.matrix_free import from_products
+from fitkit._result.rounding import measured_noise
+
+# The whole Hessian up to here; beyond, its products with some vectors.
+DENSE = 500
+# Elements of a Jacobian that fits with its copies into half a gigabyte.
+MOST_ENTRIES = 2**29 // (3 * 8)
+# A number depends on values rounded once each, by half a unit: a few operations make it two whole
+# ones, and as many again are for the function's own way of computing.
+ROUNDINGS = 4.0
+# Standard deviations of rounding beyond which a number is none of it.
+NOISES = 3.0
+# Curvature, of 1 at most, that is small enough to be looked at twice.
+DOUBTFUL = 1e-2
+MOST_DOUBTFUL = 20
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """The loss around a point, by those elements that are free to move.
+
+    Attributes
+    ----------
+    quadratic : Quadratic
+        Its model.
+    noise : Float[np.ndarray, " k"]
+        Rounding errors of the slopes along the eigenvectors.
+    stiffness : Float[np.ndarray, " n"]
+        Root of the (positive) curvature by every element alone: 1/(its error, if all others were
+        known).
+    scatter : float | None
+        Root mean square of the residuals over the degrees of freedom, without what a Newton step
+        takes away; None of a loss, and where nothing is left.
+    met : bool
+        Whether the residuals are rounding, all of them.
+    """
+
+    quadratic: Quadratic
+    noise: Float[np.ndarray, " k"]
+    stiffness: Float[np.ndarray, " n"]
+    scatter: float | None
+    met: bool
+
+    @property
+    def floor(self) -> float:
+        """What rounding makes of the decrement."""
+        up = self.quadratic.signs > 0
+        return float(np.linalg.norm(self.noise[up] / np.sqrt(self.quadratic.curvatures[up])))
+
+    @property
+    def significant(self) -> Bool[np.ndarray, " k"]:
+        """Along which eigenvectors the slope is more than rounding."""
+        return np.abs(self.quadratic.slopes) > NOISES * self.noise
+
+
+# Residuals that the parameters can take away but for the sine of this cosine (0.44) have no scatter
+# by which to tell a standard error.
+TANGENT = 0.9
+
+
+def local_model(
+    derivatives: Derivatives,
+    movable: Bool[np.ndarray, " n"],
+    eps: float,
+    data: int,
+) -> LocalModel | None:
+    """Model the loss at the point; None where a derivative is not finite.
+
+    Parameters
+    ----------
+    derivatives
+        Of residuals or a loss.
+    movable
+        Which elements of the vector of parameters are free to move.
+    eps
+        Unit of rounding of the function.
+    data
+        Number of residuals that are data; 0 of a loss.
+    """
+    x = derivatives.x
+    values, gradient = derivatives.at(x)
+    n = int(movable.sum())
+    squares = derivatives.squares
+
+    def whole(part: np.ndarray) -> np.ndarray:
+        vector = np.zeros((*part.shape[:-1], x.size))
+        vector[..., movable] = part
+        return vector
+
+    across = along = 0.0
+    rank = n
+    if squares and n <= DENSE and values.size * x.size <= MOST_ENTRIES:
+        values, jacobian = derivatives.jacobian()
+        if not np.all(np.isfinite(jacobian)):
+            return None
+        least = from_residuals(
+            values,
+            jacobian[:, movable],
+            lambda w: derivatives.contracted(w)[np.ix_(movable, movable)],
+            lambda v, others: derivatives.bending(whole(v), whole(others)),
+            eps,
+        )
+        quadratic, across, along, rank = least.quadratic, least.across, least.along, least.rank
+    elif n <= DENSE:
+        hessian = derivatives.hessian()
+        if not np.all(np.isfinite(hessian)):
+            return None
+        quadratic = from_hessian(gradient[movable], hessian[np.ix_(movable, movable)], eps)
+        quadratic = _without_noise(quadratic, derivatives, whole, eps)
+    else:
+        quadratic = from_products(
+            gradient[movable], lambda v: derivatives.product(x, whole(v))[2][movable], eps
+        )
+    if squares and not across:
+        along = quadratic.decrement
+        across = max(float(values @ values) - along**2, 0.0) ** 0.5
+
+    size = float(np.linalg.norm(values))
+    up = quadratic.signs > 0
+    stiffness = np.sqrt((quadratic.inverse[up] ** 2).T @ quadratic.curvatures[up])
+    freedom = data - rank
+    scatter = None
+    if squares and freedom > 0 and along <= TANGENT * size:
+        scatter = across / freedom**0.5
+
+    place = np.abs(x[movable])
+    small = eps * (scatter or 1.0) / np.where(stiffness > 0, stiffness, np.inf)
+    unit = np.where(place > 0, eps * place, small)
+    wobble, errors = measured_noise(derivatives.at, x, whole(unit))
+    measured = np.sqrt(np.mean((errors[:, movable] @ quadratic.vectors) ** 2, axis=0))
+    moved = np.sqrt(quadratic.inverse**2 @ (ROUNDINGS * unit) ** 2) * np.abs(quadratic.curvatures)
+    if squares:
+        own = ROUNDINGS * eps * size / n**0.5 * np.sqrt(np.abs(quadratic.curvatures))
+    else:
+        own = ROUNDINGS * eps * (np.abs(gradient[movable]) @ np.abs(quadratic.vectors))
+    coarse = ROUNDINGS * float(np.linalg.norm(stiffness * unit))
+    return LocalModel(
+        quadratic=quadratic,
+        noise=np.sqrt(measured**2 + moved**2 + own**2),
+        stiffness=stiffness,
+        scatter=scatter,
+        met=squares and size <= NOISES * (wobble**2 + coarse**2) ** 0.5,
+    )
+
+
+def _without_noise(
+    quadratic: Quadratic, derivatives: Derivatives, whole, eps: float
+) -> Quadratic:
+    """Take for zero what a change of the parameters in their last digits changes in the sign."""
+    import dataclasses
+
+    signs = quadratic.signs.copy()
+    order = np.argsort(np.abs(quadratic.curvatures), kind="stable")
+    for k in order[:MOST_DOUBTFUL]:
+        if signs[k] == 0 or abs(quadratic.curvatures[k]) > DOUBTFUL:
+            continue
+        vector = whole(quadratic.vectors[:, k])
+        steps = 8 * eps * np.abs(derivatives.x)
+        there = [
+            float(vector @ derivatives.product(derivatives.x + side * steps, vector)[2])
+            for side in (-1, 0, 1)
+        ]
+        if abs(quadratic.curvatures[k]) <= NOISES * (max(there) - min(there)):
+            signs[k] = 0
+    return dataclasses.replace(quadratic, signs=signs)
