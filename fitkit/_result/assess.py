@@ -106,11 +106,8 @@ def assess(
     near = _is_near(model, moves, places, unit, eps)
     ratio = _ratio(derivatives, ~blocked, model, lower, upper)
     kind = _kind(model, near, ratio, unit, squares)
-    if kind is Kind.DEGENERATE and squares and gain is not None and model.scatter is None:
-        # A sum of squares that ends at zero and not in a parabola is reached step by step: all of
-        # the way but for rounding.
-        if values @ values <= (NOISES * eps) ** 2 * (values @ values + 2 * gain):
-            kind = Kind.MET
+    if squares and DEGENERATE < ratio <= RUNAWAY and _is_spent(model, values, gain, eps):
+        kind = Kind.MET
     names = tuple(label for label, hit in zip(labels, blocked, strict=True) if not hit)
     scale = unit or 1.0
     return Assessment(
@@ -160,6 +157,21 @@ def _kind(
     return Kind.FLAT if level.any() else Kind.MINIMUM
 
 
+def _is_spent(
+    model: LocalModel, values: Float[np.ndarray, " m"], gain: float | None, eps: float
+) -> bool:
+    """Whether residuals that go to zero, but not as at a parabola's end, have gone all the way.
+
+    Such a zero is approached by a factor at every step and never reached: until what is left is
+    the rounding of what there was. A Newton step takes away more than half of what is left, or
+    it would not be going to zero.
+    """
+    left = float(values @ values)
+    if gain is None or 2 * model.quadratic.decrement**2 < left:
+        return False
+    return left <= (NOISES * eps) ** 2 * (left + 2 * gain)
+
+
 def _is_near(
     model: LocalModel,
     moves: Float[np.ndarray, " n"],
@@ -186,27 +198,30 @@ def _ratio(
     lower: Float[np.ndarray, " n"],
     upper: Float[np.ndarray, " n"],
 ) -> float:
-    """Length of the next Newton step, relative to this one, where the slope does not vanish.
+    """Length of the next Newton step relative to this one, along what a step leaves as it was.
 
     0 where nothing is left of the slopes beyond rounding, and where the step leads out of the
     domain.
     """
     quadratic, x = model.quadratic, derivatives.x
+
+    def step_along(which: Bool[np.ndarray, " k"]) -> Float[np.ndarray, " n"]:
+        step = np.zeros_like(x)
+        step[movable] = quadratic.vectors @ np.where(which, quadratic.newton, 0)
+        return step
+
     seen = model.significant & (quadratic.signs > 0)
-    if not seen.any():
-        return 0.0
-    there = x.copy()
-    there[movable] += quadratic.vectors @ np.where(seen, quadratic.newton, 0)
-    if np.any((there < lower) | (there > upper)):
+    there = x + step_along(seen)
+    if not seen.any() or np.any((there < lower) | (there > upper)):
         return 0.0
     slopes = derivatives.at(there)[1][movable] @ quadratic.vectors
     left = np.abs(slopes) > np.maximum(SHRUNK * np.abs(quadratic.slopes), NOISES * model.noise)
     if not np.any(seen & left):
         return 0.0
-    along = np.zeros_like(x)
-    along[movable] = quadratic.vectors @ np.where(seen & left, quadratic.newton, 0)
-    _, gradient, product = derivatives.product(there, along)
-    slope, curvature = float(along @ gradient), float(along @ product)
+    # By themselves: what is left along a flat eigenvector may come of a step along a steep one.
+    step = step_along(seen & left)
+    _, gradient, product = derivatives.product(x + step, step)
+    slope, curvature = float(step @ gradient), float(step @ product)
     if not np.isfinite(slope + curvature) or slope >= 0:
         return 0.0
     return -slope / curvature if curvature > 0 else np.inf

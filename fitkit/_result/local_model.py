@@ -139,7 +139,7 @@ def local_model(
     measured = np.sqrt(np.mean((errors[:, movable] @ quadratic.vectors) ** 2, axis=0))
     moved = np.sqrt(quadratic.inverse**2 @ (ROUNDINGS * unit) ** 2) * np.abs(quadratic.curvatures)
     if squares:
-        own = ROUNDINGS * eps * size / n**0.5 * np.sqrt(np.abs(quadratic.curvatures))
+        own = ROUNDINGS * eps * size * np.sqrt(np.abs(quadratic.curvatures))
     else:
         own = ROUNDINGS * eps * (np.abs(gradient[movable]) @ np.abs(quadratic.vectors))
     coarse = ROUNDINGS * float(np.linalg.norm(stiffness * unit))
