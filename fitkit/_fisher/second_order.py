@@ -19,18 +19,18 @@ BLOCK = 16
 
 @eqx.filter_jit
 def linearise(
-    function: Callable, free: PyTree, held: PyTree, args: Any
+    function: Callable, free: PyTree, held: PyTree, args: Any, x: Float[Array, " n"]
 ) -> tuple[Float[Array, " m"], Float[Array, "n m"]]:
-    """Flat values of a function of parameters, and its Jacobian, transposed."""
-    flat, of_vector = _flattened(function, free, held, args)
-    values = of_vector(flat)
-    basis = jnp.eye(flat.size, dtype=flat.dtype)
+    """Flat values at the vector of parameters `x`, and their Jacobian, transposed."""
+    _, of_vector = _flattened(function, free, held, args)
+    values = of_vector(x)
+    basis = jnp.eye(x.size, dtype=x.dtype)
 
     def forward() -> Array:
-        return _mapped(lambda v: jax.jvp(of_vector, (flat,), (v,))[1], basis)
+        return _mapped(lambda v: jax.jvp(of_vector, (x,), (v,))[1], basis)
 
     def reverse() -> Array:
-        _, pull = jax.vjp(of_vector, flat)
+        _, pull = jax.vjp(of_vector, x)
         return _mapped(lambda u: pull(u)[0], jnp.eye(values.size, dtype=values.dtype)).T
 
     return values, _first(forward, reverse)
@@ -73,11 +73,16 @@ def second_derivative_norms(
 
 @eqx.filter_jit
 def hessian(
-    function: Callable, free: PyTree, held: PyTree, args: Any, squares: bool
+    function: Callable,
+    free: PyTree,
+    held: PyTree,
+    args: Any,
+    squares: bool,
+    x: Float[Array, " n"],
 ) -> Float[Array, "n n"]:
-    """Hessian of the loss; `squares` as for `loss_product`."""
-    flat, of_vector = _flattened(function, free, held, args)
-    return _hessian(_loss_of(of_vector, squares), flat)
+    """Hessian of the loss at the vector of parameters `x`; `squares` as for `loss_product`."""
+    _, of_vector = _flattened(function, free, held, args)
+    return _hessian(_loss_of(of_vector, squares), x)
 
 
 @eqx.filter_jit

@@ -11,7 +11,8 @@ from fitkit._optimisers import Bounds
 from fitkit._paths import Paths, match_paths, named_elements, named_leaves
 from fitkit._result.assessment import Assessment, Kind
 from fitkit._result.derivatives import Derivatives
-from fitkit._result.local_model import NOISES, LocalModel, local_model
+from fitkit._result.descend import descend
+from fitkit._result.local_model import DENSE, NOISES, LocalModel, local_model
 from fitkit._result.rounding import coarsest_eps
 
 # Bates and Watts (Technometrics 23, 179, 1981): a minimum is reached when the step to it is a
@@ -26,6 +27,11 @@ DEGENERATE, RUNAWAY = 0.25, 0.9
 # A slope that a Newton step takes down to this is no tail's: an exponential leaves 0.37, a fourth
 # power 0.3, and 0.125 where only JᵀJ steps.
 SHRUNK = 0.05
+# Where a parameter without effect is looked at: nearer to 0, and on its other side.
+ELSEWHERE = np.array([0.0, 1e-3, -1e-3, 0.1, -0.1, -1.0])
+MOST_LOOKED_AT = 20
+# Beyond, a Newton step may miss by more than a tenth (Nelson of NIST's problems is the worst).
+FAR = 0.02
 # Without any unit, half the digits of every parameter (six in single precision have no half).
 DIGITS = 1e-6
 
@@ -108,11 +114,18 @@ def assess(
     kind = _kind(model, near, ratio, unit, squares)
     if squares and DEGENERATE < ratio <= RUNAWAY and _is_spent(model, values, gain, eps):
         kind = Kind.MET
+    if kind is Kind.FLAT and _has_effect_elsewhere(derivatives, ~blocked, model, lower, upper):
+        kind = Kind.PLATEAU
     names = tuple(label for label, hit in zip(labels, blocked, strict=True) if not hit)
-    scale = unit or 1.0
+    scale = model.spread if squares and not model.met else unit or 1.0
+    distance = model.away / scale
+    if kind in (Kind.DISTANT, Kind.CONCAVE, Kind.RUNAWAY) and FAR < distance and x.size <= DENSE:
+        way = descend(derivatives, ~blocked, lower, upper, data)
+        if way is not None:
+            step, distance = way
     return Assessment(
         kind=kind,
-        distance=quadratic.decrement / scale,
+        distance=distance,
         floor=model.floor / scale,
         step=step,
         at_bound=at_bound,
@@ -225,6 +238,29 @@ def _ratio(
     if not np.isfinite(slope + curvature) or slope >= 0:
         return 0.0
     return -slope / curvature if curvature > 0 else np.inf
+
+
+def _has_effect_elsewhere(
+    derivatives: Derivatives,
+    movable: Bool[np.ndarray, " n"],
+    model: LocalModel,
+    lower: Float[np.ndarray, " n"],
+    upper: Float[np.ndarray, " n"],
+) -> bool:
+    """Whether a parameter without any effect here has one further off: a plateau, no minimum.
+
+    An exponential that underflows has no derivative left, and looks like a parameter that is not
+    in the model at all.
+    """
+    x = derivatives.x
+    values = derivatives.at(x)[0]
+    for j in np.flatnonzero(movable)[model.stiffness == 0][:MOST_LOOKED_AT]:
+        for place in ELSEWHERE * max(abs(x[j]), 1.0):
+            there = x.copy()
+            there[j] = np.clip(place, lower[j], upper[j])
+            if not np.array_equal(derivatives.at(there)[0], values):
+                return True
+    return False
 
 
 def _flat(model: LocalModel, names: tuple[str, ...], eps: float) -> tuple[str, ...]:

@@ -17,6 +17,9 @@ from fitkit._fisher import rank_rtol, scaled_columns
 # A Gauss-Newton direction is one whose own curvature is at least twice what ∇²r adds or takes: it
 # stays positive, and a step along it removes its part of the residuals.
 STRONG = 2.0
+# Standard errors are those of J unless the whole curvature is more than four times its square,
+# where they would be wrong by more than a factor of two.
+LEAST = 4.0
 # Rounding of a sum of products, in units of eps times the lengths of both factors.
 SUM = 4.0
 # Ruiz' iteration halves the logarithm of what is left to scale: 2^-20 of twelve decades is 1e-5.
@@ -73,14 +76,21 @@ class LeastSquares:
         Length of the residuals that no change of the parameters takes away, to first order.
     along : float
         Length of those that a Gauss-Newton step takes away.
+    away : float
+        Length of the Newton step by the errors that J alone implies; along what J leaves to ∇²r,
+        by the whole curvature.
     rank : int
-        Number of eigenvectors along which J rather than ∇²r sets the curvature.
+        Of J.
+    strong : int
+        Number of its singular vectors along which J rather than ∇²r sets the curvature.
     """
 
     quadratic: Quadratic
     across: float
     along: float
+    away: float
     rank: int
+    strong: int
 
 
 def from_residuals(
@@ -130,11 +140,16 @@ def from_residuals(
         extra[i, hidden] = extra[hidden, i] = 0
     matrix = np.diag(values**2) + extra
     quadratic = _diagonal(matrix, values * along, eps, basis.T, right.T * scale[:, None])
+    step = (right * scale) @ (quadratic.vectors @ quadratic.newton)
+    whole = np.abs(np.diag(matrix))
+    metric = np.where(LEAST * values**2 >= whole, values**2, whole)
     return LeastSquares(
         quadratic=quadratic,
         across=float(np.linalg.norm(across)),
         along=float(np.linalg.norm(along[strong])),
-        rank=int(np.count_nonzero(strong)),
+        away=float(np.sqrt(metric @ step**2)),
+        rank=int(np.count_nonzero(kept)),
+        strong=int(np.count_nonzero(strong)),
     )
 
 

@@ -57,9 +57,12 @@ class Derivatives:
         values, gradient, product = map(_host, out)
         return values, gradient, product
 
-    def jacobian(self) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, "m n"]]:
+    def jacobian(
+        self, x: Float[np.ndarray, " n"]
+    ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, "m n"]]:
         """Values and their Jacobian."""
-        values, transposed = linearise(*self._parts)
+        with jax.debug_nans(False), jax.debug_infs(False):
+            values, transposed = linearise(*self._parts, self._there(x))
         return _host(values), _host(transposed).T
 
     def contracted(self, weights: Float[np.ndarray, " m"]) -> Float[np.ndarray, "n n"]:
@@ -76,9 +79,10 @@ class Derivatives:
             second_derivative_norms(*self._parts, self._there(along), self._there(others))
         )
 
-    def hessian(self) -> Float[np.ndarray, "n n"]:
+    def hessian(self, x: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n n"]:
         """Hessian of the loss."""
-        return _host(hessian(*self._parts, self.squares))
+        with jax.debug_nans(False), jax.debug_infs(False):
+            return _host(hessian(*self._parts, self.squares, self._there(x)))
 
     def no_data(self) -> Bool[np.ndarray, " m"]:
         """Which values are zero and have no derivative: masked, or of weight zero."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from fitkit._result.curvature import Quadratic, from_hessian, from_residuals
+from fitkit._result.curvature import LeastSquares, Quadratic, from_hessian, from_residuals
 from fitkit._result.derivatives import Derivatives
 from fitkit._result.matrix_free import from_products
 from fitkit._result.rounding import measured_noise
@@ -37,9 +37,14 @@ class LocalModel:
     stiffness : Float[np.ndarray, " n"]
         Root of the (positive) curvature by every element alone: 1/(its error, if all others were
         known).
+    away : float
+        Length of the Newton step by the standard errors that a `Result` states, before `scatter`.
+    spread : float
+        Root mean square of the residuals that a Newton step leaves, over the degrees of freedom;
+        1 of a loss, and where none are left.
     scatter : float | None
-        Root mean square of the residuals over the degrees of freedom, without what a Newton step
-        takes away; None of a loss, and where nothing is left.
+        The same where it is more than a small part of the residuals, so that it tells what a
+        standard error is; else None.
     met : bool
         Whether the residuals are rounding, all of them.
     """
@@ -47,6 +52,8 @@ class LocalModel:
     quadratic: Quadratic
     noise: Float[np.ndarray, " k"]
     stiffness: Float[np.ndarray, " n"]
+    away: float
+    spread: float
     scatter: float | None
     met: bool
 
@@ -96,10 +103,9 @@ def local_model(
         vector[..., movable] = part
         return vector
 
-    across = along = 0.0
-    rank = n
+    least = None
     if squares and n <= DENSE and values.size * x.size <= MOST_ENTRIES:
-        values, jacobian = derivatives.jacobian()
+        values, jacobian = derivatives.jacobian(x)
         if not np.all(np.isfinite(jacobian)):
             return None
         least = from_residuals(
@@ -109,9 +115,9 @@ def local_model(
             lambda v, others: derivatives.bending(whole(v), whole(others)),
             eps,
         )
-        quadratic, across, along, rank = least.quadratic, least.across, least.along, least.rank
+        quadratic = least.quadratic
     elif n <= DENSE:
-        hessian = derivatives.hessian()
+        hessian = derivatives.hessian(x)
         if not np.all(np.isfinite(hessian)):
             return None
         quadratic = from_hessian(gradient[movable], hessian[np.ix_(movable, movable)], eps)
@@ -120,21 +126,12 @@ def local_model(
         quadratic = from_products(
             gradient[movable], lambda v: derivatives.product(x, whole(v))[2][movable], eps
         )
-    if squares and not across:
-        along = quadratic.decrement
-        across = max(float(values @ values) - along**2, 0.0) ** 0.5
-
     size = float(np.linalg.norm(values))
     up = quadratic.signs > 0
     stiffness = np.sqrt((quadratic.inverse[up] ** 2).T @ quadratic.curvatures[up])
-    freedom = data - rank
-    scatter = None
-    if squares and freedom > 0 and along <= TANGENT * size:
-        scatter = across / freedom**0.5
+    spread, scatter = _scatter(least, quadratic, size, data) if squares else (1.0, None)
 
-    place = np.abs(x[movable])
-    small = eps * (scatter or 1.0) / np.where(stiffness > 0, stiffness, np.inf)
-    unit = np.where(place > 0, eps * place, small)
+    unit = eps * np.abs(x[movable])
     wobble, errors = measured_noise(derivatives.at, x, whole(unit))
     measured = np.sqrt(np.mean((errors[:, movable] @ quadratic.vectors) ** 2, axis=0))
     moved = np.sqrt(quadratic.inverse**2 @ (ROUNDINGS * unit) ** 2) * np.abs(quadratic.curvatures)
@@ -147,9 +144,28 @@ def local_model(
         quadratic=quadratic,
         noise=np.sqrt(measured**2 + moved**2 + own**2),
         stiffness=stiffness,
+        away=quadratic.decrement if least is None else least.away,
+        spread=spread,
         scatter=scatter,
         met=squares and size <= NOISES * (wobble**2 + coarse**2) ** 0.5,
     )
+
+
+def _scatter(
+    least: LeastSquares | None, quadratic: Quadratic, size: float, data: int
+) -> tuple[float, float | None]:
+    n = quadratic.vectors.shape[0]
+    if least is None:
+        along, freedom = quadratic.decrement, data - n
+        across = max(size**2 - along**2, 0.0) ** 0.5
+    else:
+        along, across = least.along, least.across
+        # A square Jacobian that is nearly singular leaves a residual all the same.
+        freedom = data - least.rank or data - least.strong
+    if freedom <= 0 or across == 0:
+        return 1.0, None
+    spread = across / freedom**0.5
+    return spread, None if along > TANGENT * size else spread
 
 
 def _without_noise(

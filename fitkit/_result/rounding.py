@@ -123,7 +123,7 @@ def measured_noise(
     x
         Where.
     steps
-        One unit of rounding of every element, or what stands for it where the element is 0.
+        One unit of rounding of every element.
 
     Returns
     -------
