@@ -66,7 +66,10 @@ def second_derivative_norms(
         return _push(of_vector, x, along)
 
     def length(v: Float[Array, " n"]) -> Array:
-        return jnp.linalg.norm(_push(slope, flat, v))
+        bent = _push(slope, flat, v)
+        # The largest first: squares vanish in single precision.
+        largest = jnp.max(jnp.abs(bent), initial=0)
+        return largest * jnp.linalg.norm(bent / jnp.where(largest > 0, largest, 1))
 
     return _mapped(length, others)
 
@@ -169,12 +172,34 @@ def _mapped(function: Callable, vectors: Float[Array, "k n"]) -> Array:
 
 def _first(*ways: Callable[[], Any]) -> Any:
     """Take the first way that can be traced: a function may lack one mode of differentiation."""
-    try:
-        return ways[0]()
-    except (TypeError, ValueError, NotImplementedError) as error:
-        if len(ways) == 1:
-            raise
+    reason: Exception | None = None
+    for way in ways:
         try:
-            return _first(*ways[1:])
-        except (TypeError, ValueError, NotImplementedError):
-            raise error from None
+            traced = jax.make_jaxpr(way, return_shape=True)()
+        except (TypeError, ValueError, NotImplementedError) as error:
+            reason = reason or error
+            continue
+        closed, shape = traced
+        if _lacks_forward(closed.jaxpr):
+            reason = reason or TypeError(
+                "the function has a derivative in reverse mode only (jax.custom_vjp)"
+            )
+            continue
+        # Without another call of the user's function.
+        leaves = jax.core.eval_jaxpr(closed.jaxpr, closed.consts)
+        return jax.tree.unflatten(jax.tree.structure(shape), leaves)
+    assert reason is not None
+    raise reason
+
+
+def _lacks_forward(jaxpr: Any) -> bool:
+    """Whether a derivative is left that forward mode cannot take; JAX says so only when it runs."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "custom_lin":
+            return True
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns") and _lacks_forward(inner):
+                    return True
+    return False

@@ -10,6 +10,7 @@ from fitkit._fisher import combination, simplest_basis, split_params
 from fitkit._optimisers import Bounds
 from fitkit._paths import Paths, match_paths, named_elements, named_leaves
 from fitkit._result.assessment import Assessment, Kind
+from fitkit._result.curvature import STRONG
 from fitkit._result.derivatives import Derivatives
 from fitkit._result.descend import descend
 from fitkit._result.local_model import DENSE, NOISES, LocalModel, local_model
@@ -110,8 +111,12 @@ def assess(
     step[~blocked] = moves
     places = np.abs(x[~blocked])
     near = _is_near(model, moves, places, unit, eps)
+    # So late that there is hardly anything left to gain, whatever its unit.
+    late = near or (
+        not squares and gain is not None and quadratic.decrement**2 <= CLOSE**2 * 2 * max(gain, 0)
+    )
     ratio = _ratio(derivatives, ~blocked, model, lower, upper)
-    kind = _kind(model, near, ratio, unit, squares)
+    kind = _kind(model, near, late, ratio, unit, squares)
     if squares and DEGENERATE < ratio <= RUNAWAY and _is_spent(model, values, gain, eps):
         kind = Kind.MET
     if kind is Kind.FLAT and _has_effect_elsewhere(derivatives, ~blocked, model, lower, upper):
@@ -143,7 +148,12 @@ def assess(
 
 
 def _kind(
-    model: LocalModel, near: bool, ratio: float, unit: float | None, squares: bool
+    model: LocalModel,
+    near: bool,
+    late: bool,
+    ratio: float,
+    unit: float | None,
+    squares: bool,
 ) -> Kind:
     quadratic = model.quadratic
     if model.met:
@@ -157,12 +167,12 @@ def _kind(
         return Kind.SLOPING
     if quadratic.proven and level.all():
         return Kind.PLATEAU
-    if ratio > RUNAWAY and (near or unit is None or quadratic.decrement <= unit):
+    if ratio > RUNAWAY and (late or unit is None or quadratic.decrement <= unit):
         return Kind.RUNAWAY
+    if ratio > DEGENERATE and late:
+        return Kind.DEGENERATE
     if not near:
         return Kind.DISTANT
-    if ratio > DEGENERATE:
-        return Kind.DEGENERATE
     if unit is not None and model.floor > COARSE * (unit if squares else 1.0):
         return Kind.COARSE
     if not quadratic.proven:
@@ -233,8 +243,14 @@ def _ratio(
         return 0.0
     # By themselves: what is left along a flat eigenvector may come of a step along a steep one.
     step = step_along(seen & left)
-    _, gradient, product = derivatives.product(x + step, step)
+    there = x + step
+    _, gradient, product = derivatives.product(there, step)
     slope, curvature = float(step @ gradient), float(step @ product)
+    if derivatives.squares and quadratic.proven:
+        # The next step by the same rule as this one: J alone, where it sets the curvature.
+        changes = derivatives.jacobian(there)[1] @ step
+        alone = float(changes @ changes)
+        curvature = alone if alone >= STRONG * abs(curvature - alone) else curvature
     if not np.isfinite(slope + curvature) or slope >= 0:
         return 0.0
     return -slope / curvature if curvature > 0 else np.inf

@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 
 from fitkit._fisher import rank_rtol, scaled_columns
 
-# A Gauss-Newton direction is one whose own curvature is at least twice what ∇²r adds or takes: it
-# stays positive, and a step along it removes its part of the residuals.
-STRONG = 2.0
+# J sets the curvature along a singular vector unless what ∇²r adds or takes is far more. J²/(r r″)
+# is k/(k - 1) at a zero of order k, 1 on an exponential and a/(a + 1) on a power a: 1/2 of 1/x.
+STRONG = 0.4
 # Standard errors are those of J unless the whole curvature is more than four times its square,
 # where they would be wrong by more than a factor of two.
 LEAST = 4.0

@@ -19,6 +19,9 @@ MOST_ENTRIES = 2**29 // (3 * 8)
 ROUNDINGS = 4.0
 # Standard deviations of rounding beyond which a number is none of it.
 NOISES = 3.0
+# Residuals that rounding hides are met where that is little in units of the σ they were divided by.
+# Else the parameters are too coarse for the data.
+ROUGH = 0.1
 # Curvature, of 1 at most, that is small enough to be looked at twice.
 DOUBTFUL = 1e-2
 MOST_DOUBTFUL = 20
@@ -46,7 +49,7 @@ class LocalModel:
         The same where it is more than a small part of the residuals, so that it tells what a
         standard error is; else None.
     met : bool
-        Whether the residuals are rounding, all of them.
+        Whether the residuals are rounding, all of them, and small.
     """
 
     quadratic: Quadratic
@@ -139,7 +142,7 @@ def local_model(
         own = ROUNDINGS * eps * size * np.sqrt(np.abs(quadratic.curvatures))
     else:
         own = ROUNDINGS * eps * (np.abs(gradient[movable]) @ np.abs(quadratic.vectors))
-    coarse = ROUNDINGS * float(np.linalg.norm(stiffness * unit))
+    hidden = NOISES * float(np.hypot(wobble, ROUNDINGS * np.linalg.norm(stiffness * unit)))
     return LocalModel(
         quadratic=quadratic,
         noise=np.sqrt(measured**2 + moved**2 + own**2),
@@ -147,7 +150,7 @@ def local_model(
         away=quadratic.decrement if least is None else least.away,
         spread=spread,
         scatter=scatter,
-        met=squares and size <= NOISES * (wobble**2 + coarse**2) ** 0.5,
+        met=squares and size <= hidden <= ROUGH * data**0.5,
     )
 
 
