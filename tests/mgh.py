@@ -92,9 +92,7 @@ def _brown_badly_scaled(x):
 
 @_problem("beale", [1, 1], [0])
 def _beale(x):
-    return tuple(
-        y - x[0] * (1 - x[1] ** i) for i, y in enumerate((1.5, 2.25, 2.625), start=1)
-    )
+    return tuple(y - x[0] * (1 - x[1] ** i) for i, y in enumerate((1.5, 2.25, 2.625), start=1))
 
 
 @_problem("jennrich_sampson", [0.3, 0.4], [124.362], infinite=(259.58,))
@@ -130,9 +128,7 @@ def _gaussian(x):
     return (x[0] * jnp.exp(-x[1] * (t - x[2]) ** 2 / 2) - y,)
 
 
-_MEYER = (
-    "34780 28610 23650 19630 16370 13720 11540 9744 8261 7030 6005 5147 4427 3820 3307 2872"
-)
+_MEYER = "34780 28610 23650 19630 16370 13720 11540 9744 8261 7030 6005 5147 4427 3820 3307 2872"
 
 
 @_problem("meyer", [0.02, 4000, 250], [87.9458])
@@ -151,9 +147,7 @@ def _gulf(x):
 @_problem("box3d", [0, 10, 20], [0, 0.0755887])
 def _box3d(x):
     t = _up_to(10) / 10
-    return (
-        jnp.exp(-t * x[0]) - jnp.exp(-t * x[1]) - x[2] * (np.exp(-t) - np.exp(-10 * t)),
-    )
+    return (jnp.exp(-t * x[0]) - jnp.exp(-t * x[1]) - x[2] * (np.exp(-t) - np.exp(-10 * t)),)
 
 
 @_problem("powell_singular", [3, -1, 0, 1], [0])
@@ -182,9 +176,7 @@ _KOWALIK_Y = ".1957 .1947 .1735 .1600 .0844 .0627 .0456 .0342 .0323 .0235 .0246"
 _KOWALIK_U = "4 2 1 .5 .25 .167 .125 .1 .0833 .0714 .0625"
 
 
-@_problem(
-    "kowalik_osborne", [0.25, 0.39, 0.415, 0.39], [3.07505e-4], infinite=(1.02734e-3,)
-)
+@_problem("kowalik_osborne", [0.25, 0.39, 0.415, 0.39], [3.07505e-4], infinite=(1.02734e-3,))
 def _kowalik_osborne(x):
     y, u = np.fromstring(_KOWALIK_Y, sep=" "), np.fromstring(_KOWALIK_U, sep=" ")
     return (y - x[0] * (u**2 + u * x[1]) / (u**2 + u * x[2] + x[3]),)
@@ -193,9 +185,7 @@ def _kowalik_osborne(x):
 @_problem("brown_dennis", [25, 5, -5, -1], [85822.2])
 def _brown_dennis(x):
     t = _up_to(20) / 5
-    return (
-        (x[0] + t * x[1] - np.exp(t)) ** 2 + (x[2] + x[3] * np.sin(t) - np.cos(t)) ** 2,
-    )
+    return ((x[0] + t * x[1] - np.exp(t)) ** 2 + (x[2] + x[3] * np.sin(t) - np.cos(t)) ** 2,)
 
 
 _OSBORNE1 = (

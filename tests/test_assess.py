@@ -92,7 +92,9 @@ def test_no_unit_changes_the_words(name):
 
     for of_loss, of_x in [(unit, 1.0) for unit in UNITS] + [(1.0, unit) for unit in UNITS]:
         there = {"x": params["x"] / of_x, "y": params["y"] * of_x}
-        found = assess(loss=scaled, params=there, args=(of_loss, of_x), gain=of_loss)
+        # Arrays, for Python's numbers would compile anew.
+        args = np.float64(of_loss), np.float64(of_x)
+        found = assess(loss=scaled, params=there, args=args, gain=of_loss)
         assert found.kind == kind, (of_loss, of_x)
 
 
@@ -139,9 +141,17 @@ RESIDUALS = {
         at(2, 3),
         "flat",
     ),
-    "exponential tail": (residuals_of(lambda x, y: (jnp.exp(-x), y - 1)), at(30, 1), "running away"),
+    "exponential tail": (
+        residuals_of(lambda x, y: (jnp.exp(-x), y - 1)),
+        at(30, 1),
+        "running away",
+    ),
     "power tail": (residuals_of(lambda x, y: (1 / x, y - 1)), at(1e5, 1), "running away"),
-    "zero of order four": (residuals_of(lambda x, y: ((x - 1) ** 2, y)), at(1 + 1e-8, 0), "degenerate"),
+    "zero of order four": (
+        residuals_of(lambda x, y: ((x - 1) ** 2, y)),
+        at(1 + 1e-8, 0),
+        "degenerate",
+    ),
     "plateau": (residuals_of(lambda x, y: (jnp.exp(-x) - 1, 0 * y - 1)), at(1e4, 1), "plateau"),
     "idle": (residuals_of(lambda x, y: (x - 1, x - 2, 0 * y - 1)), at(1.5, 3), "flat"),
 }
@@ -158,7 +168,7 @@ def test_points_of_residuals_in_any_unit(name):
     cases = [(1.0, 1.0)] + [(unit, 1.0) for unit in UNITS] + [(1.0, unit) for unit in UNITS]
     for units in cases:
         there = {"x": params["x"] / units[1], "y": params["y"] * units[1]}
-        found = assess(scaled, there, units)
+        found = assess(scaled, there, tuple(map(np.float64, units)))
         assert found.kind == kind, units
         assert found.converged == (kind in ("minimum", "flat", "met"))
 
@@ -267,7 +277,9 @@ def test_frozen_parts():
 
 def masked(params, args):
     x, y, sigma, mask = args
-    return jnp.where(mask, params["slope"] * x + params["offset"] - jnp.where(mask, y, 0), 0) / sigma
+    return (
+        jnp.where(mask, params["slope"] * x + params["offset"] - jnp.where(mask, y, 0), 0) / sigma
+    )
 
 
 def test_masked_residuals_are_no_data():
@@ -375,7 +387,9 @@ def test_a_loss_needs_what_the_fit_gained_for_its_unit():
         assert found.converged == (m < 1.401)
     assert not assess(loss=loss, params=start, gain=0.0).converged
     assert not assess(loss=loss, params=start, gain=0.0).unit_known
-    assert assess(loss=loss, params={"a": np.float64(scale), "m": np.float64(1.4)}, gain=0.0).success
+    assert assess(
+        loss=loss, params={"a": np.float64(scale), "m": np.float64(1.4)}, gain=0.0
+    ).success
 
 
 @pytest.mark.parametrize("size", [600])
@@ -384,8 +398,10 @@ def test_many_parameters(size):
 
     def loss(params, args):
         x = params["x"]
-        return 0.5 * jnp.sum(weights**2 * (x - 1) ** 2) + 0.1 * jnp.sum((x[1:] - x[:-1]) ** 2) + (
-            args * x[0] ** 2
+        return (
+            0.5 * jnp.sum(weights**2 * (x - 1) ** 2)
+            + 0.1 * jnp.sum((x[1:] - x[:-1]) ** 2)
+            + (args * x[0] ** 2)
         )
 
     found = assess(loss=loss, params={"x": np.ones(size)}, args=0.0, gain=1e3)
@@ -396,8 +412,10 @@ def test_many_parameters(size):
     away = assess(loss=loss, params={"x": moved}, args=0.0, gain=1e3)
     assert away.kind == "distant"
     hessian = np.diag(weights**2) + 0.2 * (
-        2 * np.eye(size) - np.diag(np.r_[1, np.zeros(size - 2), 1])
-        - np.eye(size, k=1) - np.eye(size, k=-1)
+        2 * np.eye(size)
+        - np.diag(np.r_[1, np.zeros(size - 2), 1])
+        - np.eye(size, k=1)
+        - np.eye(size, k=-1)
     )
     exact = (moved - 1) @ hessian @ (moved - 1)
     # Exact of a parabola, to where conjugate gradients stop.
@@ -459,7 +477,9 @@ def test_functions_with_one_mode_of_differentiation(exponential):
     expected = (covariance[1, 1] * np.linalg.inv(covariance)[1, 1]) ** 0.5
     assert assess(residuals, moved).distance == pytest.approx(expected, rel=1e-2)
     loss = assess(
-        loss=lambda p, args: 0.5 * jnp.sum((residuals(p, args) / 0.01) ** 2), params=params, gain=1.0
+        loss=lambda p, args: 0.5 * jnp.sum((residuals(p, args) / 0.01) ** 2),
+        params=params,
+        gain=1.0,
     )
     assert loss.kind == "minimum"
 

@@ -14,8 +14,8 @@ from fitkit._fisher.matrix import FisherMatrix as FisherMatrix
 from fitkit._fisher.projection import EigenProjection as EigenProjection
 from fitkit._fisher.projection import eigen_projected as eigen_projected
 from fitkit._fisher.second_order import contracted_hessian as contracted_hessian
+from fitkit._fisher.second_order import hessian as hessian
 from fitkit._fisher.second_order import insensitive as insensitive
 from fitkit._fisher.second_order import linearise as linearise
-from fitkit._fisher.second_order import hessian as hessian
 from fitkit._fisher.second_order import loss_product as loss_product
 from fitkit._fisher.second_order import second_derivative_norms as second_derivative_norms

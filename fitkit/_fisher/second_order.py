@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxpr_as_fun
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
@@ -108,9 +109,7 @@ def loss_product(
 
 
 @eqx.filter_jit
-def insensitive(
-    function: Callable, free: PyTree, held: PyTree, args: Any
-) -> Bool[Array, " m"]:
+def insensitive(function: Callable, free: PyTree, held: PyTree, args: Any) -> Bool[Array, " m"]:
     """Which values are exactly zero and stay so, to first order, whatever the parameters do.
 
     One derivative along a vector of no special direction is zero only where all are.
@@ -186,7 +185,7 @@ def _first(*ways: Callable[[], Any]) -> Any:
             )
             continue
         # Without another call of the user's function.
-        leaves = jax.core.eval_jaxpr(closed.jaxpr, closed.consts)
+        leaves = jaxpr_as_fun(closed)()
         return jax.tree.unflatten(jax.tree.structure(shape), leaves)
     assert reason is not None
     raise reason

@@ -55,7 +55,7 @@ class Assessment:
     at_bound : tuple[str, ...]
         Elements on a bound that the loss pushes against.
     flat : tuple[str, ...]
-        Eigenvectors without any effect, in words.
+        Eigenvectors without curvature, in words: without any effect, but where the loss slopes.
     coarse : tuple[str, ...]
         Elements whose unit of rounding is too coarse for their standard error.
     left_out : int
@@ -112,9 +112,12 @@ class Assessment:
             case Kind.CONCAVE:
                 return "where the loss curves downwards, no minimum is near"
             case Kind.SLOPING:
-                return "the loss falls without end, as far as its derivatives show"
+                names = ", ".join(self.flat)
+                return f"the loss falls along {names} and does not curve: it has no minimum there"
             case Kind.PLATEAU:
-                return "on a plateau, where no parameter has an effect"
+                names = ", ".join(self.flat) or "no parameter"
+                verb = "has no effect here and" if self.flat else "has an effect here, where it"
+                return f"on a plateau: {names} {verb} may have one elsewhere"
             case Kind.RUNAWAY:
                 return "the loss falls ever further out: there may be no minimum"
             case Kind.DEGENERATE:

@@ -8,6 +8,7 @@ it, they have no part that would bend what is flat (a product of two parameters,
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -114,7 +115,8 @@ def from_residuals(
         Unit of rounding of what they were computed in.
     """
     n = jacobian.shape[1]
-    unit, scale = scaled_columns(jacobian)
+    columns: Any = jacobian
+    unit, scale = scaled_columns(columns)
     size = float(np.linalg.norm(residuals)) or 1.0
     triangle = _triangle(np.column_stack([unit, residuals / size]))
     triangle = np.pad(triangle, ((0, max(n - len(triangle), 0)), (0, 0)))
@@ -126,7 +128,8 @@ def from_residuals(
 
     def bent(weights: np.ndarray) -> np.ndarray:
         matrix = basis @ contracted(weights) @ basis.T
-        return matrix / 2 + matrix.T / 2
+        # Without a second derivative (a power of 1.5 at 0, say) J is all there is.
+        return matrix / 2 + matrix.T / 2 if np.all(np.isfinite(matrix)) else np.zeros((n, n))
 
     extra = bent(residuals)
     strong = kept & (values**2 >= STRONG * np.abs(np.diag(extra)))
@@ -204,9 +207,9 @@ def _triangle(matrix: Float[np.ndarray, "m k"]) -> Float[np.ndarray, "j k"]:
     rows, columns = matrix.shape
     height = max(ROWS, 2 * columns)
     if rows <= 2 * height:
-        return np.linalg.qr(matrix, mode="r")
+        return np.asarray(np.linalg.qr(matrix, mode="r"))
     whole = rows // height * height
-    blocks = np.linalg.qr(matrix[:whole].reshape(-1, height, columns), mode="r")
+    blocks = np.asarray(np.linalg.qr(matrix[:whole].reshape(-1, height, columns), mode="r"))
     return _triangle(np.concatenate([blocks.reshape(-1, columns), matrix[whole:]]))
 
 

@@ -75,9 +75,7 @@ class Derivatives:
         self, along: Float[np.ndarray, " n"], others: Float[np.ndarray, "k n"]
     ) -> Float[np.ndarray, " k"]:
         """Lengths of the second derivatives along one vector and each of others."""
-        return _host(
-            second_derivative_norms(*self._parts, self._there(along), self._there(others))
-        )
+        return _host(second_derivative_norms(*self._parts, self._there(along), self._there(others)))
 
     def hessian(self, x: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n n"]:
         """Hessian of the loss."""

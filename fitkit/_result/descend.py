@@ -4,7 +4,7 @@ Some standard errors away the loss is no parabola any more, and the length of on
 be wrong by any factor. The length of the way to the minimum, by the errors there, is not.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -14,7 +14,7 @@ from fitkit._result.curvature import from_hessian
 from fitkit._result.derivatives import Derivatives
 
 # Enough from five standard errors away on the problems of NIST; each costs one Jacobian.
-MOST_STEPS = 60
+MOST_STEPS = 40
 # The way is known to a fiftieth then.
 NEAR = 0.02
 # Damping relative to the curvature of scaled parameters, and its changes (D. W. Marquardt, J.
@@ -101,13 +101,12 @@ def _around(
         if not np.all(np.isfinite(hessian)):
             return None
         model = from_hessian(gradient[movable], hessian[np.ix_(movable, movable)], 0.0)
-        return _Around(
-            float(values.sum()), model.vectors, model.curvatures, model.slopes, unit=1.0
-        )
+        return _Around(float(values.sum()), model.vectors, model.curvatures, model.slopes, unit=1.0)
     values, jacobian = derivatives.jacobian(x)
     if not np.all(np.isfinite(jacobian)):
         return None
-    unit, scale = scaled_columns(jacobian[:, movable])
+    columns: Any = jacobian[:, movable]
+    unit, scale = scaled_columns(columns)
     left, sizes, right = np.linalg.svd(unit, full_matrices=False)
     along = values @ left
     freedom = data - len(scale)

@@ -1,5 +1,7 @@
 """What is known of the loss around a point: its quadratic model, and the rounding in it."""
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,11 +174,9 @@ def _scatter(
 
 
 def _without_noise(
-    quadratic: Quadratic, derivatives: Derivatives, whole, eps: float
+    quadratic: Quadratic, derivatives: Derivatives, whole: Callable, eps: float
 ) -> Quadratic:
     """Take for zero what a change of the parameters in their last digits changes in the sign."""
-    import dataclasses
-
     signs = quadratic.signs.copy()
     order = np.argsort(np.abs(quadratic.curvatures), kind="stable")
     for k in order[:MOST_DOUBTFUL]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, PyTree
 
 from fitkit._fisher import FisherMatrix, fisher_matrix, split_params
 from fitkit._optimisers import Bounds
-from fitkit._paths import Paths, named_elements, named_leaves
+from fitkit._paths import Paths, named_leaves
 from fitkit._result.assess import all_frozen, assess
 from fitkit._result.assessment import Assessment, Kind
 from fitkit._result.goodness import goodness_warning
@@ -73,9 +73,7 @@ def make_result(
             "result: absolute_sigma=False scales errors by the scatter of residuals, but the fit "
             "has a loss. Pass residuals to Fit instead, or scale the loss by the variance."
         )
-    assessment = assess(
-        residuals, params, args, loss=loss, frozen=frozen, bounds=bounds, gain=gain
-    )
+    assessment = assess(residuals, params, args, loss=loss, frozen=frozen, bounds=bounds, gain=gain)
     function: Any = residuals if loss is None else loss
     value = _evaluated(function, params, args)
     if all_frozen(params, frozen):
@@ -110,14 +108,12 @@ def make_result(
         assessment=assessment,
         success=assessment.success and status not in FAILURES,
         message=_message(assessment, status, steps),
-        warnings=tuple(
-            [
-                *_warnings_of_state(assessment),
-                *_warnings_of_data(chi_square, freedom, absolute_sigma),
-                *_warnings_of_loss(loss, params, args),
-                *_warnings_of_precision(fisher, free, function),
-                *_warnings_of_bounds(bounds, params, values, frozenset(named)),
-            ]
+        warnings=(
+            *_warnings_of_state(assessment),
+            *_warnings_of_data(chi_square, freedom, absolute_sigma),
+            *_warnings_of_loss(loss, params, args),
+            *_warnings_of_precision(fisher, free),
+            *_warnings_of_bounds(bounds, params),
         ),
     )
 
@@ -132,8 +128,8 @@ def _flat_values(function: Callable, arrays: PyTree, static: PyTree, args: Any) 
 
 
 def _no_information() -> FisherMatrix:
-    none = np.zeros((0, 0))
-    return FisherMatrix((), none, np.zeros(0), np.zeros(0), none, rtol=0.0, squared=False)
+    none: Any = np.zeros((0, 0))
+    return FisherMatrix((), none, none.ravel(), none.ravel(), none, rtol=0.0, squared=False)
 
 
 def _message(assessment: Assessment, status: str, steps: int) -> str:
@@ -156,8 +152,8 @@ def _warnings_of_state(assessment: Assessment) -> list[str]:
         )
     if not assessment.unit_known and not assessment.converged:
         warnings.append(
-            "the fit has gained nothing, so that nothing says in what unit the loss is: the "
-            "distance takes it for a log-likelihood"
+            "nothing says in what unit the loss is, because the fit has gained nothing that is "
+            "known of: the distance takes it for a log-likelihood"
         )
     if assessment.coarse:
         names = ", ".join(assessment.coarse)
@@ -186,7 +182,7 @@ def _warnings_of_loss(loss: Callable | None, params: PyTree, args: Any) -> list[
     ]
 
 
-def _warnings_of_precision(fisher: FisherMatrix, free: PyTree, function: Callable) -> list[str]:
+def _warnings_of_precision(fisher: FisherMatrix, free: PyTree) -> list[str]:
     """Warn of errors that are rounding: those of constrained eigenvectors, not of null ones."""
     leaves = jax.tree.leaves(free)
     kept = np.asarray(fisher.eigenvalues)[np.asarray(fisher.constrained)]
@@ -206,15 +202,12 @@ def _warnings_of_precision(fisher: FisherMatrix, free: PyTree, function: Callabl
     ]
 
 
-def _warnings_of_bounds(
-    bounds: Bounds | None, params: PyTree, values: dict, free: frozenset[str]
-) -> list[str]:
+def _warnings_of_bounds(bounds: Bounds | None, params: PyTree) -> list[str]:
     if bounds is None:
         return []
     arrays = eqx.filter(params, lambda leaf: not callable(leaf))
     return [
-        f"{name} is on its bound: its error is no standard error"
-        for name in bounds.touched(arrays)
+        f"{name} is on its bound: its error is no standard error" for name in bounds.touched(arrays)
     ]
 
 

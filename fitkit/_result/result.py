@@ -10,7 +10,7 @@ from jaxtyping import Float, PyTree
 
 from fitkit._fisher import FisherMatrix
 from fitkit._paths import element_name
-from fitkit._result.assessment import Assessment
+from fitkit._result.assessment import Assessment, Kind
 
 # Correlations worth a line of text.
 STRONG = 0.9
@@ -112,7 +112,16 @@ class Result:
     def unconstrained(self) -> tuple[str, ...]:
         """What the data leave free, in words; of what a bound holds nothing is said."""
         held = np.isin(self.fisher.labels, self.assessment.at_bound)
-        return (self.fisher.given(held) if held.any() else self.fisher).unconstrained
+        sentences = (self.fisher.given(held) if held.any() else self.fisher).unconstrained
+        if self.assessment.kind is not Kind.SLOPING:
+            return sentences
+        # A loss that falls for ever has no curvature, and yet that is an effect.
+        return tuple(
+            f"{words} is unconstrained: it has a slope and no curvature"
+            if (words := sentence.partition(" is unconstrained")[0]) in self.assessment.flat
+            else sentence
+            for sentence in sentences
+        )
 
     def strong_correlations(self, threshold: float = STRONG) -> list[tuple[str, str, float]]:
         """Pairs of elements correlated by `threshold` or more in magnitude, strongest first."""

@@ -21,10 +21,8 @@ SECOND_DIFFERENCE = 6**0.5
 
 
 @eqx.filter_jit
-def coarsest_eps(
-    function: Callable, free: PyTree, held: PyTree, args: Any
-) -> Float[Array, ""]:
-    """Unit of rounding of the coarsest dtype that a value depending on `free` passes through.
+def coarsest_eps(function: Callable, free: PyTree, held: PyTree, args: Any) -> Float[Array, ""]:
+    """Find the unit of rounding of the coarsest dtype that a value made of `free` passes through.
 
     Read off the traced function, so that float32 inside a model with float64 parameters is seen.
     The dtype of the parameters themselves counts too. (Compiled, the walk is done once for a
@@ -51,8 +49,9 @@ def _walk(jaxpr: Jaxpr, depends: list[bool], found: set) -> list[bool]:
         for variable, mark in zip(equation.outvars, _outputs(equation, inputs, found), strict=True):
             if mark:
                 marked.add(variable)
-                if jnp.issubdtype(variable.aval.dtype, jnp.floating):
-                    found.add(variable.aval.dtype)
+                dtype: Any = getattr(variable.aval, "dtype", None)
+                if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
+                    found.add(dtype)
     return [_among(v, marked) for v in jaxpr.outvars]
 
 
