@@ -33,21 +33,18 @@ def make_result(
     params: PyTree,
     args: Any = None,
     frozen: Paths = (),
-    verdict: bool | None = None,
     status: str = "finished",
     steps: int = 0,
     absolute_sigma: bool = True,
     bounds: Bounds | None = None,
     gain: float | None = None,
 ) -> Result:
-    """Work out what a fit says.
+    """Compute what a fit says.
 
     Parameters
     ----------
     residuals, loss, params, args, frozen
         As for `fisher_matrix`; `params` are those that the fit arrived at.
-    verdict
-        Not used: what the optimiser thinks only says why it stopped.
     status
         What the fit ended as, in a word.
     steps
@@ -67,7 +64,6 @@ def make_result(
         If errors of a loss are to be scaled, which has no scatter to scale them by; and whatever
         `fisher_matrix` raises.
     """
-    del verdict
     if loss is not None and not absolute_sigma:
         raise ValueError(
             "result: absolute_sigma=False scales errors by the scatter of residuals, but the fit "
