@@ -55,6 +55,12 @@ def is_known(name, squares):
     return also or mgh.problems[name].at_minimum(squares)
 
 
+def starts_finite(name, start):
+    """Jennrich and Sampson's exponentials overflow at a hundred times the start."""
+    with np.errstate(over="ignore"):
+        return np.all(np.isfinite(np.square(compiled(name)[0](start))))
+
+
 def gain_of(name, start, squares):
     first = float(np.sum(np.square(compiled(name)[0](start))))
     return (first - squares) / 2
@@ -65,7 +71,7 @@ def test_end_points_are_called_minima_where_they_are(name):
     problem = mgh.problems[name]
     residuals, jacobian = compiled(name)
     for start in problem.starts():
-        if not np.all(np.isfinite(np.square(residuals(start)))):
+        if not starts_finite(name, start):
             continue
         with np.errstate(all="ignore"):
             end = scipy.optimize.least_squares(
@@ -122,7 +128,7 @@ def test_a_point_beside_a_minimum_is_not_there(name):
 def test_fits_from_three_starts(name):
     problem = mgh.problems[name]
     for start in problem.starts():
-        if not np.all(np.isfinite(np.square(compiled(name)[0](start)))):
+        if not starts_finite(name, start):
             continue
         fit = fk.Fit(
             residuals=problem.residuals, params=jnp.asarray(start), optimiser=fk.gauss_newton()

@@ -134,6 +134,9 @@ def local_model(
     size = float(np.linalg.norm(values))
     up = quadratic.signs > 0
     stiffness = np.sqrt((quadratic.inverse[up] ** 2).T @ quadratic.curvatures[up])
+    # What rounding of the eigenvectors lends to an element without any.
+    lent = 4 * n * np.finfo(float).eps * np.max(np.abs(quadratic.inverse), axis=0, initial=0)
+    stiffness[stiffness <= lent] = 0
     spread, scatter = _scatter(least, quadratic, size, data) if squares else (1.0, None)
 
     unit = eps * np.abs(x[movable])

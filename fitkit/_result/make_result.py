@@ -85,6 +85,7 @@ def make_result(
         reduced = chi_square / freedom if freedom > 0 else None
     scale = 1.0 if absolute_sigma else np.inf if reduced is None else math.sqrt(reduced)
     covariance, errors = _spread(fisher, assessment, scale)
+    known = np.isfinite(errors) | np.isin(fisher.labels, assessment.at_bound)
     values, error_of = _by_path(params, free, errors)
     named = named_leaves(free)
     return Result(
@@ -102,7 +103,7 @@ def make_result(
         absolute_sigma=absolute_sigma,
         steps=steps,
         assessment=assessment,
-        success=assessment.success and status not in FAILURES,
+        success=assessment.success and bool(known.all()) and status not in FAILURES,
         message=_message(assessment, status, steps),
         warnings=(
             *_warnings_of_state(assessment),

@@ -111,17 +111,20 @@ class Result:
     @property
     def unconstrained(self) -> tuple[str, ...]:
         """What the data leave free, in words; of what a bound holds nothing is said."""
+        if not self.fisher.labels:
+            return ()
         held = np.isin(self.fisher.labels, self.assessment.at_bound)
         sentences = (self.fisher.given(held) if held.any() else self.fisher).unconstrained
-        if self.assessment.kind is not Kind.SLOPING:
-            return sentences
-        # A loss that falls for ever has no curvature, and yet that is an effect.
-        return tuple(
-            f"{words} is unconstrained: it has a slope and no curvature"
-            if (words := sentence.partition(" is unconstrained")[0]) in self.assessment.flat
-            else sentence
-            for sentence in sentences
-        )
+        return tuple(self._without_effect(sentence) for sentence in sentences)
+
+    def _without_effect(self, sentence: str) -> str:
+        """Say of a parameter without first derivatives what else the loss does along it."""
+        words, _, effect = sentence.partition(" is unconstrained: it has no effect")
+        flat, sloping = words in self.assessment.flat, self.assessment.kind is Kind.SLOPING
+        if words == sentence or effect or flat != sloping:
+            return sentence
+        what = "a slope and no curvature" if sloping else "no effect to first order"
+        return f"{words} is unconstrained: it has {what}"
 
     def strong_correlations(self, threshold: float = STRONG) -> list[tuple[str, str, float]]:
         """Pairs of elements correlated by `threshold` or more in magnitude, strongest first."""
@@ -199,7 +202,7 @@ class Result:
             )
         if not self.absolute_sigma:
             facts.append("errors are scaled by the scatter of the residuals")
-        facts += [*self.unconstrained, *self.fisher.degenerate]
+        facts += [*self.unconstrained, *(self.fisher.degenerate if self.fisher.labels else ())]
         strong = self.strong_correlations()
         facts += [f"correlation of {a} and {b}: {r:+.3f}" for a, b, r in strong[:10]]
         facts += [f"and {len(strong) - 10} more above {STRONG}"] if len(strong) > 10 else []
