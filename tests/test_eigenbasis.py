@@ -117,7 +117,7 @@ def test_nothing_constrained_is_no_basis():
         params={"x": 1.0},
         optimiser=optax.sgd(1.0),
     )
-    with pytest.raises(ValueError, match="no combination"):
+    with pytest.raises(ValueError, match="constrain no eigenvector"):
         fit.enter_eigenbasis()
     assert not fit.in_eigenbasis
 
