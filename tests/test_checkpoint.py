@@ -24,7 +24,7 @@ class Status(StrEnum):
 
 
 HEADER = {"step": 70, "status": Status.RUNNING, "loss": 0.1, "names": ("a", "b")}
-ARRAYS = {"a": np.arange(3.0), "b": np.float32(0.5).reshape(())}
+ARRAYS = {"a": np.arange(3.0), "b": np.array(0.5, np.float32)}
 
 
 def same_arrays(one, other):
