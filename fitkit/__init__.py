@@ -31,6 +31,7 @@ from fitkit._optimisers import map_optimisers as map_optimisers
 from fitkit._optimisers import max_step_size as max_step_size
 from fitkit._paths import UnknownPathError as UnknownPathError
 from fitkit._plotting import Result as Result
+from fitkit._result import Assessment as Assessment
 
 if _TYPE_CHECKING:
     from fitkit._dashboard import Dashboard as Dashboard

@@ -138,6 +138,7 @@ PUBLIC = sorted(
 )
 # Nobody makes these; the examples of the functions that do show them.
 RECORDS = {
+    "Assessment",
     "Best",
     "CheckpointError",
     "Event",

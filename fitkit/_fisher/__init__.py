@@ -1,5 +1,7 @@
 """What the data constrain."""
 
+from fitkit._fisher.combinations import combination as combination
+from fitkit._fisher.combinations import simplest_basis as simplest_basis
 from fitkit._fisher.compute import fisher_matrix as fisher_matrix
 from fitkit._fisher.compute import split_params as split_params
 from fitkit._fisher.eigen import AnyArray as AnyArray
@@ -16,3 +18,9 @@ from fitkit._fisher.norm import quick_norm as quick_norm
 from fitkit._fisher.projection import EigenProjection as EigenProjection
 from fitkit._fisher.projection import eigen_projected as eigen_projected
 from fitkit._fisher.residuals import check_residuals as check_residuals
+from fitkit._fisher.second_order import contracted_hessian as contracted_hessian
+from fitkit._fisher.second_order import hessian as hessian
+from fitkit._fisher.second_order import insensitive as insensitive
+from fitkit._fisher.second_order import linearise as linearise
+from fitkit._fisher.second_order import loss_product as loss_product
+from fitkit._fisher.second_order import second_derivative_norms as second_derivative_norms

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -58,7 +58,7 @@ class Driver:
         # not where the user looks between two chunks.
         self._depth = 1 if run.every else 2
 
-    def chunks(self) -> Iterator[Rows]:
+    def chunks(self) -> Generator[Rows, None, None]:
         """Take steps until the run is over; yield the rows of every chunk."""
         run, owner, queue = self._run, self._owner, self._queue
         try:

@@ -48,10 +48,8 @@ from fitkit._optimisers import (
     gauss_newton,
     in_eigenbasis,
     injected_learning_rates,
-    knows_verdict,
     map_optimisers,
     spectrum_of,
-    verdict_of,
 )
 from fitkit._paths import Paths, named_leaves
 from fitkit._result import Result, make_result
@@ -675,17 +673,15 @@ class Fit:
             If errors of a loss are to be scaled, which has no scatter to scale them by.
         """
         now = self.snapshot
-        state = now.place.state.optimiser
-        knows = knows_verdict(state)
         with now.place.program.settings.applied(), no_debugging():
             result = make_result(
                 **self._functions(now),
                 frozen=tuple(now.frozen),
-                verdict=int(verdict_of(state)) == 1 if knows else None,
                 status=now.status,
                 steps=now.step,
                 absolute_sigma=absolute_sigma,
                 bounds=now.place.program.bounds,
+                gain=now.start_loss - now.loss,
             )
         report = self._reports.of(now)
         if report is None:

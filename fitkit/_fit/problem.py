@@ -52,7 +52,7 @@ class Problem:
 
     def check(self, params: Params, args: PyTree) -> None:
         """Check what the user's function returns, by shape and dtype: nothing compiles."""
-        function = self.loss_function or self.residuals_function
+        function: Any = self.loss_function or self.residuals_function
         out = eqx.filter_eval_shape(function, *self._whole(params, args))
         (_check_residuals if self.loss_function is None else _check_loss)(out)
 

@@ -1,247 +1,220 @@
-"""Work out what a fit says at the end, and whether to believe it."""
+"""One assessment of where a fit stands: at a minimum, or where else."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, PyTree
 
-from fitkit._fisher import (
-    FisherMatrix,
-    fisher_matrix,
-    residual_gradient,
-    split_params,
-    value_and_gradient,
-)
+from fitkit._fisher import combination, simplest_basis, split_params
 from fitkit._optimisers import Bounds
-from fitkit._paths import Paths, named_elements, named_leaves
-from fitkit._result.mean_loss import is_mean
-from fitkit._result.result import Result
+from fitkit._paths import Paths, match_paths, named_elements, named_leaves
+from fitkit._result.assessment import Assessment, Kind
+from fitkit._result.classify import (
+    CLOSE,
+    COARSE,
+    DEGENERATE,
+    FAR,
+    RUNAWAY,
+    has_effect_elsewhere,
+    is_near,
+    is_spent,
+    kind_of,
+    step_ratio,
+)
+from fitkit._result.derivatives import Derivatives
+from fitkit._result.descend import descend
+from fitkit._result.local_model import DENSE, NOISES, LocalModel, local_model
+from fitkit._result.rounding import coarsest_eps
 
-# Bates and Watts (Technometrics 23, 179, 1981): a minimum is reached when the step to it is a
-# thousandth of a standard error, for which rounding the result does not matter any more.
-CLOSE = 1e-3
+# Where there may be a minimum further on.
+FOLLOWED = frozenset({Kind.DISTANT, Kind.CONCAVE, Kind.RUNAWAY})
+# Where eigenvectors have no curvature.
+LEVEL = frozenset({Kind.FLAT, Kind.MET, Kind.SLOPING, Kind.PLATEAU})
 
 
-def make_result(
-    *,
+# Trial points may overflow, which shows in what comes of them.
+@np.errstate(over="ignore", under="ignore", invalid="ignore")
+def assess(
     residuals: Callable[[PyTree, Any], PyTree] | None = None,
-    loss: Callable[[PyTree, Any], Any] | None = None,
-    params: PyTree,
+    params: PyTree = None,
     args: Any = None,
+    *,
+    loss: Callable[[PyTree, Any], Any] | None = None,
     frozen: Paths = (),
-    verdict: bool | None = None,
-    status: str = "finished",
-    steps: int = 0,
-    absolute_sigma: bool = True,
     bounds: Bounds | None = None,
-) -> Result:
-    """Work out what a fit says.
+    gain: float | None = None,
+    follow: bool = True,
+) -> Assessment:
+    """Find out where a fit stands, from the function, its derivatives and what the fit gained.
+
+    A pure function that knows nothing of the optimiser; what it compiles it compiles once for a
+    function object and shapes, and any thread may call it.
 
     Parameters
     ----------
-    residuals, loss, params, args, frozen
-        As for `fisher_matrix`; `params` are those that the fit arrived at.
-    verdict
-        Whether the optimiser says that it has converged; None if it cannot tell.
-    status
-        What the fit ended as, in a word.
-    steps
-        How many steps it took.
-    absolute_sigma
-        Whether residuals are in units of the true σ. If not, errors are scaled by the square root
-        of the reduced chi-square.
+    residuals, params, args, loss, frozen
+        As for `fisher_matrix`.
     bounds
-        Limits that the fit kept to. At one that holds an element back, the gradient need not
-        vanish.
+        Limits that the fit keeps to.
+    gain
+        By how much the loss is lower than where the fit first began; None if that is not known.
+        Nothing else tells the unit of a loss.
+    follow
+        Whether to follow the loss down to its minimum, for the distance of a point that is far
+        from it: some Jacobians more. Else it is the length of one Newton step.
 
     Raises
     ------
-    ValueError
-        If errors of a loss are to be scaled, which has no scatter to scale them by; and whatever
-        `fisher_matrix` raises.
+    TypeError, ValueError
+        Of parameters that are no finite real numbers.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> assess(loss=lambda p, args: p["x"] * p["y"], params={"x": 0.0, "y": 0.0}).kind.value
+    'saddle'
     """
-    if loss is not None and not absolute_sigma:
-        raise ValueError(
-            "result: absolute_sigma=False scales errors by the scatter of residuals, but the fit "
-            "has a loss. Give Fit its residuals instead, or scale the loss by the variance."
-        )
-    fisher = fisher_matrix(residuals, params, args, loss=loss, frozen=frozen)
-    free, held = split_params(params, frozen)
     function: Any = residuals if loss is None else loss
-    if loss is not None:
-        value, gradient = value_and_gradient(function, free, held, args)
-        flat = None
-    else:
-        flat, gradient = residual_gradient(function, free, held, args)
-        flat = np.asarray(flat)
-        value = 0.5 * np.sum(flat.astype(np.float64) ** 2)
-    value, gradient = float(value), np.asarray(gradient, np.float64)
+    squares = loss is None
+    if all_frozen(params, frozen):
+        free, held = split_params(params, ())
+        left_out = Derivatives(function, squares, free, held, args).no_data()
+        return Assessment(Kind.FROZEN, left_out=int(left_out.sum()) if squares else 0)
+    free, held = split_params(params, frozen)
+    derivatives = Derivatives(function, squares, free, held, args)
+    labels = named_elements(free)
+    x = derivatives.x
+    values, gradient = derivatives.at(x)
+    if not (np.all(np.isfinite(values)) and np.all(np.isfinite(gradient))):
+        return Assessment(Kind.NONFINITE, step=np.zeros_like(x))
+    left_out = int(derivatives.no_data().sum()) if squares else 0
+    data = values.size - left_out if squares else 0
 
-    chi_square = freedom = reduced = None
-    if flat is not None:
-        chi_square, freedom = 2 * value, flat.size - fisher.rank
-        reduced = chi_square / freedom if freedom > 0 else None
-    scale = 1.0 if absolute_sigma else np.inf if reduced is None else math.sqrt(reduced)
-    covariance = _times(np.asarray(fisher.covariance), scale**2)
-    errors = _times(np.asarray(fisher.errors), scale)
+    lower, upper = limits_of(bounds, labels)
+    unit = (float(values @ values) / max(data, 1)) ** 0.5 if squares else _unit_of_loss(gain)
+    blocked = _blocked(x, gradient, lower, upper, CLOSE * (unit or 0.0))
+    at_bound = tuple(label for label, hit in zip(labels, blocked, strict=True) if hit)
+    still = np.zeros_like(x)
+    if blocked.all():
+        return Assessment(Kind.MINIMUM, 0.0, 0.0, still, at_bound, left_out=left_out)
+    eps = float(coarsest_eps(function, free, held, args))
+    model = local_model(derivatives, ~blocked, eps, data)
+    if model is None:
+        return Assessment(Kind.NONFINITE, step=still, at_bound=at_bound, left_out=left_out)
 
-    position = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(free)])
-    blocked = _blocked(bounds, fisher.labels, position, gradient)
-    movable = fisher.given(blocked) if blocked.any() else fisher
-    projection = np.asarray(movable.projection)
-    latent = projection.T @ gradient[~blocked]
-    distance = float(np.linalg.norm(latent))
-    precision = jnp.result_type(*jax.tree.leaves(free))
-    # Where the data are met exactly, there is no scatter to compare with: what counts then is that
-    # the step to the minimum no longer changes half of a parameter's digits.
-    digits = math.sqrt(float(jnp.finfo(precision).eps)) * np.abs(position[~blocked])
-    still = bool(np.all(np.abs(projection @ latent) <= digits))
-    if reduced:
-        distance /= math.sqrt(reduced)
-    converged = (distance <= CLOSE or still) if verdict is None else verdict
-    full = fisher.rank == len(fisher.labels)
+    if squares:
+        unit = model.scatter
+    elif gain is not None and gain <= NOISES * eps * abs(float(values.sum())):
+        unit = None
+    kind = _kind(derivatives, model, ~blocked, (lower, upper), unit, gain, eps)
 
-    fixed = frozenset(named_leaves(held)) & frozenset(
-        path for path, leaf in named_leaves(params).items() if not callable(leaf)
-    )
-    warnings = _warnings(
-        residuals, loss, params, args, fisher, precision, value, reduced, freedom, absolute_sigma
-    )
-    values, error_of = _by_path(params, free, errors)
-    if bounds is not None:
-        warnings += [
-            f"{name} is on its bound: its error is no standard error"
-            for name in bounds.touched(eqx.filter(params, lambda leaf: not callable(leaf)))
-        ]
-    return Result(
-        params=params,
-        values=values,
-        errors=error_of,
-        fixed=fixed,
-        loss=value,
-        chi_square=chi_square,
-        degrees_of_freedom=freedom,
-        reduced_chi_square=reduced,
-        residuals=flat,
-        fisher=fisher,
-        covariance=covariance,
-        absolute_sigma=absolute_sigma,
-        steps=steps,
+    names = tuple(label for label, hit in zip(labels, blocked, strict=True) if not hit)
+    scale = unit or 1.0
+    if squares:
+        scale = 1.0 if model.met else model.spread
+    step, distance = still.copy(), model.away / scale
+    step[~blocked] = model.quadratic.vectors @ model.quadratic.newton
+    if follow and kind in FOLLOWED and distance > FAR and x.size <= DENSE:
+        way = descend(derivatives, ~blocked, lower, upper, data)
+        step, distance = (step, distance) if way is None else way
+    sloping = gradient[~blocked] if kind is Kind.SLOPING else None
+    rounding = model.stiffness * np.abs(x[~blocked]) * eps / 2 / scale
+    coarse = tuple(name for name, half in zip(names, rounding, strict=True) if half > COARSE)
+    return Assessment(
+        kind=kind,
         distance=distance,
-        converged=converged,
-        success=converged and full and status not in ("non-finite", "failed"),
-        message=_message(converged, fisher, status, steps, distance),
-        warnings=tuple(warnings),
+        floor=model.floor / scale,
+        step=step,
+        at_bound=at_bound,
+        flat=_in_words(model, names, eps, sloping) if kind in LEVEL else (),
+        coarse=coarse if kind is Kind.COARSE else (),
+        left_out=left_out,
+        unit_known=squares or unit is not None,
     )
 
 
-def _message(
-    converged: bool, fisher: FisherMatrix, status: str, steps: int, distance: float
-) -> str:
-    took = f"after {steps} step{'' if steps == 1 else 's'}"
-    where = f"{distance:.2g} standard errors from the minimum"
-    if status in ("non-finite", "failed"):
-        return f"Fit failed: {status} {took}; the last finite parameters are about {where}"
-    if not converged:
-        return f"Fit not converged: {status} {took}, about {where}"
-    missing = len(fisher.labels) - fisher.rank
-    if missing:
-        directions = "one direction" if missing == 1 else f"{missing} directions"
-        return f"Fit converged {took}, but the data leave {directions} free"
-    return f"Fit converged {took}, {where}"
+def _kind(
+    derivatives: Derivatives,
+    model: LocalModel,
+    movable: Bool[np.ndarray, " n"],
+    bounds: tuple[np.ndarray, np.ndarray],
+    unit: float | None,
+    gain: float | None,
+    eps: float,
+) -> Kind:
+    """Classify the point, with the evaluations elsewhere that this takes."""
+    squares = derivatives.squares
+    near = is_near(model, np.abs(derivatives.x[movable]), unit, eps)
+    # So late that there is hardly anything left to gain, whatever its unit.
+    late = near
+    if not squares and gain is not None:
+        late = late or model.quadratic.decrement**2 <= CLOSE**2 * 2 * max(gain, 0.0)
+    ratio = step_ratio(derivatives, movable, model, *bounds)
+    kind = kind_of(model, near, late, ratio, unit, squares)
+    if squares and DEGENERATE < ratio <= RUNAWAY and is_spent(derivatives, model, gain, eps):
+        return Kind.MET
+    if kind is Kind.FLAT and has_effect_elsewhere(derivatives, movable, model, *bounds):
+        return Kind.PLATEAU
+    return kind
 
 
-def _warnings(
-    residuals: Callable | None,
-    loss: Callable | None,
-    params: PyTree,
-    args: Any,
-    fisher: FisherMatrix,
-    precision: Any,
-    value: float,
-    reduced: float | None,
-    freedom: int | None,
-    absolute_sigma: bool,
-) -> list[str]:
-    warnings = []
-    if loss is not None and is_mean(loss, params, args):
-        warnings.append(
-            "the loss is a mean over data, not a log-likelihood: errors are too large by the "
-            "square root of their number. Use the sum"
-        )
-    if freedom is not None and freedom <= 0:
-        warnings.append("there are no more residuals than parameters: chi-square says nothing")
-    # Ten standard deviations of chi-square, and by a factor that matters.
-    if absolute_sigma and reduced is not None and freedom:
-        beyond = abs(reduced - 1) > 10 * math.sqrt(2 / freedom)
-        if beyond and not 0.5 < reduced < 2:
-            warnings.append(
-                f"reduced chi-square is {reduced:.2g}: either the model is wrong or σ is. If σ "
-                "is unknown, result(absolute_sigma=False) takes it from the scatter"
-            )
-    if jnp.finfo(precision).bits < 64:
-        eps = float(jnp.finfo(precision).eps)
-        condition = fisher.condition_number
-        # J is rounded to eps, errors to eps times the square root of the condition number.
-        doubt = eps * (condition if fisher.squared else math.sqrt(condition))
-        if doubt > 1e-2:
-            warnings.append(
-                f"float32 with a condition number of {condition:.1g}: the errors of the worst "
-                "constrained directions, and the rank, are rounding. Use float64"
-            )
-        if value * eps > 0.05:
-            warnings.append(
-                f"float32 cannot tell losses near {value:.2g} apart to the 0.5 that is one "
-                "standard error. Use float64, or residuals"
-            )
-    return warnings
+def _in_words(
+    model: LocalModel,
+    names: tuple[str, ...],
+    eps: float,
+    gradient: Float[np.ndarray, " n"] | None,
+) -> tuple[str, ...]:
+    """Name the eigenvectors without curvature; with a gradient, those of them that slope."""
+    level = model.quadratic.signs == 0
+    if not level.any():
+        return ()
+    scale = np.where(model.stiffness > 0, model.stiffness, 1)
+    rows = model.quadratic.vectors[:, level].T * scale
+    rows = simplest_basis(rows / np.linalg.norm(rows, axis=1, keepdims=True), eps**0.5)
+    if gradient is not None:
+        parts = rows / scale * gradient
+        rows = rows[np.abs(parts.sum(axis=1)) > 8 * eps * np.abs(parts).sum(axis=1)]
+    return tuple(combination(row, scale, names) for row in rows)
+
+
+def _unit_of_loss(gain: float | None) -> float | None:
+    """One standard error of a log-likelihood, or a fit that gained less is its own yardstick."""
+    return None if gain is None or gain <= 0 else min(1.0, 2 * gain) ** 0.5
 
 
 def _blocked(
-    bounds: Bounds | None,
-    labels: tuple[str, ...],
-    position: Float[np.ndarray, " n"],
+    x: Float[np.ndarray, " n"],
     gradient: Float[np.ndarray, " n"],
+    lower: Float[np.ndarray, " n"],
+    upper: Float[np.ndarray, " n"],
+    close: float,
 ) -> Bool[np.ndarray, " n"]:
-    """Which elements sit on a limit with a loss that falls further outside."""
-    if bounds is None:
-        return np.zeros(len(labels), bool)
-    names = named_elements(bounds.lower)
-    lower, upper = (
-        dict(
-            zip(
-                names,
-                np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]),
-                strict=True,
-            )
-        )
-        for tree in (bounds.lower, bounds.upper)
-    )
-    low, high = (np.array([limits[label] for label in labels]) for limits in (lower, upper))
-    return ((position <= low) & (gradient > 0)) | ((position >= high) & (gradient < 0))
+    """Which elements a limit holds back: on it, or so near that all the gain is below a minimum's.
 
-
-def _by_path(
-    params: PyTree, free: PyTree, errors: Float[np.ndarray, " n"]
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    values = {
-        path: np.asarray(leaf) for path, leaf in named_leaves(params).items() if not callable(leaf)
-    }
-    found = {path: np.zeros(value.shape) for path, value in values.items()}
-    start = 0
-    for path in named_leaves(free):
-        size = values[path].size
-        found[path] = errors[start : start + size].reshape(values[path].shape)
-        start += size
-    return values, found
-
-
-def _times(array: np.ndarray, scale: float) -> np.ndarray:
-    """Multiply, with zero staying zero under an infinite scale."""
+    Half the square of `close` is what a step to the minimum may still gain.
+    """
     with np.errstate(invalid="ignore"):
-        return np.where(array == 0, 0.0, array * scale)
+        low = (x <= lower) | ((x - lower) * gradient <= close**2 / 2)
+        high = (x >= upper) | ((x - upper) * gradient <= close**2 / 2)
+    return (low & (gradient > 0)) | (high & (gradient < 0))
+
+
+def limits_of(
+    bounds: Bounds | None, labels: tuple[str, ...]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Lower and upper limits of the elements named."""
+    if bounds is None:
+        return np.full(len(labels), -np.inf), np.full(len(labels), np.inf)
+    names = named_elements(bounds.lower)
+    pairs = bounds.by_path().values()
+    low, high = (np.concatenate([np.ravel(pair[i]) for pair in pairs]) for i in (0, 1))
+    places = [names.index(label) for label in labels]
+    return low[places].astype(float), high[places].astype(float)
+
+
+def all_frozen(params: PyTree, frozen: Paths) -> bool:
+    """Whether no parameter is left to estimate."""
+    leaves = {path: leaf for path, leaf in named_leaves(params).items() if not callable(leaf)}
+    patterns = tuple(frozen) if isinstance(frozen, set | frozenset) else frozen
+    return bool(patterns) and len(match_paths(patterns, leaves, "result")) == len(leaves)

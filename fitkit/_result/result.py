@@ -10,6 +10,7 @@ from jaxtyping import Float, PyTree
 
 from fitkit._fisher import FisherMatrix
 from fitkit._paths import element_name
+from fitkit._result.assessment import Assessment, Kind
 
 # Correlations worth a line of text.
 STRONG = 0.9
@@ -46,16 +47,12 @@ class Result:
         root of the reduced chi-square, as in SciPy's ``curve_fit``.
     steps : int
         How many steps the fit took.
-    distance : float
-        How far the minimum is, in standard errors, by one more Gauss-Newton (from a loss, Newton)
-        step; relative to the scatter of the residuals where there are degrees of freedom.
-    converged : bool
-        Whether the fit is at the minimum: the optimiser's own verdict where it has one, else
-        `distance` below 1e-3.
+    assessment : Assessment
+        Where the fit stands: at a minimum, on its way, at a saddle point, …, and how that is known.
     success : bool
         Whether all is well: finite, converged, and every free parameter constrained.
     message : str
-        The verdict in words.
+        The same in words.
     warnings : tuple[str, ...]
         What should make a reader careful.
 
@@ -91,11 +88,20 @@ class Result:
     covariance: Float[np.ndarray, "n n"]
     absolute_sigma: bool
     steps: int
-    distance: float
-    converged: bool
+    assessment: Assessment
     success: bool
     message: str
     warnings: tuple[str, ...]
+
+    @property
+    def converged(self) -> bool:
+        """Whether the parameters are at a minimum, whatever the optimiser thinks."""
+        return self.assessment.converged
+
+    @property
+    def distance(self) -> float:
+        """How far the minimum is, in standard errors; see `Assessment`."""
+        return self.assessment.distance
 
     @property
     def correlations(self) -> Float[np.ndarray, "n n"]:
@@ -104,8 +110,18 @@ class Result:
 
     @property
     def unconstrained(self) -> tuple[str, ...]:
-        """What the data leave free, in words."""
-        return self.fisher.unconstrained
+        """What the data leave free, in words; of what a bound holds nothing is said."""
+        held = np.isin(self.fisher.labels, self.assessment.at_bound)
+        sentences = (self.fisher.given(held) if held.any() else self.fisher).unconstrained
+        if self.assessment.kind is not Kind.SLOPING:
+            return sentences
+        # A loss that falls for ever has no curvature, and yet that is an effect.
+        return tuple(
+            f"{words} is unconstrained: it has a slope and no curvature"
+            if (words := sentence.partition(" is unconstrained")[0]) in self.assessment.flat
+            else sentence
+            for sentence in sentences
+        )
 
     def strong_correlations(self, threshold: float = STRONG) -> list[tuple[str, str, float]]:
         """Pairs of elements correlated by `threshold` or more in magnitude, strongest first."""
@@ -183,7 +199,7 @@ class Result:
             )
         if not self.absolute_sigma:
             facts.append("errors are scaled by the scatter of the residuals")
-        facts += [*self.fisher.unconstrained, *self.fisher.degenerate]
+        facts += [*self.unconstrained, *self.fisher.degenerate]
         strong = self.strong_correlations()
         facts += [f"correlation of {a} and {b}: {r:+.3f}" for a, b, r in strong[:10]]
         facts += [f"and {len(strong) - 10} more above {STRONG}"] if len(strong) > 10 else []
