@@ -683,6 +683,7 @@ for line in sys.stdin:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     ) as parent:
+        assert parent.stdin is not None and parent.stdout is not None
         for number in range(50):
             print("go", file=parent.stdin, flush=True)
             child = int(parent.stdout.readline())

@@ -42,7 +42,7 @@ def grads(dtype=jnp.float64):
     }
 
 
-@pytest.fixture(params=TRANSFORMS.values(), ids=TRANSFORMS)
+@pytest.fixture(params=TRANSFORMS.values(), ids=list(TRANSFORMS))
 def transform(request):
     return optax.with_extra_args_support(request.param())
 

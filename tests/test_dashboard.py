@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from browser import wait_until
-from controls import row
+from controls import live, row
 from PIL import Image
 
 import fitkit as fk
@@ -33,14 +33,14 @@ def make_fit(optimiser=None, function=loss):
 
 
 def test_run_runs_the_number_of_steps_asked_for(fit, dashboard):
-    dashboard._live.header.count.value = "37"
-    dashboard._live.header.run.click()
+    live(dashboard).header.count.value = "37"
+    live(dashboard).header.run.click()
     fit.wait()
     assert fit.step == 37
 
 
 def test_pause_resume_stop(fit, dashboard):
-    header = dashboard._live.header
+    header = live(dashboard).header
     header.count.value = "100 000 000"
     header.run.click()
     wait_until(lambda: not header.pause.disabled, "the pause button")
@@ -58,7 +58,7 @@ def test_pause_resume_stop(fit, dashboard):
 
 @pytest.mark.parametrize("words", ["", "0"])
 def test_a_run_without_a_number_goes_on_until_it_is_stopped(fit, dashboard, words):
-    header = dashboard._live.header
+    header = live(dashboard).header
     header.count.value = words
     header.run.click()
     wait_until(lambda: "Running" in header.status.value, "the fit to run")
@@ -85,10 +85,10 @@ def test_steps_are_read_as_people_write_them(words, steps):
 
 @pytest.mark.parametrize("words", ["-1", "1.5", "many", "nan", "inf", "1e999"])
 def test_steps_that_are_no_whole_number_are_refused(fit, dashboard, words):
-    dashboard._live.header.count.value = words
-    dashboard._live.header.run.click()
+    live(dashboard).header.count.value = words
+    live(dashboard).header.run.click()
     dashboard.refresh()
-    assert "whole number" in dashboard._live.header.notice.value
+    assert "whole number" in live(dashboard).header.notice.value
     assert fit.step == 0 and not fit.status.busy
 
 
@@ -112,7 +112,7 @@ def test_rewind_to_best(dashboard, fit):
     best = fit.best.step
     assert best < fit.step
     dashboard.refresh()
-    dashboard._live.header.best.click()
+    live(dashboard).header.best.click()
     wait_until(lambda: fit.step == best, "the fit to stand at its best")
 
 
@@ -140,10 +140,10 @@ def test_an_impossible_number_is_refused_with_a_notice(fit, dashboard, bad):
     assert fit.learning_rates["flux"] == 1.0
     assert flux.rate.value == 1.0
     dashboard.refresh()
-    assert "learning_rates" in dashboard._live.header.notice.value
+    assert "learning_rates" in live(dashboard).header.notice.value
     flux.rate.value = 2.0
     dashboard.refresh()
-    assert dashboard._live.header.notice.value == ""
+    assert live(dashboard).header.notice.value == ""
 
 
 def test_zero_is_a_learning_rate(fit, dashboard):
@@ -171,7 +171,7 @@ def test_a_parameter_without_an_optimiser_stays_frozen_and_says_why():
     toggle.value = False
     dashboard.refresh()
     assert toggle.value
-    assert "no optimiser moves" in dashboard._live.header.notice.value
+    assert "no optimiser moves" in live(dashboard).header.notice.value
     dashboard.close()
 
 
@@ -242,8 +242,8 @@ def test_an_exception_in_the_loss_is_shown_where_the_eye_is():
     with pytest.raises(Exception, match="the detector melted"):
         fit.wait()
     dashboard.refresh()
-    assert "the detector melted" in dashboard._live.header.notice.value
-    assert "Stopped by an error" in dashboard._live.header.status.value
+    assert "the detector melted" in live(dashboard).header.notice.value
+    assert "Stopped by an error" in live(dashboard).header.status.value
     dashboard.close()
 
 
@@ -253,7 +253,7 @@ def test_a_non_finite_fit_says_at_which_step():
     fit.run(1000, progress=False)
     assert fit.status == "non-finite"
     dashboard.refresh()
-    assert "non-finite at step" in dashboard._live.header.notice.value
+    assert "non-finite at step" in live(dashboard).header.notice.value
     dashboard.close()
 
 
@@ -262,7 +262,7 @@ def test_the_frame_is_a_png_of_fixed_size(fit, dashboard):
     for _ in range(3):
         fit.run(200, progress=False)
         dashboard.refresh()
-        picture = Image.open(io.BytesIO(dashboard._live.image.value))
+        picture = Image.open(io.BytesIO(live(dashboard).image.value))
         picture.verify()
         sizes.add(picture.size)
     assert sizes == {(1440, 420)}
@@ -308,31 +308,31 @@ def many(mirrors):
 
 
 def test_hundreds_of_parameters_come_in_pages(many):
-    assert len(many._live.table.rows) == 12
-    many._live.table.forth.click()
+    assert len(live(many).table.rows) == 12
+    live(many).table.forth.click()
     many.refresh()
     assert row(many, "m006.tip").slider.description == "m006.tip"
-    assert many._live.table.where.value == "13–24 of 300"
-    many._live.table.back.click()
+    assert live(many).table.where.value == "13–24 of 300"
+    live(many).table.back.click()
     many.refresh()
     assert row(many, "m000.tip")
-    assert many._live.table.back.disabled
+    assert live(many).table.back.disabled
 
 
 @pytest.mark.parametrize(("words", "count"), [("tilt", 150), ("m01?.tip", 10), ("none such", 0)])
 def test_a_filter_shows_what_matches(many, words, count):
-    many._live.table.filter.value = words
+    live(many).table.filter.value = words
     many.refresh()
-    assert many._live.table.where.value.endswith(f"of {count}" if count else "none match")
-    hidden = [r for r in many._live.table.rows if "fitkit-gone" in r.box._dom_classes]
+    assert live(many).table.where.value.endswith(f"of {count}" if count else "none match")
+    hidden = [r for r in live(many).table.rows if "fitkit-gone" in r.box._dom_classes]
     assert len(hidden) == max(0, 12 - count)
 
 
 def test_all_that_match_are_steered_together_and_keep_their_ratios(mirrors, many):
     mirrors.learning_rates["m000.tilt"] = 0.1
-    many._live.table.filter.value = "m00?.tilt"
+    live(many).table.filter.value = "m00?.tilt"
     many.refresh()
-    together = many._live.table.together
+    together = live(many).table.together
     assert len(together.paths) == 10
     assert together.rate.value == pytest.approx(0.1**0.1, rel=1e-5)
     together.rate.value = 10 * together.rate.value

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 from browser import wait_until
+from controls import live
 
 import fitkit as fk
 
@@ -66,7 +67,7 @@ def test_close_joins_every_thread(fit):
     dashboard = fk.Dashboard(fit)
     _ = dashboard.widget
     assert len(dashboard._threads) == 2
-    dashboard._live.background.ask("Computing the spectrum…", fit.fisher)
+    live(dashboard).background.ask("Computing the spectrum…", fit.fisher)
     dashboard.close()
     assert fit.known_fisher is not None  # What was asked for is done.
     assert not {thread for thread in set(threading.enumerate()) - before if thread.is_alive()}
@@ -88,7 +89,7 @@ def test_close_from_a_handler_of_a_control(fit):
     """While its message is handled, the control is locked, and the thread waits for it."""
     dashboard = fk.Dashboard(fit)
     _ = dashboard.widget
-    slider = dashboard._live.table.rows[0].slider
+    slider = live(dashboard).table.rows[0].slider
     slider.observe(lambda _: dashboard.close(), "value")
     fit.start(10**9)
     slider.set_state({"value": 3})
@@ -119,7 +120,7 @@ def test_close_from_a_callback_of_the_fit(fit):
 def test_the_close_button_closes_from_another_thread(fit):
     dashboard = fk.Dashboard(fit)
     _ = dashboard.widget
-    threads, live = dashboard._threads, dashboard._live
-    live.header.close.click()
+    threads, shown = dashboard._threads, live(dashboard)
+    shown.header.close.click()
     wait_until(lambda: not any(t.is_alive() for t in threads), "the threads to end")
-    assert live.box.comm is None
+    assert shown.box.comm is None

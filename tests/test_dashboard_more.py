@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from browser import wait_until
-from controls import row
+from controls import live, row
 from PIL import Image
 
 import fitkit as fk
@@ -26,11 +26,12 @@ def residuals(params, args):
 
 def make_fit(**more):
     start = {"slope": jnp.array(1.0), "offset": jnp.array(0.0)}
-    return fk.Fit(residuals=residuals, params=start, **({"optimiser": optax.adam(1e-2)} | more))
+    more.setdefault("optimiser", optax.adam(1e-2))
+    return fk.Fit(residuals=residuals, params=start, **more)
 
 
 def test_undo_takes_back_what_a_control_did(fit, dashboard):
-    undo = dashboard._live.header.undo
+    undo = live(dashboard).header.undo
     assert undo.disabled
     row(dashboard, "slope").slider.value += 20
     row(dashboard, "offset").freeze.value = True
@@ -54,9 +55,9 @@ def test_reset_gives_a_learning_rate_back(fit, dashboard):
 def test_save_writes_a_file_that_loads(fit, dashboard, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fit.run(12, progress=False)
-    dashboard._live.header.save.click()
+    live(dashboard).header.save.click()
     file = tmp_path / "fit-at-step-12.fitkit"
-    wait_until(lambda: str(file) in dashboard._live.header.saved, "the fit to be saved")
+    wait_until(lambda: str(file) in live(dashboard).header.saved, "the fit to be saved")
     again = fk.Fit.load(
         file,
         residuals=residuals,
@@ -71,12 +72,12 @@ def test_a_file_that_cannot_be_written_is_an_error_that_is_shown(
 ):
     monkeypatch.chdir(tmp_path)
     tmp_path.rmdir()
-    dashboard._live.header.save.click()
-    wait_until(lambda: "No such file" in dashboard._live.header.notice.value, "the words")
+    live(dashboard).header.save.click()
+    wait_until(lambda: "No such file" in live(dashboard).header.notice.value, "the words")
 
 
 def test_the_spectrum_is_made_on_demand_and_names_its_eigenvectors(fit, dashboard):
-    eigenvectors = dashboard._live.eigenvectors
+    eigenvectors = live(dashboard).eigenvectors
     fit.run(5, progress=False)
     eigenvectors.renew.click()
     wait_until(lambda: fit.known_fisher and fit.known_fisher[0] == 5, "a Fisher matrix")
@@ -115,7 +116,7 @@ def test_a_resting_fit_gets_its_spectrum_unasked_and_a_running_one_within_a_shar
 
 @pytest.mark.slow
 def test_the_eigenbasis_by_button_and_back(fit, dashboard):
-    eigenvectors = dashboard._live.eigenvectors
+    eigenvectors = live(dashboard).eigenvectors
     fit.learning_rates["slope"] = 3.0
     eigenvectors.basis.click()
     wait_until(lambda: eigenvectors.basis.description == "Leave eigenbasis", "the eigenbasis")
@@ -173,7 +174,7 @@ def test_groups_by_path_are_steered_and_opened():
     )
     dashboard = fk.Dashboard(fit)
     dashboard.refresh()
-    table = dashboard._live.table
+    table = live(dashboard).table
     assert [(entry.label, len(entry.paths)) for entry in table.in_sight()] == [
         ("gain", 1),
         ("mirrors", 16),

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from browser import wait_until
+from controls import live
 from PIL import Image
 
 import fitkit as fk
@@ -23,7 +24,8 @@ def residuals(params, args):
 
 def make_fit(**more):
     start = {"slope": jnp.array(1.0), "offset": jnp.array(0.0)}
-    return fk.Fit(residuals=residuals, params=start, **({"optimiser": optax.adam(1e-2)} | more))
+    more.setdefault("optimiser", optax.adam(1e-2))
+    return fk.Fit(residuals=residuals, params=start, **more)
 
 
 def draw(axes, params):
@@ -36,11 +38,11 @@ def own(axes, snapshot):
 
 
 def picture(dashboard):
-    return Image.open(io.BytesIO(dashboard._live.image.value))
+    return Image.open(io.BytesIO(live(dashboard).image.value))
 
 
 def notice(dashboard):
-    return dashboard._live.header.notice.value
+    return live(dashboard).header.notice.value
 
 
 NAMES = ("loss", "steps", "spectrum", "model", own)
@@ -69,7 +71,7 @@ def test_every_choice_of_panels_is_drawn(rested, panels):
     if below:
         assert ink[-MODEL_HEIGHT:].any()
     assert notice(dashboard) == ""
-    assert f"fitkit-high-{frame.size[1] * 2 // 3}" in dashboard._live.image._dom_classes
+    assert f"fitkit-high-{frame.size[1] * 2 // 3}" in live(dashboard).image._dom_classes
     assert len(dashboard.figure.axes) == len(panels)
     dashboard.close()
 
@@ -84,7 +86,7 @@ def test_the_model_is_drawn_below_and_in_the_saved_figure(fit):
     frames = set()
     for _ in range(3):
         dashboard.refresh()
-        frames.add(dashboard._live.image.value)
+        frames.add(live(dashboard).image.value)
     assert len(frames) == 1  # What `draw` makes does not pile up from frame to frame.
     figure = dashboard.figure
     assert len(figure.axes) == 5  # Three panels, the model, and the twin that `draw` makes.
@@ -106,7 +108,7 @@ def test_a_function_is_a_panel_and_sees_the_moment_that_the_others_show(fit):
     fit.run(20, progress=False)
     _, axes = dashboard.figure.axes
     assert seen[-1] is fit.snapshot
-    assert len(axes.lines[0].get_xdata()) == 20
+    assert np.size(axes.lines[0].get_xdata()) == 20
 
 
 def raises(axes, params):
@@ -168,27 +170,28 @@ def test_draw_that_works_again_takes_the_notice_away(fit):
 
 def test_could_not_draw_stays_until_a_frame_succeeds(fit, monkeypatch, capsys):
     dashboard = fk.Dashboard(fit)
-    live = dashboard.widget and dashboard._live
-    works = live.renderer.frame
+    _ = dashboard.widget
+    shown = live(dashboard)
+    works = shown.renderer.frame
     frames = []
 
     def fails(cells):
         frames.append(1)
         raise MemoryError("no room for a figure")
 
-    monkeypatch.setattr(live.renderer, "frame", fails)
+    monkeypatch.setattr(shown.renderer, "frame", fails)
     fit.run(5, progress=False)
     wait_until(lambda: "no room for a figure" in notice(dashboard), "the notice")
     gone = []
-    live.header.notice.observe(lambda change: gone.append(change["new"]), "value")
+    shown.header.notice.observe(lambda change: gone.append(change["new"]), "value")
     tried = len(frames)
     fit.start(10**9)
     wait_until(lambda: len(frames) >= tried + 3, "more frames that fail")
     assert not gone
     # Controls are kept up to date nevertheless.
-    wait_until(lambda: "Running" in live.header.status.value, "the controls")
+    wait_until(lambda: "Running" in shown.header.status.value, "the controls")
     assert capsys.readouterr().err.count("Traceback") == 1
-    monkeypatch.setattr(live.renderer, "frame", works)
+    monkeypatch.setattr(shown.renderer, "frame", works)
     wait_until(lambda: notice(dashboard) == "", "a frame that succeeds")
     dashboard.close()
 
@@ -220,7 +223,7 @@ def test_what_a_button_s_job_raises_is_shown_with_its_traceback(capsys):
     dashboard = fk.Dashboard(fit, panels=["loss", "spectrum"])
     _ = dashboard.widget
     broken.append(1)
-    dashboard._live.eigenvectors.renew.click()
+    live(dashboard).eigenvectors.renew.click()
     wait_until(lambda: "of the user" in notice(dashboard), "the notice")
     assert "in residuals" in capsys.readouterr().err
     assert all(thread.is_alive() for thread in dashboard._threads)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -368,7 +369,7 @@ def test_a_run_sees_the_settings_of_its_caller():
     seen = []
 
     def loss(params, args):
-        config = jax.config
+        config = cast(Any, jax.config)  # jax annotates no settings
         device = str(config.jax_default_device)
         seen.append((config.jax_default_matmul_precision, config.jax_disable_jit, device))
         return jnp.sum((params["a"] @ params["a"] - 1) ** 2)
@@ -403,6 +404,7 @@ def test_under_debug_nans_a_fit_ends_in_our_report(capfd):
         )
         fit.run(100, progress=False)
     assert fit.status == "non-finite"
+    assert fit.report is not None
     assert fit.report.origin == "a"
     assert "log of a negative number" in capfd.readouterr().out
 
@@ -463,7 +465,7 @@ def test_an_interrupt_at_any_line_between_claim_and_start_pauses():
 def test_interrupts_at_random_moments_two_within_50_ms():
     fit, chance = make_fit(optimiser=optax.sgd(1e-9)), random.Random(0)
     fit.run(5, progress=False)
-    main = threading.main_thread().ident
+    main = threading.get_ident()
     for _ in range(40):
         go = threading.Event()
         pauses = chance.choice([0.2, 0.002]) * chance.random(), 0.05 * chance.random()

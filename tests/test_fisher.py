@@ -232,7 +232,8 @@ def test_information_of_blocks_adds_up():
     whole = fk.fisher_matrix(product, PRODUCT, PRODUCT_ARGS)
     x, y = (np.split(array, 4) for array in PRODUCT_ARGS)
     summed = sum(fk.fisher_matrix(product, PRODUCT, block) for block in zip(x, y, strict=True))
-    np.testing.assert_allclose(summed.matrix, whole.matrix, atol=1e-12 * whole.matrix.max())
+    assert isinstance(summed, fk.FisherMatrix)
+    np.testing.assert_allclose(summed.matrix, whole.matrix, atol=1e-12 * float(whole.matrix.max()))
     np.testing.assert_allclose(summed.eigenvalues, whole.eigenvalues, atol=1e-14)
     np.testing.assert_allclose(summed.errors, whole.errors, rtol=1e-12)
     assert summed.unconstrained == whole.unconstrained
@@ -263,7 +264,7 @@ def test_unlike_parameters_do_not_add():
     one = fk.fisher_matrix(line, LINE, LINE_ARGS)
     other = fk.fisher_matrix(product, PRODUCT, PRODUCT_ARGS)
     with pytest.raises(ValueError, match=r"same parameters only.*'slope'"):
-        one + other
+        _ = one + other
 
 
 def test_a_saddle_is_not_a_minimum():
@@ -349,7 +350,7 @@ def test_a_second_call_traces_nothing():
 def test_it_is_immutable():
     fisher = fk.fisher_matrix(line, LINE, LINE_ARGS)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        fisher.matrix = np.eye(2)
+        fisher.matrix = np.eye(2)  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(ValueError, match="read-only"):
         fisher.matrix[0, 0] = 1
 

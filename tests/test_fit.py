@@ -155,7 +155,7 @@ def failing_after(calls):
         return value
 
     def loss(params, args):
-        value = quadratic(params, args)
+        value = jnp.asarray(quadratic(params, args))
         return jax.pure_callback(check, jax.ShapeDtypeStruct((), value.dtype), value) * 0 + value
 
     return jax.custom_jvp(loss), loss
@@ -268,7 +268,7 @@ def test_background():
 def test_interrupt_pauses_and_keeps_everything():
     fit = make()
     fit.run(1, progress=False)
-    main = threading.main_thread().ident
+    main = threading.get_ident()
 
     def interrupt():
         version = fit.version

@@ -1,5 +1,7 @@
 """A fit that goes non-finite: it stops, explains, and goes on once mended."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -64,7 +66,7 @@ def test_run_and_wait_show_the_report(capsys) -> None:
 
 
 def test_the_result_and_the_dashboard_tell_of_it() -> None:
-    from fitkit._dashboard.widgets import trouble
+    from fitkit._dashboard.widgets import fit_problem
 
     def residuals(params, args):
         return jnp.log(params["k"] - T / 2) + 3.0 * T
@@ -72,7 +74,7 @@ def test_the_result_and_the_dashboard_tell_of_it() -> None:
     fit = fk.Fit(residuals=residuals, params={"k": 1.0}, optimiser=optax.sgd(0.05))
     fit.run(50, progress=False)
     assert fit.status == "non-finite"
-    assert "log of a negative number at test_fit_nonfinite.py" in trouble(fit)
+    assert "log of a negative number at test_fit_nonfinite.py" in fit_problem(fit, fit.snapshot)
     assert any("log of a negative number" in warning for warning in fit.result().warnings)
 
 
@@ -100,6 +102,7 @@ def test_a_run_away_is_blamed_on_the_learning_rate() -> None:
     fit.run(200, progress=False)
     assert fit.status == "non-finite"
     report = fit.report
+    assert report is not None
     assert (report.phase, report.family) == ("optimiser", "learning rate")
     assert any("-fold per step: lower the learning rate of" in s for s in report.history)
     assert "slope" in str(report)
@@ -129,6 +132,7 @@ def test_an_update_that_is_not_finite_is_found_where_loss_and_gradient_are_finit
     fit.run(5, progress=False)
     assert fit.status == "non-finite"
     report = fit.report
+    assert report is not None
     assert (report.phase, report.family) == ("optimiser", "without effect")
     assert report.origin == "unused"
     assert report.parameters == ("unused",)
@@ -140,7 +144,9 @@ def trapped(params, args):
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip", "zero"])
-def test_what_is_done_about_a_gradient_that_is_not_finite(policy: str) -> None:
+def test_what_is_done_about_a_gradient_that_is_not_finite(
+    policy: Literal["stop", "skip", "zero"],
+) -> None:
     params = {"scale": 1.0, "slope": 0.0}
     fit = fk.Fit(loss=trapped, params=params, optimiser=optax.sgd(0.05), on_nonfinite=policy)
     fit.run(200, progress=False)
@@ -153,6 +159,7 @@ def test_what_is_done_about_a_gradient_that_is_not_finite(policy: str) -> None:
         assert fit.params["scale"] == 1.0
     else:
         assert fit.status == "non-finite"
+        assert fit.report is not None
         assert fit.report.operation == "derivative of sqrt at 0"
         assert fit.report.phase == "gradient"
         assert fit.report.parameters == ("scale",)
@@ -164,7 +171,12 @@ def test_what_is_done_about_a_gradient_that_is_not_finite(policy: str) -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_an_unknown_policy_is_refused_before_anything_compiles() -> None:
     with pytest.raises(ValueError, match="'stop', 'skip' or 'zero'"):
-        fk.Fit(loss=decay, params={"k": 1.0}, optimiser=optax.sgd(1.0), on_nonfinite="ignore")
+        fk.Fit(
+            loss=decay,
+            params={"k": 1.0},
+            optimiser=optax.sgd(1.0),
+            on_nonfinite="ignore",  # pyright: ignore[reportArgumentType]
+        )
 
 
 def test_a_start_that_is_not_finite_is_explained() -> None:

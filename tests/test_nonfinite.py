@@ -18,12 +18,18 @@ HARMLESS = [name for name, model in MODELS.items() if not model.phase]
 A = jnp.array
 
 
+def found(*args, **options) -> fk.NonFiniteReport:
+    report = fk.find_nonfinite(*args, **options)
+    assert report is not None
+    return report
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BAD)
 def test_the_report_tells_what_went_wrong(name: str) -> None:
     model = MODELS[name]
-    report = fk.find_nonfinite(model.loss, model.params(), model.args(), gradient=True)
-    assert report is not None
+    report = found(model.loss, model.params(), model.args(), gradient=True)
+    assert report.file is not None
     assert os.path.basename(report.file) == os.path.basename(nan_models.__file__)
     assert report.line == model.line, report
     assert report.phase == model.phase, report
@@ -47,7 +53,7 @@ def test_no_report_where_all_outputs_are_finite(name: str) -> None:
 def test_a_value_and_gradient_of_ones_own_and_a_jitted_function_do_as_well() -> None:
     model = MODELS["semi_minor_axis"]
     for function in (jax.value_and_grad(model.loss), jax.jit(jax.grad(model.loss))):
-        report = fk.find_nonfinite(function, model.params(), None)
+        report = found(function, model.params(), None)
         assert (report.line, report.origin) == (model.line, "orbit.ecc[1]")
 
 
@@ -60,7 +66,7 @@ def test_a_step_of_an_optimiser() -> None:
         return optax.apply_updates(params, updates), state
 
     params = {"used": A(1.0), "idle": A(0.5)}
-    report = fk.find_nonfinite(step, params, optimiser.init(params))
+    report = found(step, params, optimiser.init(params))
     assert (report.phase, report.family) == ("optimiser", "without effect")
     assert report.origin == "idle"
     assert report.parameters == ("idle",)
@@ -68,7 +74,7 @@ def test_a_step_of_an_optimiser() -> None:
 
 def test_the_path_of_calls_is_that_of_the_second_call() -> None:
     model = MODELS["visibility"]
-    report = fk.find_nonfinite(model.loss, model.params(), None)
+    report = found(model.loss, model.params(), None)
     # The jitted helper was traced at its first, healthy call.
     assert any("in visibility" in place for place in report.called_from)
 
@@ -88,7 +94,7 @@ def test_where_the_compiler_reorders_the_report_says_so() -> None:
 
 
 def test_parameters_that_are_not_finite_to_begin_with() -> None:
-    report = fk.find_nonfinite(lambda p, a: jnp.sum(p["x"]), {"x": A([1.0, jnp.nan])}, None)
+    report = found(lambda p, a: jnp.sum(p["x"]), {"x": A([1.0, jnp.nan])}, None)
     assert report.operation == "NaN in the parameters given"
     assert report.origin == "x[1]"
 
@@ -99,12 +105,12 @@ def test_what_is_handed_through_unchanged_is_no_failure() -> None:
 
 def test_functions_and_texts_among_the_arguments() -> None:
     params = {"x": A(-1.0), "activation": jnp.log, "name": "text"}
-    report = fk.find_nonfinite(lambda p: p["activation"](p["x"]), params)
+    report = found(lambda p: p["activation"](p["x"]), params)
     assert report.origin == "x"
 
 
 def test_numbers_and_one_bare_array() -> None:
-    report = fk.find_nonfinite(lambda p, a: jnp.log(p) * a, -1.0, 2.0, gradient=True)
+    report = found(lambda p, a: jnp.log(p) * a, -1.0, 2.0, gradient=True)
     assert report.origin == "p"
     assert report.origin_value == -1.0
 
@@ -113,7 +119,7 @@ def test_the_users_debugging_switches_do_not_stop_the_replay() -> None:
     model = MODELS["ring_edge"]
     params, args = model.params(), model.args()
     with jax.debug_nans(True):
-        report = fk.find_nonfinite(model.loss, params, args, gradient=True)
+        report = found(model.loss, params, args, gradient=True)
     assert report.line == model.line
 
 
@@ -123,9 +129,9 @@ def test_inside_a_trace_it_says_what_it_needs() -> None:
 
 
 def test_a_report_is_frozen() -> None:
-    report = fk.find_nonfinite(jnp.log, A(-1.0))
+    report = found(jnp.log, A(-1.0))
     with pytest.raises(AttributeError):
-        report.line = 3
+        report.line = 3  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_thousands_of_equations_are_replayed_in_seconds() -> None:
@@ -143,7 +149,8 @@ def test_thousands_of_equations_are_replayed_in_seconds() -> None:
     scope = run(closed, [np.ones(50)], Memory())
     # 10 s are allowed for 10,000 equations, of which this is a part.
     assert time.process_time() - began < 10 * count_equations(closed) / 10_000
-    assert np.isnan(scope.read(scope.outputs[0]))
+    loss = scope.read(scope.outputs[0])
+    assert loss is not None and np.isnan(loss)
 
 
 CELLS = [

@@ -17,7 +17,7 @@ from fitkit._paths import (
 PATHS = ("star.flux", "star.r2", "wfe.0", "wfe.1", "bg")
 
 
-class Star(zdx.Base):
+class Star(zdx.base.Base):
     flux: jax.Array
     spots: list
 

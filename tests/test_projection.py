@@ -171,11 +171,12 @@ def test_refreshing_the_projection_does_not_retrace(way):
 def test_residuals_and_further_arguments_reach_the_inner_optimiser():
     seen = {}
 
-    def update(updates, state, params=None, *, residuals, value_fn, batch):
-        latent = params["latent"]
-        at_home = residuals(params)
-        jacobian = jax.jacobian(lambda z: residuals({"latent": z}))(latent)
-        seen.update(at_home=at_home, jacobian=jacobian, value=value_fn(params, batch=batch))
+    def update(updates, state, params=None, **extra_args):
+        assert params is not None
+        residuals, value_fn = extra_args["residuals"], extra_args["value_fn"]
+        jacobian = jax.jacobian(lambda z: residuals({"latent": z}))(params["latent"])
+        value = value_fn(params, batch=extra_args["batch"])
+        seen.update(at_home=residuals(params), jacobian=jacobian, value=value)
         return updates, state
 
     inner = optax.GradientTransformationExtraArgs(lambda params: (), update)

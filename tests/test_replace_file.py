@@ -205,7 +205,9 @@ class Failure(BaseException):
 @pytest.mark.parametrize("error", [Failure, KeyboardInterrupt, OSError(errno.ENOSPC, "full")])
 @pytest.mark.parametrize("name", ["fsync", "replace", "fchmod", "write"])
 @pytest.mark.parametrize("new", [True, False])
-def test_a_failure_leaves_the_old_file_and_nothing_else(path, monkeypatch, error, name, new):
+def test_a_failure_leaves_the_old_file_and_nothing_else(
+    path, monkeypatch, error: BaseException | type[BaseException], name, new
+):
     if not new:
         path.write_bytes(b"old")
 
@@ -223,7 +225,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(path, monkeypatch, error
     monkeypatch.undo()
     assert listing(path.parent) == ([] if new else ["fit"])
     assert new or path.read_bytes() == b"old"
-    if kind is OSError:
+    if isinstance(caught.value, OSError):
         assert caught.value.filename == str(path)
     return None
 
@@ -352,6 +354,7 @@ for step in range(count):
 def writer(path, number, count, **options):
     command = [sys.executable, "-c", WRITER, str(path), str(number), str(count)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, **options)
+    assert process.stdout is not None
     assert process.stdout.readline() == b"begun\n"
     return process
 
@@ -364,7 +367,8 @@ def test_saves_by_several_processes(path):
             header, arrays = read(path)
             assert (arrays["a"] == header["number"]).all()
     assert [process.wait() for process in processes] == [0, 0, 0]
-    assert [process.stdout.close() for process in processes] == [None] * 3
+    for process in processes:
+        process.communicate()  # closes its pipe
     assert listing(path.parent) == ["fit"]
 
 
@@ -391,6 +395,7 @@ def test_kill_at_any_moment_leaves_a_file_that_loads_and_no_litter(path):
         [sys.executable, "-W", "ignore", "-c", code, str(path)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
     ) as parent:  # fmt: skip
+        assert parent.stdin is not None and parent.stdout is not None
         for _ in range(50):
             print("go", file=parent.stdin, flush=True)
             child = int(parent.stdout.readline())

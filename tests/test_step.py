@@ -1,5 +1,7 @@
 """The step and the chunk against plain optax loops."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -148,10 +150,11 @@ def test_tiny_steps_do_not_vanish_in_their_square():
 
 
 def test_verdict_is_read_from_the_optimiser_state():
-    def init(params):
+    # To optax a state is a tree of arrays, and the one of a class is not.
+    def init(params) -> Any:
         return fk.Diagnostics(jnp.int32(0))
 
-    def update(updates, state, params=None):
+    def update(updates, state, params=None) -> tuple[Any, Any]:
         done = updates["slope"] ** 2 < 1e-4
         return updates, fk.Diagnostics(jnp.where(done, 1, 0).astype(jnp.int32))
 
@@ -165,9 +168,9 @@ def test_verdict_is_read_from_the_optimiser_state():
     assert int(again.steps) == 0
 
 
-class Line(zdx.Base):
-    slope: jax.Array
-    offset: jax.Array
+class Line(zdx.base.Base):
+    slope: jax.Array | float
+    offset: jax.Array | float
     name: str = eqx.field(static=True)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from fitkit._fisher.eigen import AnyArray, is_traced, matrix_rtol, rank_rtol, scaled_columns
@@ -22,7 +23,7 @@ def fisher_matrix(
     params: PyTree = None,
     args: Any = None,
     *,
-    loss: Callable[[PyTree, Any], Float[Array, ""]] | None = None,
+    loss: Callable[[PyTree, Any], Float[ArrayLike, ""]] | None = None,
     weights: PyTree = None,
     frozen: Paths = (),
     rtol: float | None = None,

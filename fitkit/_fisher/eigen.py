@@ -14,9 +14,9 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Real
 
 # JAX's arrays or NumPy's, with its scalars, which its reductions return: each knows the namespace
-# of its functions. To a static checker they are one, since they share the array API.
+# of its functions. To a static checker such a scalar is an array without axes.
 if TYPE_CHECKING:
-    AnyArray: TypeAlias = Array
+    AnyArray: TypeAlias = Array | np.ndarray
 else:
     AnyArray = Array | np.ndarray | np.generic
 
