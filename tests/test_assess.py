@@ -203,7 +203,11 @@ def test_the_distance_of_nist_problems_is_right_to_a_tenth(name):
     keys = list(problem.certified)
     best = np.array([problem.certified[key] for key in keys])
     _, transposed = linearise(
-        problem.residuals, problem.certified | {}, dict.fromkeys(keys), problem.args, best
+        problem.residuals,
+        problem.certified | {},
+        dict.fromkeys(keys),
+        problem.args,
+        jnp.asarray(best),
     )
     jacobian = np.asarray(transposed).T * best
     scatter = (problem.rss / problem.degrees_of_freedom) ** 0.5
@@ -434,7 +438,7 @@ def test_many_parameters_of_residuals():
     best = y.mean(axis=0)
 
     def residuals(params, args):
-        return params["x"] - y
+        return params["x"][None] - y
 
     assert assess(residuals, {"x": best}).kind == "settled"
     one = best.copy()

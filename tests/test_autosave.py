@@ -105,6 +105,7 @@ def test_it_is_a_callback(path, fit):
     assert Autosave(path).every == "60s"
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("keep", [0, -1, 2.5, True, "3"])
 def test_keep_is_a_number_of_checkpoints(path, keep):
     with pytest.raises(ValueError, match="Pass 1 or more"):
@@ -271,7 +272,10 @@ def test_each_kind_of_failure_is_told(fit, autosave, warnings):
 
 
 def test_warnings_go_to_stderr_where_nobody_else_asks(path, fit, capsys):
-    fit.save = None
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    fit.save = full
     autosave = Autosave(path)
     go_and_save(autosave, fit, 1)
     assert capsys.readouterr().err.startswith("autosave: ")

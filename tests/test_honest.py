@@ -109,7 +109,7 @@ def test_masked_residuals_leave_errors_and_chi_square():
 @pytest.mark.parametrize("freedom", [3, 10, 1000])
 def test_the_deviation_of_chi_square_is_that_of_its_distribution(freedom):
     for sigmas in (-2.0, 0.0, 2.0, 4.0):
-        chi_square = scipy.stats.chi2.isf(scipy.stats.norm.sf(sigmas), freedom)
+        chi_square = float(scipy.stats.chi2.isf(scipy.stats.norm.sf(sigmas), freedom))
         # The cube root is normal to a tenth or two from three degrees of freedom on.
         assert deviation(chi_square, freedom) == pytest.approx(sigmas, abs=0.2)
 

@@ -77,7 +77,7 @@ def test_end_points_are_called_minima_where_they_are(name):
             end = scipy.optimize.least_squares(
                 lambda x: np.asarray(residuals(x)),
                 start,
-                lambda x: np.asarray(jacobian(x)),
+                lambda x: np.asarray(jacobian(x)),  # pyright: ignore[reportArgumentType]
                 method="lm",
                 xtol=1e-15,
                 ftol=1e-15,
@@ -110,7 +110,7 @@ def test_a_point_beside_a_minimum_is_not_there(name):
     end = scipy.optimize.least_squares(
         lambda x: np.asarray(residuals(x)),
         problem.start,
-        lambda x: np.asarray(jacobian(x)),
+        lambda x: np.asarray(jacobian(x)),  # pyright: ignore[reportArgumentType]
         method="lm",
         xtol=1e-15,
         ftol=1e-15,

@@ -9,13 +9,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from fitkit._fisher import check_residuals
 from fitkit._paths import element_name, named_leaves, path_of
 
 Params: TypeAlias = PyTree
-LossFunction: TypeAlias = Callable[[Params, Any], Float[Array, ""]]
+LossFunction: TypeAlias = Callable[[Params, Any], Float[ArrayLike, ""]]
 ResidualsFunction: TypeAlias = Callable[[Params, Any], PyTree]
 
 

@@ -61,7 +61,7 @@ class Bounds(eqx.Module):
         order = [at[name] for name in names]
         return np.asarray(ravel(self.lower)[0])[order], np.asarray(ravel(self.upper)[0])[order]
 
-    def touched(self, params: PyTree[Float[Array, "..."]]) -> tuple[str, ...]:
+    def touched(self, params: PyTree) -> tuple[str, ...]:
         """Name the elements that sit on a limit: ``("flux", "r2[1]")``."""
         names, limits = [], self.by_path()
         for path, leaf in named_leaves(params).items():
