@@ -16,6 +16,7 @@ from fitkit._fit.jax_settings import no_debugging
 from fitkit._fit.problem import Params, Problem
 from fitkit._fit.snapshots import Failure, Snapshot
 from fitkit._fit.step import BAD_EVALUATION, Controls, FitState, Step
+from fitkit._format import number
 from fitkit._nonfinite import ADVICE, NonFiniteReport, find_from, name_inputs
 from fitkit._paths import element_name, named_leaves
 
@@ -137,7 +138,7 @@ def _with_history(report: NonFiniteReport, params: Params, before: list[Params])
     for origin in (report.origin, *report.other_origins[:2]):
         values = [value for tree in before if (value := _element(tree, origin)) is not None]
         if values and report.phase != "data":
-            shown = ", ".join(f"{value:.4g}" for value in reversed(values))
+            shown = ", ".join(number(value) for value in reversed(values))
             steps = "steps" if len(values) > 1 else "step"
             sentences.append(f"{origin} was {shown} at the {steps} before")
     growth = _growth([params, *before])
@@ -145,8 +146,8 @@ def _with_history(report: NonFiniteReport, params: Params, before: list[Params])
     if fastest is not None and growth[fastest] > _RUNS_AWAY and report.family != "data":
         fast = [path for path in growth if growth[path] > growth[fastest] ** 0.5]
         sentences.append(
-            f"parameters grew {growth[fastest]:.2g}-fold per step: lower the learning rate of "
-            f"{' and '.join(fast[:3])}"
+            f"parameters grew {number(growth[fastest], 2)}-fold per step: lower the learning rate "
+            f"of {' and '.join(fast[:3])}"
         )
         if report.phase == "forward" or report.family in (*_SEVERE, "learning rate"):
             report = dataclasses.replace(

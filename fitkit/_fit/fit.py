@@ -41,6 +41,7 @@ from fitkit._fit.snapshots import Best, Event, Place, Snapshot
 from fitkit._fit.status import Status
 from fitkit._fit.steering import LearningRates, Steering
 from fitkit._fit.step import StepInfo
+from fitkit._format import number
 from fitkit._nonfinite import NonFiniteReport
 from fitkit._optimisers import (
     assign,
@@ -826,7 +827,7 @@ class Fit:
                 f"non-finite at step {now.step + 1:,}{why}; the last finite state is kept{passed}"
             )
         of = f" of {now.target:,}" if now.target is not None and now.target > now.step else ""
-        return f"{now.status}: step {now.step:,}{of}, loss {now.loss:.6g}{passed}"
+        return f"{now.status}: step {now.step:,}{of}, loss {number(now.loss, 6)}{passed}"
 
     @property
     def version(self) -> int:

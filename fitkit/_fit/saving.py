@@ -15,6 +15,7 @@ from fitkit._fit.status import Status
 from fitkit._fit.steering import Change, Steering
 from fitkit._fit.step import FitState, started
 from fitkit._fit.tree_arrays import difference, fingerprint, flatten, restore
+from fitkit._format import number
 from fitkit._paths import named_leaves
 
 #: Two evaluations of one loss may differ by rounding between devices and versions of XLA: sums of
@@ -165,9 +166,9 @@ def _check_loss(which: str, place: Place, saved: float, scale: float) -> None:
     allowed = _LOST_DIGITS * eps * max(abs(saved), abs(place.loss), scale)
     if not abs(place.loss - saved) <= allowed:
         raise CheckpointError(
-            f"the loss at its {which} parameters was {saved:.9g} when it was saved, and is "
-            f"{place.loss:.9g} with the functions and `args` given. Load it with those it was made "
-            "with; then restart(params=fit.params, args=…) goes on with others."
+            f"the loss at its {which} parameters was {number(saved, 9)} when it was saved, and is "
+            f"{number(place.loss, 9)} with the functions and `args` given. Load it with those it "
+            "was made with; then restart(params=fit.params, args=…) goes on with others."
         )
 
 

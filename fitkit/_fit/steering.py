@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, SupportsFloat
 
 from fitkit._fit.step import Controls
+from fitkit._format import number
 from fitkit._paths import Paths, match_paths
 
 #: Changes of the same kind less than this apart, in seconds, are one: a slider on its way.
@@ -175,7 +176,7 @@ class LearningRates(Mapping[str, float]):
 
     def __setitem__(self, pattern: Paths, learning_rate: SupportsFloat) -> None:
         factors = self._factors(pattern, learning_rate)
-        words = f"learning rate of {', '.join(factors)}: {float(learning_rate):.3g}"
+        words = f"learning rate of {', '.join(factors)}: {number(float(learning_rate), 3)}"
         self._steer(factors, words, "set")
 
     def update(self, rates: Mapping[Paths, SupportsFloat]) -> None:
@@ -230,7 +231,7 @@ class LearningRates(Mapping[str, float]):
 
     def __repr__(self) -> str:
         own = self._own()
-        rates = (f"{path!r}: {'' if path in own else '×'}{r:.4g}" for path, r in self.items())
+        rates = (f"{path!r}: {'' if path in own else '×'}{number(r)}" for path, r in self.items())
         return f"LearningRates({', '.join(rates)})"
 
     @property

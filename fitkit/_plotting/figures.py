@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fitkit._format import number
 from fitkit._result import Result
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def plot_residuals(self: Result, ax: "Axes | None" = None) -> "Axes":
     )
     ax.set(xlabel="residual number", ylabel="(model − data) / σ")
     if self.reduced_chi_square is not None:
-        ax.set_title(f"reduced chi-square {self.reduced_chi_square:.4g}")
+        ax.set_title(f"reduced chi-square {number(self.reduced_chi_square)}")
     return ax
 
 

@@ -7,6 +7,8 @@ from enum import StrEnum
 import numpy as np
 from jaxtyping import Float
 
+from fitkit._format import number
+
 
 class Kind(StrEnum):
     """What a point is to the loss."""
@@ -87,7 +89,7 @@ class Assessment:
     @property
     def message(self) -> str:
         """Where the fit stands, in a line."""
-        away = f"{self.distance:.2g} standard errors"
+        away = f"{number(self.distance, 2)} standard errors"
         match self.kind:
             case Kind.MINIMUM:
                 return f"{away} from the minimum"
@@ -104,8 +106,8 @@ class Assessment:
             case Kind.COARSE:
                 names = ", ".join(self.coarse) or "the model"
                 return (
-                    f"rounding of {names} hides the minimum: it is known to {self.floor:.2g} "
-                    "standard errors only"
+                    f"rounding of {names} hides the minimum: it is known to "
+                    f"{number(self.floor, 2)} standard errors only"
                 )
             case Kind.SADDLE:
                 return "at a saddle point, from which the loss falls to two sides"

@@ -2,6 +2,8 @@
 
 import math
 
+from fitkit._format import number
+
 # Five standard deviations: one false alarm in three million fits, as is the custom in physics.
 SIGNIFICANT = 5.0
 # Less than a hundredth of an error is of no consequence, however significant.
@@ -32,7 +34,10 @@ def goodness_warning(chi_square: float, freedom: int, absolute_sigma: bool) -> s
     factor = math.sqrt(reduced)
     if abs(off) <= SIGNIFICANT or abs(factor - 1) < MATTERS:
         return None
-    beyond = f"reduced chi-square is {reduced:.3g}, {abs(off):.2g} standard deviations from 1"
+    beyond = (
+        f"reduced chi-square is {number(reduced, 3)}, {number(abs(off), 2)} standard deviations "
+        "from 1"
+    )
     if absolute_sigma:
         return (
             f"{beyond}: either the model is wrong or σ is. If σ is unknown, "
@@ -41,6 +46,6 @@ def goodness_warning(chi_square: float, freedom: int, absolute_sigma: bool) -> s
     if factor <= FAR:
         return None
     return (
-        f"{beyond}: errors are scaled up {factor:.3g} times. If the residuals were divided by "
-        "about the right σ, the model is wrong or the fit is in a wrong minimum"
+        f"{beyond}: errors are scaled up {number(factor, 3)} times. If the residuals were divided "
+        "by about the right σ, the model is wrong or the fit is in a wrong minimum"
     )

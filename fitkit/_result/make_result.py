@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, PyTree
 
 from fitkit._fisher import FisherMatrix, fisher_matrix, split_params
+from fitkit._format import number
 from fitkit._optimisers import Bounds
 from fitkit._paths import Paths, named_leaves
 from fitkit._result.assess import all_frozen, assess
@@ -194,8 +195,8 @@ def _warnings_of_precision(fisher: FisherMatrix, free: PyTree) -> list[str]:
     if eps * (condition if fisher.squared else math.sqrt(condition)) <= DOUBT:
         return []
     return [
-        f"{dtype} with a condition number of {condition:.1g}: the errors of the worst constrained "
-        "eigenvectors, and the rank, are rounding. Use float64"
+        f"{dtype} with a condition number of {number(condition, 1)}: the errors of the worst "
+        "constrained eigenvectors, and the rank, are rounding. Use float64"
     ]
 
 

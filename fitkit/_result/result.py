@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from fitkit._fisher import FisherMatrix
+from fitkit._format import number, value_and_error
 from fitkit._paths import element_name
 from fitkit._result.assessment import Assessment, Kind
 
@@ -197,8 +198,8 @@ class Result:
         facts = []
         if self.reduced_chi_square is not None:
             facts.append(
-                f"reduced chi-square {self.reduced_chi_square:.4g} "
-                f"({self.chi_square:.4g} over {self.degrees_of_freedom} degrees of freedom)"
+                f"reduced chi-square {number(self.reduced_chi_square)} "
+                f"({number(self.chi_square)} over {self.degrees_of_freedom} degrees of freedom)"
             )
         if not self.absolute_sigma:
             facts.append("errors are scaled by the scatter of the residuals")
@@ -223,13 +224,6 @@ def names_of_elements(path: str, leaf: np.ndarray) -> tuple[str, ...]:
 def written(value: float, error: float, fixed: bool) -> tuple[str, str]:
     """Write a value to the second digit of its error."""
     if fixed:
-        return f"{value:.6g}", "(fixed)"
-    if not math.isfinite(error) or error <= 0:
-        return f"{value:.6g}", "± inf (unconstrained)" if error else "± 0"
-    last = math.floor(math.log10(error)) - 1
-    largest = max(abs(value), error)
-    exponent = math.floor(math.log10(largest))
-    if -4 <= exponent < 6 and last < 1:
-        return f"{value:.{-last}f}", f"± {error:.{-last}f}"
-    digits = min(max(exponent - last, 0), 16)
-    return f"{value:.{digits}e}", f"± {error:.1e}"
+        return number(value, 6), "(fixed)"
+    shown, spread = value_and_error(value, error)
+    return shown, f"± {spread}" + (" (unconstrained)" if math.isinf(error) else "")
