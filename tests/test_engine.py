@@ -1,6 +1,7 @@
 """The contract of the engine: one owner of the state, whatever many threads ask of it, and when."""
 
 import copy
+import gc
 import inspect
 import os
 import pickle
@@ -178,6 +179,17 @@ def test_a_fit_cannot_be_copied_and_says_what_to_do():
 def test_an_empty_key_is_named(params):
     with pytest.raises(ValueError, match="empty string as a key"):
         fk.Fit(loss=lambda params, args: 0.0, params=params, optimiser=OPTIMISER)
+
+
+def test_a_fit_lives_as_long_as_its_loop_and_ends_when_nobody_holds_it():
+    assert len([None for _ in make_fit().steps(5)]) == 5
+    fit = make_fit(optimiser=optax.sgd(1e-9))
+    fit.start()
+    engine = fit._engine
+    del fit
+    gc.collect()
+    engine.wait(timeout=60)
+    assert engine.snapshot.status == "stopped"
 
 
 # Callbacks.

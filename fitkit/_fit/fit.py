@@ -329,7 +329,7 @@ class Fit:
         """
         every = _whole("steps", every)
         run = Run(self._target("steps", n), every=every)
-        return (StepInfo.of_row(rows[-1]) for rows in self._engine.steps(run))
+        return self._infos(run)
 
     def restart(self, params: PyTree = None, args: Any = None) -> None:
         """Begin anew at step 0, with the same functions, optimiser, learning rates and freezing.
@@ -869,6 +869,11 @@ class Fit:
 
     def _target(self, event: str, n: int | None) -> int | None:
         return None if n is None else self.step + _whole(event, n)
+
+    def _infos(self, run: Run) -> Iterator[StepInfo]:
+        # A method, so that the fit lives as long as somebody iterates.
+        for rows in self._engine.steps(run):
+            yield StepInfo.of_row(rows[-1])
 
     def _begin(self, run: Run) -> None:
         try:
