@@ -301,6 +301,29 @@ def test_arguments_of_the_function_stay_what_they_are():
     np.testing.assert_allclose(fit.params["a"], np.arctanh(0.5), rtol=1e-6)
 
 
+def test_data_come_as_files_hold_them():
+    """Big-endian numbers and record arrays, as FITS has them, and masks used as indices."""
+    x = np.linspace(0.0, 1.0, 30)
+    y = 2.0 * x + 1.0
+
+    def big_endian(values):
+        return np.asarray(values).astype(">f8")
+
+    def straight(params, args):
+        return (params["slope"] * args["x"] + params["offset"] - args["y"])[args["good"]]
+
+    start = {"slope": big_endian(0.5), "offset": 0.0}
+    good = np.arange(30) % 4 > 0
+    y[~good] = 1e6
+    table = np.rec.fromarrays([big_endian(x), big_endian(y), good], names="x,y,good")
+    for args in (table, {"x": big_endian(x), "y": big_endian(y), "good": good}):
+        fit = fk.Fit(residuals=straight, params=start, args=args)
+        fit.run(20, progress=False)
+        # Gauss-Newton solves a linear problem in one step, to rounding.
+        assert fit.params["slope"] == pytest.approx(2.0, rel=1e-12)
+        assert fit.result().degrees_of_freedom == int(good.sum()) - 2
+
+
 def test_params_come_back_as_they_came():
     params = {"star": [1.0, {"flux": np.ones((2, 2), np.float32)}], "f": jnp.tanh}
 

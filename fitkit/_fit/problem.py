@@ -53,7 +53,7 @@ class Problem:
     def check(self, params: Params, args: PyTree) -> None:
         """Check what the user's function returns, by shape and dtype: nothing compiles."""
         function: Any = self.loss_function or self.residuals_function
-        out = eqx.filter_eval_shape(function, *self._whole(params, args))
+        out = eqx.filter_eval_shape(lambda *free: function(*self._whole(*free)), params, args)
         (_check_residuals if self.loss_function is None else _check_loss)(out)
 
     def _whole(self, params: Params, args: PyTree) -> tuple[PyTree, PyTree]:
@@ -101,14 +101,32 @@ def split_params(params: PyTree) -> tuple[Params, PyTree]:
 
 
 def split_args(args: PyTree) -> tuple[PyTree, PyTree]:
-    """Separate the data, as JAX arrays, from everything else."""
-    # Plain numbers stay as they are: they may be shapes or switches.
+    """Separate the data, as JAX arrays, from everything else.
+
+    A record array, as a FITS table is, becomes a dictionary of its columns.
+    """
+    args = jax.tree.map(_columns, args)
+    # Plain numbers stay as they are, for they may be shapes or switches; so do NumPy's booleans,
+    # for a mask that JAX traces could not be used as an index.
     data, static = eqx.partition(args, _is_numeric_array)
-    return jax.tree.map(jnp.asarray, data), static
+    return jax.tree.map(lambda leaf: jnp.asarray(_native(leaf)), data), static
+
+
+def _columns(leaf: Any) -> Any:
+    if isinstance(leaf, np.ndarray) and leaf.dtype.names:
+        return {name: np.asarray(leaf[name]) for name in leaf.dtype.names}
+    return leaf
+
+
+def _native(leaf: Any) -> Any:
+    """Put the bytes of a NumPy array into the machine's order; FITS files are big-endian."""
+    if isinstance(leaf, np.ndarray | np.generic) and not leaf.dtype.isnative:
+        return leaf.astype(leaf.dtype.newbyteorder("="))
+    return leaf
 
 
 def _is_numeric_array(leaf: Any) -> bool:
-    return eqx.is_array(leaf) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc")
+    return eqx.is_array(leaf) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "iufc")
 
 
 def _checked(key_path: tuple[Any, ...], leaf: Any) -> Float[Array, "..."]:
@@ -121,7 +139,7 @@ def _checked(key_path: tuple[Any, ...], leaf: Any) -> Float[Array, "..."]:
         )
     wanted = "a parameter must be a finite real floating-point number or array of them"
     try:
-        array = np.asarray(leaf)
+        array = _native(np.asarray(leaf))
     except Exception as error:
         raise TypeError(f"Fit: parameter '{path}' is {leaf!r}; {wanted}.") from error
     if jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == bool:
