@@ -126,7 +126,9 @@ def _native(leaf: Any) -> Any:
 
 
 def _is_numeric_array(leaf: Any) -> bool:
-    return eqx.is_array(leaf) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "iufc")
+    return isinstance(leaf, jax.Array) or (
+        isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in "iufc"
+    )
 
 
 def _checked(key_path: tuple[Any, ...], leaf: Any) -> Float[Array, "..."]:
