@@ -19,6 +19,9 @@ SCRIPT = """
 import jax, jax.numpy as jnp, optax, threading
 import fitkit as fk
 
+# They mostly compile.
+pytestmark = pytest.mark.slow
+
 x = jnp.linspace(0.0, 1.0, 2000)
 names = [f"p{i}" for i in range(40)]
 

@@ -14,6 +14,9 @@ from PIL import Image
 
 import fitkit as fk
 
+# They mostly compile.
+pytestmark = pytest.mark.slow
+
 X = jnp.linspace(0.0, 1.0, 30)
 WIDTH, HEIGHT, MODEL_HEIGHT = 1440, 420, 450  # device pixels
 

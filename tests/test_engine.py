@@ -348,6 +348,7 @@ def test_another_optimiser_goes_on_where_the_first_was():
 # Memory.
 
 
+@pytest.mark.slow
 def test_memory_of_events_changes_and_states_is_bounded():
     fit = make_fit()
     for number in range(3000):
@@ -377,6 +378,7 @@ def test_memory_of_events_changes_and_states_is_bounded():
 # The caller's settings.
 
 
+@pytest.mark.slow
 def test_a_run_sees_the_settings_of_its_caller():
     seen = []
 

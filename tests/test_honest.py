@@ -11,6 +11,9 @@ from fitkit._optimisers import bounded
 from fitkit._result import assess, make_result
 from fitkit._result.goodness import deviation
 
+# They mostly compile.
+pytestmark = pytest.mark.slow
+
 X = np.linspace(0.0, 1.0, 30)
 Y = 2 * np.exp(-1.3 * X) + 0.01 * np.sin(50 * X)
 

@@ -16,6 +16,9 @@ import scipy.optimize
 import fitkit as fk
 from fitkit._result import assess
 
+# They mostly compile.
+pytestmark = pytest.mark.slow
+
 QUICK = (
     "rosenbrock",
     "freudenstein_roth",

@@ -11,6 +11,9 @@ import pytest
 
 import fitkit as fk
 
+# They mostly compile.
+pytestmark = pytest.mark.slow
+
 
 @contextlib.contextmanager
 def strict():

@@ -52,7 +52,10 @@ def bits(fit):
     return [np.asarray(leaf).tobytes() for leaf in leaves]
 
 
-@pytest.mark.parametrize("kind", OPTIMISERS)
+@pytest.mark.parametrize(
+    "kind",
+    ["adam", *(pytest.param(one, marks=pytest.mark.slow) for one in OPTIMISERS if one != "adam")],
+)
 def test_a_loaded_fit_goes_on_to_the_bit(kind, tmp_path):
     fit = fk.Fit(**problem(optimiser=OPTIMISERS[kind]()))
     fit.learning_rates["b"] = 0.5 * fit.learning_rates["b"]
@@ -119,6 +122,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_file_of_another_fit_is_refused(kind, tmp_path):
     fit = fk.Fit(**problem())
@@ -164,6 +168,7 @@ FORGED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", FORGED)
 def test_a_forged_header_with_a_right_checksum_is_refused(field, tmp_path):
     fit = fk.Fit(**problem())
@@ -178,6 +183,7 @@ def test_a_forged_header_with_a_right_checksum_is_refused(field, tmp_path):
             fk.Fit.load(tmp_path / "forged", **problem())
 
 
+@pytest.mark.slow
 def test_arrays_that_do_not_belong_together_are_refused(tmp_path):
     fit = fk.Fit(**problem())
     fit.run(20, progress=False)
