@@ -119,8 +119,8 @@ class Fit:
 
     >>> fit = fk.Fit(residuals=residuals, params={"slope": 1.0, "offset": 0.0})
     >>> fit.run(500, progress=False)
-    >>> print(fit.status)
-    converged
+    >>> fit.status
+    'converged'
     """
 
     def __init__(

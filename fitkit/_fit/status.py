@@ -28,8 +28,8 @@ class Status(StrEnum):
     Examples
     --------
     >>> import fitkit as fk
-    >>> fk.Status("running").busy
-    True
+    >>> fk.Status.RUNNING, fk.Status("running").busy
+    ('running', True)
     """
 
     READY = "ready"
@@ -42,6 +42,10 @@ class Status(StrEnum):
     STALLED = "stalled"
     NON_FINITE = "non-finite"
     FAILED = "failed"
+
+    def __repr__(self) -> str:
+        # What a notebook shows of ``fit.status``: the word.
+        return repr(self.value)
 
     @property
     def busy(self) -> bool:
