@@ -227,8 +227,8 @@ def _osborne2(x):
 
 def _watson(x):
     j, t = np.arange(x.size), _up_to(29)[:, None] / 29
-    slope = (j[1:] * x[1:] * t ** (j[1:] - 1)).sum(1)
-    return slope - (x * t**j).sum(1) ** 2 - 1, x[0], x[1] - x[0] ** 2 - 1
+    slope = ((j[1:] * x[1:])[None] * t ** (j[1:] - 1)).sum(1)
+    return slope - (x[None] * t**j).sum(1) ** 2 - 1, x[0], x[1] - x[0] ** 2 - 1
 
 
 _problem("watson_6", np.zeros(6), [2.28767e-3])(_watson)
