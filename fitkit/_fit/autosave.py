@@ -175,7 +175,7 @@ def _aside(path: str) -> str:
 
 
 def _set_aside(path: str) -> None:
-    """Give the present checkpoint a second name, so that the first is never missing."""
+    """Link the present checkpoint under a second name, so that the first is never missing."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(_aside(path))  # Of a process that was killed.
     if os.path.isfile(path):

@@ -157,7 +157,7 @@ def _with_history(report: NonFiniteReport, params: Params, before: list[Params])
 
 
 def _growth(trees: list[Params]) -> dict[str, float]:
-    """Say by what factor the largest element of each leaf grew per step, lately; latest first."""
+    """Compute by what factor the largest element of each leaf grew per step; latest first."""
     sizes: dict[str, list[float]] = {}
     for tree in trees[:4]:
         for path, leaf in named_leaves(tree).items():

@@ -108,7 +108,7 @@ def set_up(axes: Axes, view: View) -> None:
 
 
 def recolour(axes: Axes) -> None:
-    """Give axes that somebody else drew a background and an ink that read on any page."""
+    """Set a background and an ink that read on any page, on axes that somebody else drew."""
     axes.set_facecolor("none")
     axes.tick_params(which="both", colors=INK, labelsize=LABEL_SIZE)
     for spine in axes.spines.values():

@@ -37,7 +37,7 @@ def kind_of(
     unit: float | None,
     squares: bool,
 ) -> Kind:
-    """Tell the kind of a point.
+    """Find the kind of a point.
 
     Parameters
     ----------

@@ -111,7 +111,7 @@ class Result:
 
     @property
     def unconstrained(self) -> tuple[str, ...]:
-        """What the data leave free, in words; of what a bound holds nothing is said."""
+        """What the data leave unconstrained; parameters on a bound are left out."""
         if not self.fisher.labels:
             return ()
         held = np.isin(self.fisher.labels, self.assessment.at_bound)
@@ -119,7 +119,7 @@ class Result:
         return tuple(self._without_effect(sentence) for sentence in sentences)
 
     def _without_effect(self, sentence: str) -> str:
-        """Say of a parameter without first derivatives what else the loss does along it."""
+        """Describe what the loss does along a parameter without first derivatives."""
         words, _, effect = sentence.partition(" is unconstrained: it has no effect")
         flat, sloping = words in self.assessment.flat, self.assessment.kind is Kind.SLOPING
         if words == sentence or effect or flat != sloping:
