@@ -315,7 +315,8 @@ def test_data_come_as_files_hold_them():
     start = {"slope": big_endian(0.5), "offset": 0.0}
     good = np.arange(30) % 4 > 0
     y[~good] = 1e6
-    table = np.rec.fromarrays([big_endian(x), big_endian(y), good], names="x,y,good")
+    table = np.zeros(30, dtype=[("x", ">f8"), ("y", ">f8"), ("good", bool)])
+    table["x"], table["y"], table["good"] = x, y, good
     for args in (table, {"x": big_endian(x), "y": big_endian(y), "good": good}):
         fit = fk.Fit(residuals=straight, params=start, args=args)
         fit.run(20, progress=False)

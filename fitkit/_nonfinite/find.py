@@ -112,7 +112,8 @@ def find_from(function: Callable, inputs: Inputs) -> NonFiniteReport | None:
         outputs = compiled if compiled is not None else replayed
         assert outputs is not None
         bad = _bad(closed, outputs)
-        shapes = [tuple(aval.shape) for aval in closed.out_avals]
+        avals: list[Any] = list(closed.out_avals)
+        shapes = [tuple(aval.shape) for aval in avals]
         named = name_outputs(inputs, seen["paths"], shapes)
         parameters = [named[k] for k in bad if named[k]]
         parameters = list(dict.fromkeys(parameters))

@@ -196,7 +196,9 @@ class Loop:
 
 
 def _closed(jaxpr: Any) -> Any:
-    return jaxpr if hasattr(jaxpr, "consts") else jex.ClosedJaxpr(jaxpr, ())
+    if hasattr(jaxpr, "consts"):
+        return jaxpr
+    return jex.ClosedJaxpr(jaxpr, ())  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _rank(atom: Any) -> int:

@@ -56,7 +56,8 @@ def single(equation: Any) -> Callable[..., list[Any]]:
         equation.effects,
         _debug_info(len(unique), len(equation.outvars)),
     )
-    function = jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))
+    closed = jex.ClosedJaxpr(jaxpr, ())  # pyright: ignore[reportPrivateImportUsage]
+    function = jex.jaxpr_as_fun(closed)
     return lambda *values: function(*(to_device(values[k]) for k, _ in unique))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Literal  # pyright: ignore[reportPrivateImportUsage]
 from jaxtyping import PyTree
 
 # What leaves a mean a mean: one of the operands of a sum, or the same number otherwise written.
