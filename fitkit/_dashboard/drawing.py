@@ -56,7 +56,8 @@ class Drawing:
         """
         self._figure.clear()
         self._figure.set_dpi(dpi)
-        self._figure.set_size_inches(size[0] / dpi, size[1] / dpi)
+        # A hundredth of a pixel more, for some releases of matplotlib cut where others round.
+        self._figure.set_size_inches((size[0] + 0.01) / dpi, (size[1] + 0.01) / dpi)
         self._figure.patch.set_alpha(0.0)
         self._canvas.get_renderer().clear()
         self.draw_on(self._figure, snapshot, box)

@@ -11,8 +11,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxpr_as_fun
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
+
+from fitkit._paths import ravel
 
 # Sixteen vectors share one pass: wide enough to vectorise, and bounded in memory.
 BLOCK = 16
@@ -122,10 +123,10 @@ def insensitive(function: Callable, free: PyTree, held: PyTree, args: Any) -> Bo
 def _flattened(
     function: Callable, free: PyTree, held: PyTree, args: Any
 ) -> tuple[Float[Array, " n"], Callable]:
-    flat, unravel = ravel_pytree(free)
+    flat, unravel = ravel(free)
 
     def of_vector(x: Float[Array, " n"]) -> Float[Array, " m"]:
-        return ravel_pytree(function(eqx.combine(unravel(x), held), args))[0]
+        return ravel(function(eqx.combine(unravel(x), held), args))[0]
 
     return flat, of_vector
 

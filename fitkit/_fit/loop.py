@@ -21,6 +21,7 @@ from fitkit._fit.step import (
     initial_state,
     make_chunk,
     make_step,
+    promoting,
     strongly_typed,
 )
 from fitkit._optimisers import Assignment, Bounds, restart_judged
@@ -94,7 +95,8 @@ class Program:
 
     def judged_anew(self, state: FitState) -> FitState:
         """Let an optimiser that gave a verdict begin anew."""
-        again = restart_judged(state.optimiser, self.optimiser, state.params)
+        with promoting("standard", "allow"):
+            again = restart_judged(state.optimiser, self.optimiser, state.params)
         return dataclasses.replace(state, optimiser=strongly_typed(again))
 
     def queue(self, state: FitState, controls: Controls, size: int, outcome: Any) -> Chunk:

@@ -111,12 +111,12 @@ def initial_state(
     """Build the state before the first step."""
     none = jnp.int32(0)
     counts = None if on_nonfinite == "stop" else NonFiniteCounts(none, none, none)
-    return FitState(params, strongly_typed(optimiser.init(params)), counts)
+    return FitState(params, _first(optimiser, params), counts)
 
 
 def started(state: FitState, optimiser: optax.GradientTransformation) -> FitState:
     """Build the state in which another optimiser begins where `state` is."""
-    return FitState(state.params, strongly_typed(optimiser.init(state.params)), state.nonfinite)
+    return FitState(state.params, _first(optimiser, state.params), state.nonfinite)
 
 
 def make_step(
@@ -148,12 +148,14 @@ def make_step(
             frozen = jax.tree.map(jnp.logical_or, frozen, bounds.blocked(params, gradient))
 
         def still(candidate: Params) -> Params:
+            # Line searches mix the dtypes of parameters.
+            candidate = jax.tree.map(lambda there, p: there.astype(p.dtype), candidate, params)
             inside = candidate if bounds is None else bounds.project(candidate)
             return jax.tree.map(jnp.where, frozen, params, inside)
 
         users = _promotion()
 
-        @_under(*users)
+        @promoting(*users)
         def value_fn(candidate: Params) -> Array:
             return problem.loss(still(candidate), args)
 
@@ -170,9 +172,11 @@ def make_step(
             "frozen": frozen,
         }
         if problem.residuals_function is not None:
-            extra["residuals"] = _under(*users)(lambda there: problem.residuals(still(there), args))
+            extra["residuals"] = promoting(*users)(
+                lambda there: problem.residuals(still(there), args)
+            )
         # Optax relies on promotion, which the user may have forbidden for their own code.
-        with _under("standard", "allow"):
+        with promoting("standard", "allow"):
             updates, optimiser_state = update(free_gradient, state.optimiser, params, **extra)
         optimiser_state = _as_before(optimiser_state, state.optimiser)
         updates = jax.tree.map(
@@ -270,6 +274,11 @@ def _go_on_over(
     return FitState(after.params, after.optimiser, counts), outcome
 
 
+def _first(optimiser: optax.GradientTransformation, params: Params) -> optax.OptState:
+    with promoting("standard", "allow"):
+        return strongly_typed(optimiser.init(params))
+
+
 def strongly_typed(state: optax.OptState) -> optax.OptState:
     """Type every leaf strongly: a weakly typed one would compile the step a second time."""
     return jax.tree.map(
@@ -291,7 +300,8 @@ def _promotion() -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def _under(dtypes: str, ranks: str) -> Iterator[None]:
+def promoting(dtypes: str, ranks: str) -> Iterator[None]:
+    """Let dtypes and ranks be promoted as these settings of JAX say."""
     with jax.numpy_dtype_promotion(dtypes), jax.numpy_rank_promotion(ranks):
         yield
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Bool, Float, PyTree
 
 from fitkit._fisher import (
@@ -16,6 +15,7 @@ from fitkit._fisher import (
     loss_product,
     second_derivative_norms,
 )
+from fitkit._paths import ravel
 
 
 class Derivatives:
@@ -36,7 +36,7 @@ class Derivatives:
     def __init__(self, function: Callable, squares: bool, free: PyTree, held: PyTree, args: Any):
         self._parts = function, free, held, args
         self.squares = squares
-        flat, _ = ravel_pytree(free)
+        flat, _ = ravel(free)
         self._dtype = flat.dtype
         self.x = _host(flat)
 

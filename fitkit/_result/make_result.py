@@ -8,13 +8,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, PyTree
 
 from fitkit._fisher import FisherMatrix, fisher_matrix, split_params
 from fitkit._format import number
 from fitkit._optimisers import Bounds
-from fitkit._paths import Paths, named_leaves
+from fitkit._paths import Paths, common_dtype, named_leaves, ravel
 from fitkit._result.assess import all_frozen, assess
 from fitkit._result.assessment import Assessment, Kind
 from fitkit._result.goodness import goodness_warning
@@ -122,7 +121,7 @@ def _evaluated(function: Callable, params: PyTree, args: Any) -> Float[np.ndarra
 
 @eqx.filter_jit
 def _flat_values(function: Callable, arrays: PyTree, static: PyTree, args: Any) -> Any:
-    return ravel_pytree(function(eqx.combine(arrays, static), args))[0]
+    return ravel(function(eqx.combine(arrays, static), args))[0]
 
 
 def _no_information() -> FisherMatrix:
@@ -186,7 +185,7 @@ def _warnings_of_precision(fisher: FisherMatrix, free: PyTree) -> list[str]:
     kept = np.asarray(fisher.eigenvalues)[np.asarray(fisher.constrained)]
     if not leaves or not kept.size:
         return []
-    dtype = jnp.result_type(*leaves)
+    dtype = common_dtype(*leaves)
     if jnp.finfo(dtype).bits >= 64:
         return []
     eps = float(jnp.finfo(dtype).eps)
