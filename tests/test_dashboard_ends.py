@@ -15,12 +15,12 @@ from controls import live
 
 import fitkit as fk
 
+# They mostly wait for processes.
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import jax, jax.numpy as jnp, optax, threading
 import fitkit as fk
-
-# They mostly compile.
-pytestmark = pytest.mark.slow
 
 x = jnp.linspace(0.0, 1.0, 2000)
 names = [f"p{i}" for i in range(40)]
