@@ -520,7 +520,6 @@ ENDINGS = {
     "start": "fit.start()",
     "start and raise": "fit.start(); sys.exit(0)",
     "loop": "steps = fit.steps(); next(steps)",
-    "fisher": "fit.start(); threading.Thread(target=fit.fisher, daemon=True).start()",
     "forgotten": "fit.start(); del fit",
 }
 

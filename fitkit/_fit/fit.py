@@ -944,6 +944,7 @@ class Fit:
     def _conclude(self, report: NonFiniteReport | None) -> None:
         """Show the user who waited what went wrong, with the last checkpoint written."""
         if self._autosave is not None:
+            self._autosave(self)  # Where the fit stands now, unless that is written already.
             self._autosave.wait()
         if report is not None:
             print(report, flush=True)

@@ -67,7 +67,14 @@ def _outputs(equation: Any, inputs: list[bool], found: set) -> list[bool]:
         return every
     name, params = equation.primitive.name, equation.params
     if name == "scan":
-        return _fixed_point(inner[0], inputs, params["num_consts"], params["num_carry"], found)
+        if "ft_in" in params:  # Newer JAX keeps trees in place of counts.
+            constants, carry = (
+                len(jax.tree.leaves(one, is_leaf=lambda leaf: leaf is None))
+                for one in params["ft_in"][:2]
+            )
+        else:
+            constants, carry = params["num_consts"], params["num_carry"]
+        return _fixed_point(inner[0], inputs, constants, carry, found)
     if name == "while":
         inner = [params["body_jaxpr"].jaxpr]
         passed = inputs[params["cond_nconsts"] :]
