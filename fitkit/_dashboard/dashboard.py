@@ -155,9 +155,11 @@ class Dashboard:
                 outputs.leave_picture(self._picture(self.fit.snapshot))
             if self._live is None:
                 return []
+            # They hold the widgets, and a notebook keeps every dashboard that a cell returned.
+            threads, self._threads = self._threads, []
             self._live = None
             self._free()
-            return self._threads
+            return threads
 
     def update(self, draw: bool, ending: Callable[[], bool] = lambda: False) -> None:
         """Set the controls from one moment of the fit, and draw a frame of it or not.
