@@ -122,6 +122,9 @@ class Dashboard:
         with DRAWING_LOCK:
             if self._live is None:
                 self._live = self._build()
+                # Not before: the first frame is drawn into these widgets.
+                for thread in self._threads:
+                    thread.start()
             return self._live.box
 
     def refresh(self) -> None:
@@ -208,8 +211,6 @@ class Dashboard:
         self._free = weakref.finalize(self, _end, self._threads, live)
         self._free.atexit = False  # Threads end there by themselves, and widgets with the kernel.
         live.refresh_controls(self.fit.snapshot)
-        for thread in self._threads:
-            thread.start()
         return live
 
     def _cells(self, now: Snapshot) -> list[Cell]:
