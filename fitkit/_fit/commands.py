@@ -17,7 +17,7 @@ from fitkit._fit.problem import Params, split_args, split_params
 from fitkit._fit.snapshots import Lowest, Mark, Place, Snapshot, Timeline
 from fitkit._fit.status import Status
 from fitkit._fit.step import started
-from fitkit._optimisers import assign, map_optimisers
+from fitkit._optimisers import Assignment, assign, map_optimisers
 from fitkit._paths import Paths, named_leaves
 
 Optimiser: TypeAlias = optax.GradientTransformation | Mapping[Paths, optax.GradientTransformation]
@@ -58,8 +58,7 @@ def with_program(
 ) -> dict[str, Any]:
     """Go on with another optimiser, started anew. Of earlier states only the best stays."""
     place = Place(now.step, started(now.place.state, program.optimiser), program)
-    unmapped = frozenset(path for path, own in program.assignment.items() if own is None)
-    steering = now.steering.for_optimiser(unmapped, factors)
+    steering = now.steering.for_optimiser(program.unmapped, factors)
     return {
         "place": place,
         "steering": steering,
@@ -72,10 +71,17 @@ def with_program(
 def program_for(now: Snapshot, optimiser: Optimiser) -> Program:
     """Build the program of another optimiser, or of several by path."""
     place = now.place
-    assignment = assign(now.steering.names, optimiser)
+    return place.program.with_optimiser(*resolved(optimiser, place.state.params))
+
+
+def resolved(
+    optimiser: Optimiser, params: Params
+) -> tuple[optax.GradientTransformation, Assignment]:
+    """Make one transformation of what the user gave, and note which optimiser moves what."""
+    assignment = assign(named_leaves(params), optimiser)
     if isinstance(optimiser, Mapping):
-        optimiser = map_optimisers(place.state.params, optimiser)[0]
-    return place.program.with_optimiser(optimiser, assignment)
+        optimiser = map_optimisers(params, optimiser)[0]
+    return optimiser, assignment
 
 
 def restarted(now: Snapshot, params: Params, program: Program) -> dict[str, Any]:

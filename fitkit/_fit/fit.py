@@ -24,6 +24,7 @@ from fitkit._fit.commands import (
     program_for,
     require_finite,
     reread,
+    resolved,
     restarted,
     rewound,
     with_program,
@@ -44,15 +45,13 @@ from fitkit._fit.step import StepInfo
 from fitkit._format import number
 from fitkit._nonfinite import NonFiniteReport
 from fitkit._optimisers import (
-    assign,
     bounded,
     gauss_newton,
     in_eigenbasis,
     injected_learning_rates,
-    map_optimisers,
     spectrum_of,
 )
-from fitkit._paths import Paths, named_leaves
+from fitkit._paths import Paths
 from fitkit._result import Result, make_result
 
 #: For how long interrupts only ask for the pause that the first one asked for, in seconds.
@@ -143,7 +142,6 @@ class Fit:
             )
         refuse_in_fork("Fit")
         problem, arrays, data = make_problem(loss, residuals, params, args)
-        names = tuple(named_leaves(arrays))
         if optimiser is None:
             if residuals is None:
                 raise ValueError(
@@ -152,14 +150,10 @@ class Fit:
                 )
             optimiser = gauss_newton()
         limits = None if bounds is None else bounded(bounds, arrays)
-        assignment = assign(names, optimiser)
-        if isinstance(optimiser, Mapping):
-            optimiser = map_optimisers(arrays, optimiser)[0]
-        program = Program.build(problem, data, limits, on_nonfinite, optimiser, assignment)
+        program = Program.build(problem, data, limits, on_nonfinite, *resolved(optimiser, arrays))
         place = Place(0, program.begin(arrays), program)
         require_finite("Fit", place)
-        unmapped = frozenset(path for path, own in assignment.items() if own is None)
-        self._engine = Engine(Snapshot.starting(place, names, unmapped), weakref.ref(self))
+        self._engine = Engine(Snapshot.starting(place), weakref.ref(self))
         self._program, self._start = program, arrays
         self._bases: dict[int, Program] = {}
         self._inner: optax.GradientTransformation | None = None

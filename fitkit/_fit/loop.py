@@ -73,6 +73,11 @@ class Program:
         own = (optimiser, assignment, step, chunk, loss)
         return cls(problem, args, bounds, on_nonfinite, *own, JaxSettings())
 
+    @property
+    def unmapped(self) -> frozenset[str]:
+        """The parameters that no optimiser moves."""
+        return frozenset(path for path, own in self.assignment.items() if own is None)
+
     def with_optimiser(
         self, optimiser: optax.GradientTransformation, assignment: Assignment
     ) -> "Program":

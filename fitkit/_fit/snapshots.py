@@ -290,9 +290,10 @@ class Snapshot:
         return f"<Snapshot of step {self.step:,}, {self.status}>"
 
     @classmethod
-    def starting(cls, place: Place, names: tuple[str, ...], unmapped: frozenset[str]) -> "Snapshot":
+    def starting(cls, place: Place) -> "Snapshot":
         """Build the one of a fit that has not run yet, at a place whose loss is finite."""
-        steering = Steering.of(names, unmapped)
+        names = tuple(place.program.assignment)
+        steering = Steering.of(names, place.program.unmapped)
         lowest = Lowest(place.step, place.loss, place, steering.controls)
         return cls(
             version=0,

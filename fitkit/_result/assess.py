@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, PyTree
 
 from fitkit._fisher import combination, simplest_basis, split_params
-from fitkit._optimisers import Bounds
+from fitkit._optimisers import Bounds, blocked
 from fitkit._paths import Paths, match_paths, named_elements, named_leaves
 from fitkit._result.assessment import Assessment, Kind
 from fitkit._result.classify import (
@@ -93,13 +93,13 @@ def assess(
 
     lower, upper = limits_of(bounds, labels)
     unit = (float(values @ values) / max(data, 1)) ** 0.5 if squares else _unit_of_loss(gain)
-    blocked = _blocked(x, gradient, lower, upper, CLOSE * (unit or 0.0))
-    at_bound = tuple(label for label, hit in zip(labels, blocked, strict=True) if hit)
+    held_back = _held_back(x, gradient, lower, upper, CLOSE * (unit or 0.0))
+    at_bound = tuple(label for label, hit in zip(labels, held_back, strict=True) if hit)
     still = np.zeros_like(x)
-    if blocked.all():
+    if held_back.all():
         return Assessment(Kind.MINIMUM, 0.0, 0.0, still, at_bound, left_out=left_out)
     eps = float(coarsest_eps(function, free, held, args))
-    model = local_model(derivatives, ~blocked, eps, data)
+    model = local_model(derivatives, ~held_back, eps, data)
     if model is None:
         return Assessment(Kind.NONFINITE, step=still, at_bound=at_bound, left_out=left_out)
 
@@ -107,19 +107,19 @@ def assess(
         unit = model.scatter
     elif gain is not None and gain <= NOISES * eps * abs(float(values.sum())):
         unit = None
-    kind = _kind(derivatives, model, ~blocked, (lower, upper), unit, gain, eps)
+    kind = _kind(derivatives, model, ~held_back, (lower, upper), unit, gain, eps)
 
-    names = tuple(label for label, hit in zip(labels, blocked, strict=True) if not hit)
+    names = tuple(label for label, hit in zip(labels, held_back, strict=True) if not hit)
     scale = unit or 1.0
     if squares:
         scale = 1.0 if model.met else model.spread
     step, distance = still.copy(), model.away / scale
-    step[~blocked] = model.quadratic.vectors @ model.quadratic.newton
+    step[~held_back] = model.quadratic.vectors @ model.quadratic.newton
     if follow and kind in FOLLOWED and distance > FAR and x.size <= DENSE:
-        way = descend(derivatives, ~blocked, lower, upper, data)
+        way = descend(derivatives, ~held_back, lower, upper, data)
         step, distance = (step, distance) if way is None else way
-    sloping = gradient[~blocked] if kind is Kind.SLOPING else None
-    rounding = model.stiffness * np.abs(x[~blocked]) * eps / 2 / scale
+    sloping = gradient[~held_back] if kind is Kind.SLOPING else None
+    rounding = model.stiffness * np.abs(x[~held_back]) * eps / 2 / scale
     coarse = tuple(name for name, half in zip(names, rounding, strict=True) if half > COARSE)
     return Assessment(
         kind=kind,
@@ -183,7 +183,7 @@ def _unit_of_loss(gain: float | None) -> float | None:
     return None if gain is None or gain <= 0 else min(1.0, 2 * gain) ** 0.5
 
 
-def _blocked(
+def _held_back(
     x: Float[np.ndarray, " n"],
     gradient: Float[np.ndarray, " n"],
     lower: Float[np.ndarray, " n"],
@@ -195,9 +195,9 @@ def _blocked(
     Half the square of `close` is what a step to the minimum may still gain.
     """
     with np.errstate(invalid="ignore"):
-        low = (x <= lower) | ((x - lower) * gradient <= close**2 / 2)
-        high = (x >= upper) | ((x - upper) * gradient <= close**2 / 2)
-    return (low & (gradient > 0)) | (high & (gradient < 0))
+        near_low = ((x - lower) * gradient <= close**2 / 2) & (gradient > 0)
+        near_high = ((x - upper) * gradient <= close**2 / 2) & (gradient < 0)
+    return np.asarray(blocked(x, gradient, lower, upper)) | near_low | near_high
 
 
 def limits_of(
@@ -206,11 +206,8 @@ def limits_of(
     """Lower and upper limits of the elements named."""
     if bounds is None:
         return np.full(len(labels), -np.inf), np.full(len(labels), np.inf)
-    names = named_elements(bounds.lower)
-    pairs = bounds.by_path().values()
-    low, high = (np.concatenate([np.ravel(pair[i]) for pair in pairs]) for i in (0, 1))
-    places = [names.index(label) for label in labels]
-    return low[places].astype(float), high[places].astype(float)
+    lower, upper = bounds.of_elements(labels)
+    return lower.astype(float), upper.astype(float)
 
 
 def all_frozen(params: PyTree, frozen: Paths) -> bool:
