@@ -8,7 +8,7 @@ brackets, ``"star.r2[1]"`` or ``"tilt[0, 2]"``.
 import difflib
 import fnmatch
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree, Shaped
 
-Paths = str | tuple["Paths", ...] | list["Paths"]
+# Tuples and lists nest to any depth. A recursive alias says so, but beartype resolves none.
+Paths: TypeAlias = str | tuple[Any, ...] | list[Any]
 
 
 class UnknownPathError(KeyError, ValueError):

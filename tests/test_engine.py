@@ -480,7 +480,7 @@ def test_an_interrupt_at_any_line_between_claim_and_start_pauses():
 def test_interrupts_at_random_moments_two_within_50_ms():
     fit, chance = make_fit(optimiser=optax.sgd(1e-9)), random.Random(0)
     fit.run(5, progress=False)
-    main = threading.main_thread().ident
+    main = threading.get_ident()
     paused = early = 0
     for _ in range(40):
         go = threading.Event()

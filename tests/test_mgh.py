@@ -26,13 +26,6 @@ QUICK = (
     "biggs_exp6",
     "linear_rank_1_zeros",
 )
-# From other starts than the paper's optimisers took: minima that SciPy's trust-exact confirms by
-# a Hessian without a negative eigenvalue.
-ALSO = {
-    "kowalik_osborne": (4.236746e-4,),
-    "trigonometric": (8.788225e-4,),
-    "chebyquad_10": (9.500629e-3,),
-}
 # The paper lists it among the minima. It is a saddle point, from which the loss falls to 0.
 SADDLES = {"biggs_exp6": 5.65565e-3}
 
@@ -54,8 +47,25 @@ def compiled(name):
 def is_known(name, squares):
     if name in SADDLES and squares == pytest.approx(SADDLES[name], rel=1e-5):
         return False
-    also = any(squares == pytest.approx(value, rel=1e-5) for value in ALSO.get(name, ()))
-    return also or mgh.problems[name].at_minimum(squares)
+    return mgh.problems[name].at_minimum(squares)
+
+
+def is_minimum(name, x):
+    """Whether SciPy's trust-exact, which leaves saddle points, finds nothing lower near `x`.
+
+    The paper lists the minima that its optimisers reached; from other starts there are more.
+    """
+    squares = jax.jit(lambda x: jnp.sum(jnp.square(mgh.problems[name].residuals(x, None))))
+    before = float(squares(x))
+    after = scipy.optimize.minimize(
+        lambda x: float(squares(x)),
+        np.asarray(x),
+        method="trust-exact",
+        jac=jax.jit(jax.grad(squares)),
+        hess=jax.jit(jax.hessian(squares)),
+        options={"initial_trust_radius": 1e-3, "maxiter": 200},
+    )
+    return after.fun > before * (1 - 1e-5)
 
 
 def starts_finite(name, start):
@@ -91,14 +101,18 @@ def test_end_points_are_called_minima_where_they_are(name):
         found = assess(problem.residuals, jnp.asarray(end.x), gain=gain_of(name, start, squares))
         if found.converged:
             # A minimum at infinity, once its tail has sunk below the rounding, looks like another.
-            assert is_known(name, squares) or far_out(end.x), (squares, found)
+            known = is_known(name, squares) or far_out(name, end.x) or is_minimum(name, end.x)
+            assert known, (squares, found)
         else:
-            assert not is_known(name, squares) or far_out(end.x) or loose(end), (squares, found)
+            excused = far_out(name, end.x) or loose(end)
+            assert not is_known(name, squares) or excused, (squares, found)
 
 
-def far_out(x):
-    """Whether an end point has gone where the paper's problems have no finite minimum."""
-    return np.max(np.abs(x)) > 1e5
+def far_out(name, x):
+    """Whether an end point is on its way to infinity: the minima of the paper's problems lie within
+    a hundred times their starts, but for one at 1e6 where the sum of squares is 0.
+    """
+    return np.max(np.abs(x)) > 100 * max(1.0, np.max(np.abs(mgh.problems[name].start)))
 
 
 def loose(end):
@@ -140,6 +154,6 @@ def test_fits_from_three_starts(name):
         squares = 2 * float(fit.loss)
         found = assess(problem.residuals, fit.params, gain=gain_of(name, start, squares))
         if found.converged:
-            assert is_known(name, squares), (squares, found)
-        elif fit.status != "finished" and not far_out(fit.params):
+            assert is_known(name, squares) or is_minimum(name, fit.params), (squares, found)
+        elif fit.status != "finished" and not far_out(name, fit.params):
             assert not is_known(name, squares), (squares, found)
