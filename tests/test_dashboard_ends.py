@@ -23,6 +23,8 @@ import jax, jax.numpy as jnp, optax, threading, warnings
 import fitkit as fk
 
 warnings.simplefilter("error", UserWarning)
+# Old releases of matplotlib call pyparsing by its old names.
+warnings.filterwarnings("ignore", "'.*deprecated[ ,-]+use '.*'")
 
 x = jnp.linspace(0.0, 1.0, 2000)
 names = [f"p{i}" for i in range(40)]
