@@ -58,6 +58,14 @@ def at_lowest(lowest: Lowest, place: Place, controls: Controls) -> Lowest:
     return Lowest(place.step, place.loss, place, controls) if place.loss < lowest.loss else lowest
 
 
+def moved(now: Snapshot, place: Place) -> dict:
+    """Go on from another place, at the same step."""
+    controls = now.steering.controls
+    lowest = at_lowest(now.lowest, place, controls)
+    timeline = now.timeline.recorded(Mark(place, controls, lowest))
+    return {"place": place, "lowest": lowest, "timeline": timeline}
+
+
 def given_up(now: Snapshot) -> Snapshot:
     """Stop a fit that stands still: nothing is left of its run."""
     if now.status not in (Status.PAUSED, Status.FINISHED):

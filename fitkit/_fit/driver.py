@@ -13,10 +13,11 @@ from fitkit._fit.advance import VERDICTS, Rows, advanced, passed_over, undone, w
 from fitkit._fit.callbacks import Callback
 from fitkit._fit.forks import refuse_in_fork
 from fitkit._fit.loop import Pace, Program, Queued
-from fitkit._fit.run import Run
+from fitkit._fit.run import CONVERGED, Run
 from fitkit._fit.snapshots import Place, Snapshot
 from fitkit._fit.status import Status
 from fitkit._fit.step import GOOD, capacity
+from fitkit._fit.stop_rule import StopRule
 from fitkit._optimisers import knows_verdict, verdict_of
 
 
@@ -34,6 +35,7 @@ class Owner(Protocol):
         ...
 
     def update(self, change: Callable[[Snapshot], Snapshot]) -> Snapshot: ...
+    def note(self, text: str) -> None: ...
     def carry_out_commands(self) -> None: ...
     def call_back(self, due: Callable[[Callback, Snapshot], bool]) -> None: ...
     def has_compiled(self, program: Program, now: bool = False) -> bool: ...
@@ -57,6 +59,7 @@ class Driver:
         # A chunk is queued before the last is read, so that the device need not wait for us; but
         # not where the user looks between two chunks.
         self._depth = 1 if run.every else 2
+        self._stop_rule = StopRule(owner.note) if run.until == CONVERGED else None
 
     def chunks(self) -> Generator[Rows, None, None]:
         """Take steps until the run is over; yield the rows of every chunk."""
@@ -68,6 +71,7 @@ class Driver:
                     # Nothing is on its way to the device: the state is ours to change.
                     owner.carry_out_commands()
                     owner.call_back(lambda one, now: one.due(now.step, time.monotonic()))
+                    self._look_up()
                     if run.request or run.ending or not run.left(owner.snapshot.step):
                         return
                 while len(queue) < self._depth and (size := self._next_size()) > 0:
@@ -85,6 +89,18 @@ class Driver:
                 with contextlib.suppress(Exception):
                     queued.read()
             queue.clear()
+
+    def _look_up(self) -> None:
+        """See whether the fit, which stands still, has converged."""
+        rule, run, owner = self._stop_rule, self._run, self._owner
+        if rule is None or run.request or run.ending:
+            return
+        if rule.busy and not rule.limit(owner.snapshot.step):
+            rule.wait(0.05)
+            rule.watch(owner.snapshot)
+        if rule.hopeful and (found := rule.ending(owner.snapshot)) is not None:
+            changes, run.ending = found
+            owner.update(lambda now: now.but(**changes))
 
     def _begin(self) -> None:
         run, place = self._run, self._owner.snapshot.place
@@ -120,8 +136,10 @@ class Driver:
             if step in stops:
                 return 0  # A callback is due where the chunk that was sent last ends.
         rest = min([run.left(step), *(stop - step for stop in stops)])
-        limit = capacity(now.place.state.params)
-        return int(min(run.every or self._pace.size, limit, rest))
+        limits = [capacity(now.place.state.params), rest]
+        if self._stop_rule is not None:
+            limits.append(self._stop_rule.limit(step))
+        return int(min(run.every or self._pace.size, *limits))
 
     def _send(self, size: int) -> None:
         """Queue a chunk on the device."""
@@ -167,8 +185,10 @@ class Driver:
         if verdict is not None:
             self._queue.clear()
             run.ending = verdict, f"the optimiser {_SAYS[verdict]}"
-        elif run.until is not None and run.until(owner.snapshot):
+        elif callable(run.until) and run.until(owner.snapshot):
             run.ending = Status.FINISHED, "`until` was met"
+        elif self._stop_rule is not None:
+            self._stop_rule.watch(owner.snapshot)
         return taken.rows
 
 

@@ -36,7 +36,7 @@ from fitkit._fit.history import History
 from fitkit._fit.jax_settings import no_debugging
 from fitkit._fit.loop import Program
 from fitkit._fit.problem import LossFunction, ResidualsFunction, make_problem
-from fitkit._fit.run import Run, Until
+from fitkit._fit.run import CONVERGED, Run, Until
 from fitkit._fit.saving import from_record, to_record
 from fitkit._fit.snapshots import Best, Event, Place, Snapshot
 from fitkit._fit.status import Status
@@ -167,10 +167,8 @@ class Fit:
 
     # Running.
 
-    def run(
-        self, n: int | None = None, until: Until | str = "converged", progress: bool = True
-    ) -> None:
-        """Take `n` steps and wait for them.
+    def run(self, n: int | None = None, until: Until | None = None, progress: bool = True) -> None:
+        """Run until the fit has converged, or take `n` steps, and wait for that.
 
         Interrupting it (Ctrl-C, the stop button of the notebook) pauses the fit; nothing is lost,
         and `resume` or `run` go on.
@@ -180,9 +178,12 @@ class Fit:
         n
             How many steps to take, at most; None for no limit.
         until
-            ``"converged"``: an optimiser that knows when it is done, as `gauss_newton` does, ends
-            the run. A function of a `Snapshot` that returns True ends it as well; it is called
-            after every chunk of steps, about 20 times a second.
+            What ends the run before that. ``"converged"``, which is meant where neither is given:
+            the fit is at a minimum, whatever the optimiser, as `result` would say; or it is
+            stalled, where steps no longer gain what could matter. This is asked while the fit
+            runs, when its loss is quiet. Or a function of a `Snapshot`, which ends it by returning
+            True; it is called after every chunk of steps, about 20 times a second. An optimiser
+            that knows when it is done, as `gauss_newton` does, ends a run in any case.
         progress
             Whether to print a line that says how far it is.
 
@@ -219,13 +220,13 @@ class Fit:
             print(f"\r{self.message:<100}", flush=True)
         self._conclude(report)
 
-    def start(self, n: int | None = None, until: Until | str = "converged") -> None:
-        """Take `n` steps in the background, and return at once.
+    def start(self, n: int | None = None, until: Until | None = None) -> None:
+        """Run until the fit has converged, or take `n` steps, in the background; return at once.
 
         Parameters
         ----------
         n, until
-            As for `run`. Without `n` the fit runs until it is stopped or has converged.
+            As for `run`. With neither, the fit runs until it is stopped or has converged.
 
         Raises
         ------
@@ -647,7 +648,7 @@ class Fit:
         """
         now = self.snapshot
         with now.place.program.settings.applied(), no_debugging():
-            fisher = fisher_matrix(**self._functions(now), frozen=tuple(sorted(now.frozen)))
+            fisher = fisher_matrix(**now.place.functions, frozen=tuple(sorted(now.frozen)))
         self._engine.update(lambda later: later.but(known_fisher=(now.step, fisher)))
         return fisher
 
@@ -670,7 +671,7 @@ class Fit:
         now = self.snapshot
         with now.place.program.settings.applied(), no_debugging():
             result = make_result(
-                **self._functions(now),
+                **now.place.functions,
                 frozen=tuple(now.frozen),
                 status=now.status,
                 steps=now.step,
@@ -854,12 +855,14 @@ class Fit:
 
     # Helpers.
 
-    def _new_run(self, event: str, n: int | None, until: Until | str) -> Run:
-        if until != "converged" and not callable(until):
+    def _new_run(self, event: str, n: int | None, until: Until | None) -> Run:
+        if until is None and n is None:
+            until = CONVERGED
+        if until not in (None, CONVERGED) and not callable(until):
             raise ValueError(
                 f"{event}: until={until!r}; must be 'converged' or a function of a Snapshot."
             )
-        return Run(self._target(event, n), None if isinstance(until, str) else until)
+        return Run(self._target(event, n), until)
 
     def _target(self, event: str, n: int | None) -> int | None:
         return None if n is None else self.step + _whole(event, n)
@@ -922,18 +925,6 @@ class Fit:
             rates = jax.device_get(injected_learning_rates(state, place.program.assignment))
             self._own_rates = state, {path: float(rate) for path, rate in rates.items()}
         return self._own_rates[1]
-
-    def _functions(self, now: Snapshot) -> dict[str, Any]:
-        """Return functions of arrays alone, whatever else the trees of the user hold."""
-        program = now.place.program
-        problem = program.problem
-        by_loss = problem.residuals_function is None
-        return {
-            "residuals": None if by_loss else problem.residuals,
-            "loss": problem.loss if by_loss else None,
-            "params": now.place.state.params,
-            "args": program.args,
-        }
 
     def _conclude(self, report: NonFiniteReport | None) -> None:
         """Show the user who waited what went wrong, with the last checkpoint written."""

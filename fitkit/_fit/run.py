@@ -2,14 +2,16 @@
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from fitkit._fit.interrupts import Flag
 from fitkit._fit.jax_settings import JaxSettings
 from fitkit._fit.snapshots import Snapshot
 from fitkit._fit.status import Status
 
-Until = Callable[[Snapshot], bool]
+#: Ends a run where an assessment says that the fit has converged.
+CONVERGED = "converged"
+Until = Callable[[Snapshot], bool] | Literal["converged"]
 
 
 class Run:
@@ -20,7 +22,7 @@ class Run:
     target
         The step at which it ends; None for a run without an end.
     until
-        Ends it when it returns True for a snapshot.
+        Ends it when it returns True for a snapshot; or `CONVERGED`.
     every
         The length of its chunks; None lets it follow the clock.
     settings

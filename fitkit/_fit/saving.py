@@ -10,6 +10,7 @@ import numpy as np
 
 from fitkit._fit.checkpoint import CheckpointError
 from fitkit._fit.loop import Program
+from fitkit._fit.run import CONVERGED
 from fitkit._fit.snapshots import Event, Lowest, Mark, Place, Snapshot, Timeline
 from fitkit._fit.status import Status
 from fitkit._fit.steering import Change, Steering
@@ -41,6 +42,8 @@ def to_record(now: Snapshot) -> Record:
         "stop_reason": now.stop_reason,
         "optimiser_status": str(now.optimiser_status),
         "target": now.target,
+        # A function cannot be saved.
+        "until": CONVERGED if now.until == CONVERGED else None,
         "factors": dict(now.factors),
         "frozen": sorted(now.frozen),
         "past": [[c.words, list(c.kind), dict(c.factors), sorted(c.frozen)] for c in past],
@@ -134,6 +137,7 @@ def _rebuilt(
         stop_reason=str(header["stop_reason"]),
         optimiser_status=str(header["optimiser_status"]),
         target=None if target is None else int(target),
+        until=CONVERGED if header.get("until") == CONVERGED else None,
         start_loss=float(header["start_loss"]),
     )
 

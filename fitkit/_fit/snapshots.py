@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from jaxtyping import Float, PyTree
 from fitkit._fisher import FisherMatrix
 from fitkit._fit.history import History
 from fitkit._fit.loop import Program
+from fitkit._fit.problem import Params
 from fitkit._fit.status import Status
 from fitkit._fit.steering import Steering
 from fitkit._fit.step import Controls, FitState
@@ -60,6 +61,22 @@ class Place:
     def params(self) -> PyTree:
         """The parameters, built as they came."""
         return self.program.problem.whole_params(self.state.params)
+
+    @property
+    def functions(self) -> dict[str, Any]:
+        """Arguments of `fisher_matrix` or `assess`: functions of arrays alone."""
+        problem = self.program.problem
+        by_loss = problem.residuals_function is None
+        return {
+            "residuals": None if by_loss else problem.residuals,
+            "loss": problem.loss if by_loss else None,
+            "params": self.state.params,
+            "args": self.program.args,
+        }
+
+    def with_params(self, params: Params) -> "Place":
+        """Return the same step with other parameters."""
+        return Place(self.step, dataclasses.replace(self.state, params=params), self.program)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -251,7 +268,7 @@ class Snapshot:
     lowest: Lowest
     timeline: Timeline
     steering: Steering
-    until: Callable[["Snapshot"], bool] | None = None
+    until: Callable[["Snapshot"], bool] | Literal["converged"] | None = None
     failure: Failure | None = None
     known_fisher: tuple[int, FisherMatrix] | None = None
 
