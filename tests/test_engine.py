@@ -253,13 +253,14 @@ def test_a_bad_interval_is_refused(every):
         make_fit().add_callback(print, every=every)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_run_ends_when_a_function_of_the_snapshot_says_so():
     fit = make_fit()
     fit.run(until=lambda now: now.step >= 100, progress=False)
     assert fit.step >= 100
     assert (fit.status, fit.stop_reason) == ("finished", "`until` was met")
     with pytest.raises(ValueError, match="must be 'converged' or a function"):
-        fit.run(until="best", progress=False)
+        fit.run(until="best", progress=False)  # pyright: ignore[reportArgumentType]
 
     def broken(now):
         raise ZeroDivisionError("in my rule")

@@ -34,8 +34,10 @@ from fitkit._fit.engine import Engine
 from fitkit._fit.forks import refuse_in_fork
 from fitkit._fit.history import History
 from fitkit._fit.jax_settings import no_debugging
+from fitkit._fit.judgement import assess_place
 from fitkit._fit.loop import Program
 from fitkit._fit.problem import LossFunction, ResidualsFunction, make_problem
+from fitkit._fit.remembered import Remembered
 from fitkit._fit.run import CONVERGED, Run, Until
 from fitkit._fit.saving import from_record, to_record
 from fitkit._fit.snapshots import Best, Event, Place, Snapshot
@@ -159,7 +161,7 @@ class Fit:
         self._inner: optax.GradientTransformation | None = None
         self._factors_outside: Mapping[str, float] | None = None
         self._own_rates: tuple[Any, Mapping[str, float]] = (None, {})
-        self._reports = Reports()
+        self._reports, self._remembered = Reports(), Remembered()
         self._autosave = None
         if autosave is not None:
             self._autosave = Autosave(autosave, every, keep, self._engine.note)
@@ -647,8 +649,7 @@ class Fit:
         as `known_fisher`.
         """
         now = self.snapshot
-        with now.place.program.settings.applied(), no_debugging():
-            fisher = fisher_matrix(**now.place.functions, frozen=tuple(sorted(now.frozen)))
+        fisher = self._fisher(now)
         self._engine.update(lambda later: later.but(known_fisher=(now.step, fisher)))
         return fisher
 
@@ -669,15 +670,19 @@ class Fit:
             If errors of a loss are to be scaled, which has no scatter to scale them by.
         """
         now = self.snapshot
+        frozen = tuple(sorted(now.frozen))
+        fisher = None if len(frozen) == len(now.steering.names) else self._fisher(now)
         with now.place.program.settings.applied(), no_debugging():
+            assess = partial(assess_place, now, now.place)
             result = make_result(
                 **now.place.functions,
-                frozen=tuple(now.frozen),
+                assessment=self._remembered.of(now, "assessment", assess),
+                fisher=fisher,
+                frozen=frozen,
                 status=now.status,
                 steps=now.step,
                 absolute_sigma=absolute_sigma,
                 bounds=now.place.program.bounds,
-                gain=now.start_loss - now.loss,
             )
         report = self._reports.of(now)
         if report is None:
@@ -925,6 +930,13 @@ class Fit:
             rates = jax.device_get(injected_learning_rates(state, place.program.assignment))
             self._own_rates = state, {path: float(rate) for path, rate in rates.items()}
         return self._own_rates[1]
+
+    def _fisher(self, now: Snapshot) -> FisherMatrix:
+        def compute() -> FisherMatrix:
+            with now.place.program.settings.applied(), no_debugging():
+                return fisher_matrix(**now.place.functions, frozen=tuple(sorted(now.frozen)))
+
+        return self._remembered.of(now, "fisher", compute)
 
     def _conclude(self, report: NonFiniteReport | None) -> None:
         """Show the user who waited what went wrong, with the last checkpoint written."""

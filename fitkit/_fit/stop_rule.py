@@ -5,23 +5,17 @@ import operator
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
-from fitkit._fisher import split_params
 from fitkit._fit.advance import moved, with_event
-from fitkit._fit.jax_settings import no_debugging
+from fitkit._fit.judgement import Judgement, judge, rounding_of_loss
 from fitkit._fit.snapshots import Place, Snapshot
 from fitkit._fit.status import Status
 from fitkit._format import number
 from fitkit._optimisers import knows_verdict
-from fitkit._paths import ravel
-from fitkit._result import Assessment, Kind, assess
 
 # Half the square of a thousandth of a standard error, at which a fit counts as converged: while a
 # tenth of its steps still gain as much, it is on its way.
@@ -34,22 +28,10 @@ _LATER = 1.25
 # The share of a run's time that assessments may take. The first, which compiles, is free: else a
 # short fit would never hear of its end.
 _SHARE = 0.05
-# A Newton step this long, in standard errors, stays in the valley where the fit is.
-_NEAR = 1.0
 # A fit is stalled where half its steps, and a thousand at least, gained less than a thousandth of
 # what is left to gain: at this pace it would take a thousand times as long as it took.
 _HOPELESS = 1e-3
 _FEWEST_STALLED = 1000
-# What rounding makes of a sum, in units of its own rounding: a small number.
-_ROUNDINGS = 4
-
-
-class Judgement(NamedTuple):
-    """Where a fit stands: at `place`, the present one or where one Newton step takes it."""
-
-    assessment: Assessment
-    place: Place
-    step_length: float = 0.0
 
 
 class StopRule:
@@ -154,7 +136,7 @@ class StopRule:
         if check.error is not None:
             # It can be fitted and not assessed, and so runs for as long as it was asked to.
             self._able = False
-            self._note(f"nobody knows when it has converged: {check.error}")
+            self._note(f"whether it has converged cannot be told: {check.error}")
         return check.judgement
 
     def _status(self, now: Snapshot, judgement: Judgement) -> Status | None:
@@ -168,10 +150,8 @@ class StopRule:
         return Status.STALLED if hopeless else None
 
     def _is_quiet(self, now: Snapshot) -> bool:
-        # Of the sum that the loss is.
-        rounding = _ROUNDINGS * _eps(now) * abs(now.lowest.loss)
         gained = self._gained(now, _WINDOW, _FEWEST)
-        return gained <= max(_QUIET * self._square_of_unit(now), rounding)
+        return gained <= max(_QUIET * self._square_of_unit(now), rounding_of_loss(now))
 
     def _square_of_unit(self, now: Snapshot) -> float:
         """Square one standard error: the scatter of the residuals, or what was gained."""
@@ -210,42 +190,6 @@ class _Check(threading.Thread):
         self.seconds = time.monotonic() - began
 
 
-def judge(now: Snapshot) -> Judgement:
-    """Assess where a fit stands; where one Newton step takes it to the minimum, assess that."""
-    place = now.place
-    found = _assessed(now, place)
-    if found.kind is not Kind.DISTANT or not found.distance <= _NEAR:
-        return Judgement(found, place)
-    there = _newton(now, found.step)
-    rounding = _ROUNDINGS * _eps(now) * abs(now.lowest.loss)
-    if there.loss <= now.lowest.loss + rounding and (at := _assessed(now, there)).converged:
-        return Judgement(at, there, found.distance)
-    return Judgement(found, place)
-
-
-def _assessed(now: Snapshot, place: Place) -> Assessment:
-    with place.program.settings.applied(), no_debugging():
-        return assess(
-            **place.functions,
-            frozen=tuple(sorted(now.frozen)),
-            bounds=place.program.bounds,
-            gain=now.start_loss - place.loss,
-            follow=False,
-        )
-
-
-def _newton(now: Snapshot, step: Float[np.ndarray, " n"]) -> Place:
-    place = now.place
-    with place.program.settings.applied(), no_debugging():
-        free, held = split_params(place.state.params, tuple(sorted(now.frozen)))
-        flat, build = ravel(free)
-        free = build(flat + step.astype(flat.dtype))
-        params = eqx.combine(free, held)
-        if place.program.bounds is not None:
-            params = place.program.bounds.project(params)
-    return place.with_params(params)
-
-
 def _freedom_of(place: Place) -> int | None:
     """By how many the residuals outnumber the parameters, one at least; None for a loss."""
     problem, params = place.program.problem, place.state.params
@@ -254,8 +198,3 @@ def _freedom_of(place: Place) -> int | None:
     rows = jax.eval_shape(problem.residuals, params, place.program.args)
     count = sum(leaf.size for leaf in jax.tree.leaves(rows))
     return max(1, count - sum(leaf.size for leaf in jax.tree.leaves(params)))
-
-
-def _eps(now: Snapshot) -> float:
-    leaves = jax.tree.leaves(now.place.state.params)
-    return max(float(jnp.finfo(leaf.dtype).eps) for leaf in leaves)

@@ -38,6 +38,8 @@ def make_result(
     absolute_sigma: bool = True,
     bounds: Bounds | None = None,
     gain: float | None = None,
+    assessment: Assessment | None = None,
+    fisher: FisherMatrix | None = None,
 ) -> Result:
     """Compute what a fit says.
 
@@ -57,6 +59,8 @@ def make_result(
         vanish.
     gain
         By how much the loss is lower than where the fit first began, as for `assess`.
+    assessment, fisher
+        What `assess` and `fisher_matrix` return for this; None if that is not known yet.
 
     Raises
     ------
@@ -69,14 +73,18 @@ def make_result(
             "result: absolute_sigma=False scales errors by the scatter of residuals, but the fit "
             "has a loss. Pass residuals to Fit instead, or scale the loss by the variance."
         )
-    assessment = assess(residuals, params, args, loss=loss, frozen=frozen, bounds=bounds, gain=gain)
+    if assessment is None:
+        assessment = assess(
+            residuals, params, args, loss=loss, frozen=frozen, bounds=bounds, gain=gain
+        )
     function: Any = residuals if loss is None else loss
     value = _evaluated(function, params, args)
     if all_frozen(params, frozen):
         free, fisher = jax.tree.map(lambda leaf: None, params), _no_information()
     else:
         free, _ = split_params(params, frozen)
-        fisher = fisher_matrix(residuals, params, args, loss=loss, frozen=frozen)
+        if fisher is None:
+            fisher = fisher_matrix(residuals, params, args, loss=loss, frozen=frozen)
     chi_square = freedom = reduced = flat = None
     if loss is None:
         flat = value
