@@ -54,8 +54,9 @@ def least_squares(problem, optimiser):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", nist.problems)
-@pytest.mark.parametrize("optimiser", [optax.adam(1e-2), optax.lbfgs()], ids=["adam", "lbfgs"])
-def test_no_run_ends_away_from_a_certified_minimum(name, optimiser):
+@pytest.mark.parametrize("method", ["adam", "lbfgs"])
+def test_no_run_ends_away_from_a_certified_minimum(name, method):
+    optimiser = optax.adam(1e-2) if method == "adam" else optax.lbfgs()
     fit, distance = least_squares(nist.problems[name], optimiser)
     if fit.status == "converged":
         # A thousandth of a standard error is where a fit counts as converged.
@@ -63,7 +64,8 @@ def test_no_run_ends_away_from_a_certified_minimum(name, optimiser):
         assert fit.result().converged
     else:
         # Two narrow valleys, through which a learning rate of 1 % does not lead to the end.
-        assert (name in ("MGH17", "Lanczos2")) and optimiser.init({}) != optax.lbfgs().init({})
+        assert method == "adam"
+        assert name in ("MGH17", "Lanczos2")
 
 
 @pytest.mark.parametrize("problem", [{"residuals": decay}, {"loss": loss}], ids=["res", "loss"])
