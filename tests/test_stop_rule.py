@@ -1,6 +1,7 @@
 """Runs without a number of steps end where the fit has converged, or can get no further."""
 
 import re
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import optax
 import pytest
 
 import fitkit as fk
+from fitkit._fit import stop_rule
 
 X = np.linspace(0.0, 4.0, 50)
 DATA = 3.0 * np.exp(-0.7 * X) + 0.1 * np.sin(40 * X)
@@ -166,6 +168,25 @@ def test_after_a_thaw_it_goes_on_to_the_new_minimum():
     fit.wait()
     assert fit.status == "converged"
     assert away(fit) < 1e-3
+
+
+def test_another_optimiser_may_come_while_the_fit_is_assessed(monkeypatch):
+    asked, changed, judge = threading.Event(), threading.Event(), stop_rule.judge
+
+    def slow(now):
+        asked.set()
+        assert changed.wait(60)
+        return judge(now)
+
+    monkeypatch.setattr(stop_rule, "judge", slow)
+    fit = make(optax.adam(3e-2))
+    fit.start()
+    assert asked.wait(60)
+    fit.change_optimiser(fk.gauss_newton())
+    # Gauss-Newton ends the run by itself, whatever becomes of the question.
+    fit.wait(60)
+    changed.set()
+    assert (fit.status, fit.stop_reason) == ("converged", "the optimiser has converged")
 
 
 def test_a_loaded_fit_still_ends_where_it_has_converged(tmp_path):

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from fitkit._fit.advance import moved, with_event
+from fitkit._fit.advance import moved
 from fitkit._fit.judgement import Judgement, judge, rounding_of_loss
+from fitkit._fit.loop import Program
 from fitkit._fit.snapshots import Place, Snapshot
 from fitkit._fit.status import Status
 from fitkit._format import number
@@ -55,9 +56,10 @@ class StopRule:
         self._next = 0
         self._steps: list[int] = []
         self._losses: list[float] = []
-        self._watched: tuple[Any, ...] = ()
+        self._program: Program | None = None
+        self._steered: tuple[Any, ...] = ()
         self._freedom: int | None = None
-        self._able = True
+        self._watching = True
         #: Whether the assessment of an earlier snapshot said that the run may end.
         self.hopeful = False
 
@@ -68,13 +70,15 @@ class StopRule:
 
     def watch(self, now: Snapshot) -> None:
         """Look at a new snapshot; ask whether the run may end, where that is likely."""
-        if not self._able or knows_verdict(now.place.state.optimiser):
+        if now.place.program is not self._program:
+            self._meet(now.place)
+        if not self._watching:
             return
         self._record(now)
         if self._check is not None and not self._check.is_alive():
             judgement, self._check = self._read(self._check), None
             self.hopeful = judgement is not None and self._status(now, judgement) is not None
-        if self.busy or self.hopeful or not self._able:
+        if self.busy or self.hopeful or not self._watching:
             return
         allowed = self._spent <= _SHARE * (time.monotonic() - self._began)
         if now.step >= self._next and allowed and self._is_quiet(now):
@@ -89,11 +93,11 @@ class StopRule:
 
     def limit(self, step: int) -> int:
         """Return how many steps may be taken before the next look."""
+        if not (self._watching and self._steps):
+            return np.iinfo(int).max
         if self.hopeful or (self.busy and step >= self._next):
             return 0
-        if not self._steps:
-            return np.iinfo(int).max
-        return max(_FEWEST, int((step - self._steps[0]) * (_LATER - 1)))
+        return self._later(step) - step
 
     def ending(self, now: Snapshot) -> tuple[dict[str, Any], tuple[Status, str]] | None:
         """Decide on the present state, which stands still.
@@ -113,17 +117,24 @@ class StopRule:
         if judgement.place is now.place:
             return {}, (status, message)
         text = f"finished by a Newton step of {number(judgement.step_length, 2)} standard errors"
-        changes = {**moved(now, judgement.place), "events": with_event(now, text)}
-        return changes, (status, message)
+        self._note(text)
+        return moved(now, judgement.place), (status, message)
+
+    def _meet(self, place: Place) -> None:
+        """Begin to watch a program, unless its optimiser says by itself when it is done."""
+        # What is being computed of another program's fit says nothing of this one.
+        self._program, self._check = place.program, None
+        self._steered, self.hopeful = (), False
+        self._watching = not knows_verdict(place.state.optimiser)
+        self._freedom = _freedom_of(place)
 
     def _record(self, now: Snapshot) -> None:
         """Note the lowest loss by step; begin anew where the fit was steered or put elsewhere."""
-        watched = now.steering.controls, now.place.program, now.start_loss
-        same = bool(self._watched) and all(map(operator.is_, watched, self._watched))
+        steered = now.steering.controls, now.start_loss
+        same = bool(self._steered) and all(map(operator.is_, steered, self._steered))
         if not same or now.step < self._steps[-1]:
-            self._watched, self._next, self.hopeful = watched, 0, False
+            self._steered, self._next, self.hopeful = steered, 0, False
             self._steps, self._losses = [], []
-            self._freedom = _freedom_of(now.place)
         # A hundredth more steps at a time: exact enough, and few in a fit of days.
         if not self._steps or self._taken(now) >= 1.01 * (self._steps[-1] - self._steps[0]):
             self._steps.append(now.step)
@@ -135,7 +146,7 @@ class StopRule:
         self._asked += 1
         if check.error is not None:
             # It can be fitted and not assessed, and so runs for as long as it was asked to.
-            self._able = False
+            self._watching = False
             self._note(f"whether it has converged cannot be told: {check.error}")
         return check.judgement
 
