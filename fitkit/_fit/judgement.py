@@ -3,8 +3,6 @@
 from typing import NamedTuple
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -68,6 +66,4 @@ def _newton(now: Snapshot, step: Float[np.ndarray, " n"]) -> Place:
 
 def rounding_of_loss(now: Snapshot) -> float:
     """Return what rounding makes of the loss of a fit."""
-    leaves = jax.tree.leaves(now.place.state.params)
-    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in leaves)
-    return _ROUNDINGS * eps * abs(now.lowest.loss)
+    return _ROUNDINGS * now.place.eps * abs(now.lowest.loss)

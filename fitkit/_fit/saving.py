@@ -4,8 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fitkit._fit.checkpoint import CheckpointError
@@ -165,9 +163,7 @@ def _steering(fresh: Steering, header: Mapping[str, Any]) -> Steering:
 
 def _check_loss(which: str, place: Place, saved: float, scale: float) -> None:
     """Raise unless the function has the loss that was saved: other data, or another function."""
-    dtypes = [leaf.dtype for leaf in jax.tree.leaves(place.state.params)]
-    eps = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
-    allowed = _LOST_DIGITS * eps * max(abs(saved), abs(place.loss), scale)
+    allowed = _LOST_DIGITS * place.eps * max(abs(saved), abs(place.loss), scale)
     if not abs(place.loss - saved) <= allowed:
         raise CheckpointError(
             f"the loss at its {which} parameters was {number(saved, 9)} when it was saved, and is "

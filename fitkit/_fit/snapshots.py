@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
@@ -73,6 +74,11 @@ class Place:
             "params": self.state.params,
             "args": self.program.args,
         }
+
+    @property
+    def eps(self) -> float:
+        """The unit of rounding of the coarsest parameter."""
+        return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(self.state.params))
 
     def with_params(self, params: Params) -> "Place":
         """Return the same step with other parameters."""

@@ -19,7 +19,8 @@ class Status(StrEnum):
     STOPPED
         The run was given up.
     CONVERGED, STALLED
-        The optimiser ended the run: it is at a minimum, or cannot lower the loss any further.
+        The run ended by itself, by its optimiser or by what the loss does: it is at a minimum, or
+        cannot lower the loss any further.
     NON_FINITE
         A step was not finite; the last finite state is kept.
     FAILED
