@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from fitkit._fisher import EigenProjection as EigenProjection
 from fitkit._fisher import FisherMatrix as FisherMatrix
+from fitkit._fisher import NotDifferentiableError as NotDifferentiableError
 from fitkit._fisher import decompose as decompose
 from fitkit._fisher import eigen_projected as eigen_projected
 from fitkit._fisher import eigen_projection as eigen_projection

@@ -145,6 +145,7 @@ RECORDS = {
     "FisherMatrix",
     "NonFiniteError",
     "NonFiniteReport",
+    "NotDifferentiableError",
     "Result",
     "StepInfo",
     "UnknownPathError",

@@ -8,23 +8,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from fitkit._fisher.modes import basis, first, jacobian_rows, mapped, transposed_push
 from fitkit._fisher.residuals import check_residuals
+from fitkit._fisher.second_order import hessian_of
 from fitkit._paths import ravel
 
-# Sixteen columns share one pass: wide enough to vectorise, and sixteen times the memory of one
-# evaluation of the model rather than as many times as there are parameters.
-BLOCK = 16
 
-
-def forward_jacobian(
-    function: Callable[[Array], Array], flat: Float[Array, " n"]
+def transposed_jacobian(
+    function: Callable[[Array], Array], flat: Float[Array, " n"], event: str = "fisher_matrix"
 ) -> tuple[Float[Array, " m"], Float[Array, "n m"]]:
-    """Compute the value of a function of vectors, and its Jacobian transposed, by forward mode.
+    """Compute the value of a function of vectors, and its Jacobian transposed.
 
-    One row for every element of `flat`; the function is evaluated once.
+    One row for every element of `flat`; in forward mode if that exists.
     """
-    values, push = jax.linearize(function, flat)
-    return values, _mapped(push, _basis(flat))
+
+    def forward() -> tuple[Array, Array]:
+        values, push = jax.linearize(function, flat)
+        return values, mapped(push, basis(flat))
+
+    def columns() -> tuple[Array, Array]:
+        values, push = transposed_push(function, flat)
+        return values, mapped(push, basis(flat))
+
+    def rows() -> tuple[Array, Array]:
+        values, matrix = jacobian_rows(function, flat, lambda row: row)
+        return values, matrix.T
+
+    return first(event, function, flat, forward, columns, rows)
 
 
 class Derivatives(eqx.Module):
@@ -39,7 +49,7 @@ class Derivatives(eqx.Module):
 def residual_derivatives(
     residuals: Callable, free: PyTree, rest: PyTree, args: Any, weights: Any, most: int, gram: bool
 ) -> Derivatives:
-    """Jacobian of flat residuals by forward mode, transposed: one row per free parameter.
+    """Jacobian of flat residuals, transposed: one row per free parameter.
 
     `free` and `rest` are two parts of one tree, with None where the other has a leaf.
 
@@ -49,12 +59,48 @@ def residual_derivatives(
     function, flat = _flat(residuals, free, rest, args, weights)
     values = function(flat)  # Compiled, this and the value beside a derivative are one.
     if values.size * flat.size <= most:
-        return Derivatives(*forward_jacobian(function, flat), None)
+        return Derivatives(*transposed_jacobian(function, flat), None)
     if not gram:
         return Derivatives(values, None, None)
-    _, pull = jax.vjp(function, flat)
-    _, push = jax.linearize(function, flat)
-    return Derivatives(values, None, _mapped(lambda v: pull(push(v))[0], _basis(flat)))
+    return Derivatives(values, None, _gram(function, flat))
+
+
+def _gram(function: Callable, flat: Float[Array, " n"]) -> Float[Array, "n n"]:
+    """Compute JᵀJ without storing J."""
+
+    def both() -> Array:
+        _, pull = jax.vjp(function, flat)
+        _, push = jax.linearize(function, flat)
+        return mapped(lambda v: pull(push(v))[0], basis(flat))
+
+    def forward() -> Array:
+        _, push = jax.linearize(function, flat)
+
+        def products(v: Array) -> Array:
+            column = push(v)
+            return mapped(lambda u: jnp.dot(push(u), column), basis(flat))
+
+        return mapped(products, basis(flat))
+
+    def reverse() -> Array:
+        values, pull = jax.vjp(function, flat)
+
+        def add(i: Array, total: Array) -> Array:
+            row = pull(jnp.zeros_like(values).at[i].set(1))[0]
+            return total + row[:, None] * row
+
+        return jax.lax.fori_loop(0, values.size, add, jnp.zeros((flat.size,) * 2, flat.dtype))
+
+    return first("fisher_matrix", function, flat, both, forward, reverse)
+
+
+@eqx.filter_jit
+def linearise(
+    function: Callable, free: PyTree, held: PyTree, args: Any, x: Float[Array, " n"]
+) -> tuple[Float[Array, " m"], Float[Array, "n m"]]:
+    """Flat values at the vector of parameters `x`, and their Jacobian, transposed."""
+    _, unravel = ravel(free)
+    return transposed_jacobian(lambda x: ravel(function(eqx.combine(unravel(x), held), args))[0], x)
 
 
 @eqx.filter_jit
@@ -68,36 +114,23 @@ def residual_rows(
 ) -> Float[Array, "k m"]:
     """Differentiate the flat residuals along every row of `vectors`."""
     function, flat = _flat(residuals, free, rest, args, weights)
-    return _mapped(jax.linearize(function, flat)[1], vectors)
+    return first(
+        "fisher_matrix",
+        function,
+        flat,
+        lambda: mapped(jax.linearize(function, flat)[1], vectors),
+        lambda: mapped(transposed_push(function, flat)[1], vectors),
+        lambda: jacobian_rows(function, flat, lambda row: vectors @ row)[1].T,
+    )
 
 
 @eqx.filter_jit
 def loss_hessian(
     loss: Callable, free: PyTree, rest: PyTree, args: Any
 ) -> tuple[Float[Array, ""], Float[Array, "n n"]]:
-    """Value and Hessian of a loss by Hessian-vector products (forward over reverse)."""
+    """Value and Hessian of a loss."""
     function, flat = _flat_loss(loss, free, rest, args)
-    _, product = jax.linearize(jax.grad(function), flat)
-    return function(flat), _mapped(product, _basis(flat))
-
-
-@eqx.filter_jit
-def residual_gradient(
-    residuals: Callable, free: PyTree, rest: PyTree, args: Any
-) -> tuple[Float[Array, " m"], Float[Array, " n"]]:
-    """Flat residuals, and the gradient of half the sum of their squares."""
-    function, flat = _flat(residuals, free, rest, args, None)
-    values, pull = jax.vjp(function, flat)
-    return values, pull(values)[0]
-
-
-@eqx.filter_jit
-def value_and_gradient(
-    loss: Callable, free: PyTree, rest: PyTree, args: Any
-) -> tuple[Float[Array, ""], Float[Array, " n"]]:
-    """Value and flat gradient of a loss."""
-    function, flat = _flat_loss(loss, free, rest, args)
-    return jax.value_and_grad(function)(flat)
+    return function(flat), hessian_of(function, flat)
 
 
 def _flat_loss(loss: Callable, free: PyTree, rest: PyTree, args: Any) -> tuple[Callable, Array]:
@@ -143,11 +176,3 @@ def _weighted(values: PyTree, weights: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf: leaf * root.astype(jnp.result_type(leaf)), branch)
 
     return jax.tree.map(scaled, weights, values)
-
-
-def _basis(flat: Float[Array, " n"]) -> Float[Array, "n n"]:
-    return jnp.eye(flat.size, dtype=flat.dtype)
-
-
-def _mapped(function: Callable, vectors: Float[Array, "k n"]) -> Float[Array, "k m"]:
-    return jax.lax.map(function, vectors, batch_size=min(BLOCK, len(vectors)))

@@ -10,32 +10,17 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array, Bool, Float, PyTree
 
+from fitkit._fisher.modes import basis, first, gradient_by_columns, mapped, transposed_push
 from fitkit._paths import ravel
 
-# Sixteen vectors share one pass: wide enough to vectorise, and bounded in memory.
-BLOCK = 16
-
-
-@eqx.filter_jit
-def linearise(
-    function: Callable, free: PyTree, held: PyTree, args: Any, x: Float[Array, " n"]
-) -> tuple[Float[Array, " m"], Float[Array, "n m"]]:
-    """Flat values at the vector of parameters `x`, and their Jacobian, transposed."""
-    _, of_vector = _flattened(function, free, held, args)
-    values = of_vector(x)
-    basis = jnp.eye(x.size, dtype=x.dtype)
-
-    def forward() -> Array:
-        return _mapped(lambda v: jax.jvp(of_vector, (x,), (v,))[1], basis)
-
-    def reverse() -> Array:
-        _, pull = jax.vjp(of_vector, x)
-        return _mapped(lambda u: pull(u)[0], jnp.eye(values.size, dtype=values.dtype)).T
-
-    return values, _first(forward, reverse)
+# Two differences disagree by the square of their step, and rounding by its inverse.
+STEP = 1 / 3
+# Lengths over which a function may bend, relative to its argument: nothing says that of a new one.
+SCALES = (1.0, 1e-4, 1e-8, 1e4, 1e8)
+# Disagreements of two differences beyond which what they agree on is no noise.
+DISAGREEMENTS = 3.0
 
 
 @eqx.filter_jit
@@ -49,7 +34,7 @@ def contracted_hessian(
         values = of_vector(x)
         return jnp.dot(weights.astype(values.dtype), values)
 
-    return _hessian(contracted, flat)
+    return hessian_of(contracted, flat)
 
 
 @eqx.filter_jit
@@ -73,7 +58,7 @@ def second_derivative_norms(
         largest = jnp.max(jnp.abs(bent), initial=0)
         return largest * jnp.linalg.norm(bent / jnp.where(largest > 0, largest, 1))
 
-    return _mapped(length, others)
+    return mapped(length, others)
 
 
 @eqx.filter_jit
@@ -87,7 +72,7 @@ def hessian(
 ) -> Float[Array, "n n"]:
     """Hessian of the loss at the vector of parameters `x`; `squares` as for `loss_product`."""
     _, of_vector = _flattened(function, free, held, args)
-    return _hessian(_loss_of(of_vector, squares), x)
+    return hessian_of(_loss_of(of_vector, squares), x)
 
 
 @eqx.filter_jit
@@ -137,8 +122,30 @@ def _loss_of(of_vector: Callable, squares: bool) -> Callable:
     return lambda x: jnp.sum(of_vector(x))
 
 
+def hessian_of(function: Callable, x: Float[Array, " n"]) -> Float[Array, "n n"]:
+    """Compute the Hessian of a function of a vector, by products."""
+    gradient = _gradient(function)
+
+    def forward() -> Array:
+        return mapped(jax.linearize(gradient, x)[1], basis(x))
+
+    def reverse() -> Array:
+        _, pull = jax.vjp(gradient, x)
+        return mapped(lambda v: pull(v)[0], basis(x))
+
+    def differences() -> Array:
+        return mapped(lambda v: _difference(gradient, x, v), basis(x))
+
+    return first("fisher_matrix", gradient, x, forward, reverse, differences)
+
+
 def _gradient(function: Callable) -> Callable:
-    return lambda x: _first(lambda: jax.grad(function)(x), lambda: jax.jacfwd(function)(x))
+    def gradient(x: Float[Array, " n"]) -> Float[Array, " n"]:
+        forward = gradient_by_columns(function)
+        ways = (lambda: jax.grad(function)(x), lambda: jax.grad(forward)(x))
+        return first("fisher_matrix", function, x, *ways)
+
+    return gradient
 
 
 def _gradient_and_product(gradient: Callable, x: Array, vector: Array) -> tuple[Array, Array]:
@@ -146,60 +153,58 @@ def _gradient_and_product(gradient: Callable, x: Array, vector: Array) -> tuple[
         value, pull = jax.vjp(gradient, x)
         return value, pull(vector)[0]
 
-    return _first(lambda: jax.jvp(gradient, (x,), (vector,)), reverse)
+    def differences() -> tuple[Array, Array]:
+        return gradient(x), _difference(gradient, x, vector)
 
+    def forward() -> tuple[Array, Array]:
+        return jax.jvp(gradient, (x,), (vector,))
 
-def _hessian(function: Callable, x: Float[Array, " n"]) -> Float[Array, "n n"]:
-    gradient = _gradient(function)
-    basis = jnp.eye(x.size, dtype=x.dtype)
-    return _mapped(lambda v: _gradient_and_product(gradient, x, v)[1], basis)
+    return first("fisher_matrix", gradient, x, forward, reverse, differences)
 
 
 def _push(function: Callable, x: Array, vector: Array) -> Array:
-    """Differentiate along a vector; in reverse mode by the pull-back of the pull-back."""
-
-    def reverse() -> Array:
-        values, pull = jax.vjp(function, x)
-        _, push = jax.vjp(lambda u: pull(u)[0], jnp.zeros_like(values))
-        return push(vector)[0]
-
-    return _first(lambda: jax.jvp(function, (x,), (vector,))[1], reverse)
-
-
-def _mapped(function: Callable, vectors: Float[Array, "k n"]) -> Array:
-    return jax.lax.map(function, vectors, batch_size=min(BLOCK, len(vectors)))
+    """Differentiate along a vector."""
+    return first(
+        "fisher_matrix",
+        function,
+        x,
+        lambda: jax.jvp(function, (x,), (vector,))[1],
+        lambda: transposed_push(function, x)[1](vector),
+        lambda: _difference(function, x, vector),
+    )
 
 
-def _first(*ways: Callable[[], Any]) -> Any:
-    """Take the first way that can be traced: a function may lack one mode of differentiation."""
-    reason: Exception | None = None
-    for way in ways:
-        try:
-            traced = jax.make_jaxpr(way, return_shape=True)()
-        except (TypeError, ValueError, NotImplementedError) as error:
-            reason = reason or error
-            continue
-        closed, shape = traced
-        if _lacks_forward(closed.jaxpr):
-            reason = reason or TypeError(
-                "the function has a derivative in reverse mode only (jax.custom_vjp)"
-            )
-            continue
-        # Without another call of the user's function.
-        leaves = jaxpr_as_fun(closed)()
-        return jax.tree.unflatten(jax.tree.structure(shape), leaves)
-    assert reason is not None
-    raise reason
+def _difference(
+    function: Callable, x: Float[Array, " n"], vector: Float[Array, " n"]
+) -> Float[Array, " m"]:
+    """Differentiate along a vector by differences, for what no mode can differentiate (again).
 
+    Two central differences, of one step and of two, make one of fourth order and tell its error.
+    What is no more than that is zero. Of some lengths of the step the one is taken for which the
+    two agree best.
+    """
+    size = jnp.where(x == 0, 1, jnp.abs(x))
+    moving = vector != 0
+    reach = jnp.min(jnp.where(moving, size / jnp.where(moving, jnp.abs(vector), 1), jnp.inf))
+    shortest = jnp.finfo(x.dtype).eps ** STEP * reach
 
-def _lacks_forward(jaxpr: Any) -> bool:
-    """Whether a derivative is left that forward mode cannot take; JAX says so only when it runs."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "custom_lin":
-            return True
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns") and _lacks_forward(inner):
-                    return True
-    return False
+    def at(scale: Array) -> tuple[Array, Array]:
+        step = scale * shortest
+
+        def slope(times: int) -> Array:
+            there, back = function(x + times * step * vector), function(x - times * step * vector)
+            return (there - back) / (2 * times * step)
+
+        near, far = slope(1), slope(2)
+        error = jnp.abs(near - far)
+        value = (4 * near - far) / 3
+        doubt = jnp.linalg.norm(error) / jnp.linalg.norm(value)
+        kept = jnp.where(jnp.abs(value) > DISAGREEMENTS * error, value, 0)
+        return kept, jnp.where(jnp.isfinite(doubt), doubt, jnp.inf)
+
+    def best() -> Array:
+        values, doubts = jax.lax.map(at, jnp.asarray(SCALES, x.dtype))
+        return values[jnp.argmin(doubts)]
+
+    zero = jnp.zeros_like(jax.eval_shape(function, x))
+    return jax.lax.cond(jnp.any(moving), best, lambda: zero)

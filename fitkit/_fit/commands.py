@@ -126,6 +126,9 @@ def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Par
     )
     if same is not True:
         problem = dataclasses.replace(problem, static_params=static_params, static_args=static_args)
+    if args is not None or params is not None:
+        problem = problem.checked(arrays, data)
+    if problem is not program.problem:
         program = Program.build(
             problem,
             data,
@@ -135,8 +138,6 @@ def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Par
             program.assignment,
         )
     program = dataclasses.replace(program, args=data)
-    if args is not None or params is not None:
-        problem.check(arrays, data)
     return arrays, program
 
 

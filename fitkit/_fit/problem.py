@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from fitkit._fisher import check_residuals
+from fitkit._fisher import check_residuals, gradient_by_columns, has_reverse
 from fitkit._paths import element_name, named_leaves, path_of
 
 Params: TypeAlias = PyTree
@@ -31,9 +31,16 @@ class Problem:
     residuals_function: ResidualsFunction | None
     static_params: PyTree
     static_args: PyTree
+    #: Whether reverse mode does not exist, so that the loss brings a gradient made forward.
+    forward_only: bool = False
 
     def loss(self, params: Params, args: PyTree) -> Float[Array, ""]:
-        """Evaluate the loss; of residuals, half the sum of their squares."""
+        """Evaluate the loss, which `jax.grad` can take; of residuals, half the sum of squares."""
+        if self.forward_only:
+            return gradient_by_columns(lambda p: self._loss(p, args))(params)
+        return self._loss(params, args)
+
+    def _loss(self, params: Params, args: PyTree) -> Float[Array, ""]:
         if self.loss_function is not None:
             return jnp.asarray(self.loss_function(*self._whole(params, args)))
         squares = [jnp.sum(jnp.square(r)) for r in jax.tree.leaves(self.residuals(params, args))]
@@ -50,11 +57,18 @@ class Problem:
         """Put back what is no array, so that the user sees the tree that came."""
         return eqx.combine(params, self.static_params)
 
-    def check(self, params: Params, args: PyTree) -> None:
-        """Check what the user's function returns, by shape and dtype: nothing compiles."""
+    def checked(self, params: Params, args: PyTree) -> "Problem":
+        """Check what the user's function returns, and find out how it can be differentiated.
+
+        By shape and dtype: nothing compiles. Returns a problem that knows the mode.
+        """
         function: Any = self.loss_function or self.residuals_function
         out = eqx.filter_eval_shape(lambda *free: function(*self._whole(*free)), params, args)
         (_check_residuals if self.loss_function is None else _check_loss)(out)
+        forward_only = not has_reverse("Fit", lambda p: self._loss(p, args), params)
+        if forward_only == self.forward_only:
+            return self
+        return dataclasses.replace(self, forward_only=forward_only)
 
     def _whole(self, params: Params, args: PyTree) -> tuple[PyTree, PyTree]:
         return self.whole_params(params), eqx.combine(args, self.static_args)
@@ -84,8 +98,7 @@ def make_problem(
         raise TypeError(f"Fit: `{kind}` must be a function of (params, args), not {function!r}.")
     arrays, static_params = split_params(params)
     data, static_args = split_args(args)
-    problem = Problem(loss, residuals, static_params, static_args)
-    problem.check(arrays, data)
+    problem = Problem(loss, residuals, static_params, static_args).checked(arrays, data)
     return problem, arrays, data
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from fitkit._fisher import check_residuals, forward_jacobian, norm, rank_rtol, scaled_columns
+from fitkit._fisher import check_residuals, norm, rank_rtol, scaled_columns, transposed_jacobian
 from fitkit._optimisers.convergence import assess, decomposed
 from fitkit._optimisers.diagnostics import Diagnostics, Verdict
 from fitkit._optimisers.trust_region import Model, search
@@ -58,10 +58,11 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
     """Damped Gauss-Newton for least squares, with a trust region and nothing to tune.
 
     Minimises half the sum of squared residuals. Every update linearises the residuals (forward
-    mode), and takes the step that lowers the linear model most within a trust region, shrinking
-    the region until the residuals themselves decrease. Parameters are scaled by the largest
-    length so far of their columns of the Jacobian, so that their units play no role. The step
-    comes from singular values and never from ``JᵀJ``, so that it survives float32.
+    mode, or reverse where that does not exist), and takes the step that lowers the linear model
+    most within a trust region, shrinking the region until the residuals themselves decrease.
+    Parameters are scaled by the largest length so far of their columns of the Jacobian, so that
+    their units play no role. The step comes from singular values and never from ``JᵀJ``, so that
+    it survives float32.
 
     Eigenvectors that the residuals do not depend on (frozen parameters, one of two parameters that
     enter only as a product) take no step. Pass the residuals to optax's update::
@@ -174,7 +175,7 @@ def _advance(
 
     `dtypes` are those of the leaves of parameters and residuals, once `function` has been called.
     """
-    residuals, rows = forward_jacobian(function, flat)
+    residuals, rows = transposed_jacobian(function, flat, "gauss_newton")
     finite = jnp.all(jnp.isfinite(residuals)) & jnp.all(jnp.isfinite(rows))
     # The coarsest dtype says what is rounding, and the finest computes.
     coarse = max(dtypes, key=lambda dtype: float(jnp.finfo(dtype).eps))
