@@ -37,6 +37,16 @@ def path_of(key_path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(key_path, simple=True, separator=".") or "params"
 
 
+def is_static(leaf: Any) -> bool:
+    """Whether a leaf of a tree of parameters is none: a function, or what stands for a tied layer.
+
+    `equinox.nn.Shared` puts a placeholder where a layer is another's, and ties the two when it is
+    called; so what is shared is one parameter.
+    """
+    # By name, because Equinox does not show the class.
+    return callable(leaf) or type(leaf).__name__ == "SharedNode"
+
+
 def named_leaves(tree: PyTree) -> dict[str, Any]:
     """Map the path of every leaf of `tree` to the leaf, in the order of ``jax.tree.leaves``.
 

@@ -12,7 +12,15 @@ from jaxtyping import Array, Float, PyTree
 from fitkit._fisher.eigen import AnyArray, is_traced, matrix_rtol, rank_rtol, scaled_columns
 from fitkit._fisher.jacobian import loss_hessian, residual_derivatives, residual_rows
 from fitkit._fisher.matrix import FisherMatrix, from_matrix, from_root, root_of
-from fitkit._paths import Paths, common_dtype, match_paths, named_elements, named_leaves, path_of
+from fitkit._paths import (
+    Paths,
+    common_dtype,
+    is_static,
+    match_paths,
+    named_elements,
+    named_leaves,
+    path_of,
+)
 
 # The Jacobian, its copy in double precision, and that of the QR decomposition.
 COPIES = 3
@@ -207,7 +215,7 @@ def split_params(params: PyTree, frozen: Paths) -> tuple[PyTree, PyTree]:
 
     Both parts are trees like `params`, with None where the other has a leaf.
     """
-    arrays = jax.tree.map(lambda leaf: None if callable(leaf) else leaf, params)
+    arrays = jax.tree.map(lambda leaf: None if is_static(leaf) else leaf, params)
     leaves = named_leaves(arrays)
     patterns = tuple(frozen) if isinstance(frozen, set | frozenset) else frozen
     paths = {*match_paths(patterns, leaves, "fisher_matrix")} if patterns else set()
@@ -225,7 +233,7 @@ def split_params(params: PyTree, frozen: Paths) -> tuple[PyTree, PyTree]:
             raise ValueError(f"fisher_matrix: parameter '{path}' is not finite: {leaf}.")
 
     def part(key_path: Any, leaf: Any, wanted: bool) -> Any:
-        if callable(leaf):
+        if is_static(leaf):
             return None if wanted else leaf
         if (path_of(key_path) in paths) == wanted:
             return None

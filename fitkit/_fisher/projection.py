@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree, Real
 
 from fitkit._fisher.eigen import rank_rtol, scaled_columns
 from fitkit._fisher.matrix import FisherMatrix
+from fitkit._optax import as_optax
 from fitkit._paths import common_dtype, named_elements, ravel
 
 # What a user may write for a projection and for latent coordinates.
@@ -194,7 +195,7 @@ def eigen_projected(
     >>> round(float(params["a"]), 3), round(float(params["b"]), 3)
     (2.0, -2.0)
     """
-    inner = optax.with_extra_args_support(inner)
+    inner = as_optax(inner)
 
     def init(params: PyTree) -> Any:
         if isinstance(projection, EigenProjection):

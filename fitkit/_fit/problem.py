@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from fitkit._fisher import check_residuals, gradient_by_columns, has_reverse
-from fitkit._paths import element_name, named_leaves, path_of
+from fitkit._paths import element_name, is_static, named_leaves, path_of
 
 Params: TypeAlias = PyTree
 LossFunction: TypeAlias = Callable[[Params, Any], Float[ArrayLike, ""]]
@@ -104,9 +104,9 @@ def make_problem(
 
 def split_params(params: PyTree) -> tuple[Params, PyTree]:
     """Separate the parameters, which are checked, from the functions in their tree."""
-    static = jax.tree.map(lambda leaf: leaf if callable(leaf) else None, params)
+    static = jax.tree.map(lambda leaf: leaf if is_static(leaf) else None, params)
     arrays = jax.tree_util.tree_map_with_path(
-        lambda key_path, leaf: None if callable(leaf) else _checked(key_path, leaf), params
+        lambda key_path, leaf: None if is_static(leaf) else _checked(key_path, leaf), params
     )
     if not named_leaves(arrays):
         raise ValueError("Fit: `params` has no leaves; give at least one floating-point parameter.")

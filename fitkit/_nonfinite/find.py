@@ -9,6 +9,7 @@ import jax
 import jax.extend.core as jex
 from jaxtyping import PyTree
 
+from fitkit._fisher import gradient_by_columns, has_reverse
 from fitkit._nonfinite.backtrack import Site
 from fitkit._nonfinite.build_report import tell
 from fitkit._nonfinite.jax_checks import debug_nans_frames, flagged_equation
@@ -79,7 +80,13 @@ def value_and_gradient(function: Callable) -> Callable:
 
     def value_and_grad(params: Any, *rest: Any) -> Any:
         floating, other = eqx.partition(params, _is_differentiable)
-        return jax.value_and_grad(lambda p: function(eqx.combine(p, other), *rest))(floating)
+
+        def of_floating(floating: Any) -> Any:
+            return function(eqx.combine(floating, other), *rest)
+
+        if not has_reverse("find_nonfinite", of_floating, floating):
+            of_floating = gradient_by_columns(of_floating)
+        return jax.value_and_grad(of_floating)(floating)
 
     return value_and_grad
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from fitkit._optax import as_optax
 from fitkit._paths import Paths, UnknownPathError, match_paths, named_leaves
 
 # The optimiser of every path, or None for a parameter that no optimiser moves.
@@ -235,7 +236,7 @@ def _mapped(params: PyTree, assignment: Assignment) -> optax.GradientTransformat
     structure = jax.tree.structure(params)
     groups = _groups(assignment)
     transformations: dict[Hashable, Any] = {
-        group: assignment[group] or optax.set_to_zero() for group in groups.values()
+        group: as_optax(assignment[group] or optax.set_to_zero()) for group in groups.values()
     }
     labels = jax.tree.unflatten(structure, list(groups.values()))
     # As a function, because optax calls labels that can be called, as some modules can.
@@ -249,13 +250,18 @@ def _mapped(params: PyTree, assignment: Assignment) -> optax.GradientTransformat
             _check_structure("parameters", params, structure)
             extra_args = {
                 name: tolerant(_with_others_frozen(value, params), extra_args)
-                if callable(value)
+                if callable(value) and not _is_like(value, structure)
                 else value
                 for name, value in extra_args.items()
             }
         return inner.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _is_like(value: Any, structure: Any) -> bool:
+    """Whether this is a tree of parameters, and no function: some modules can be called."""
+    return not jax.tree_util.all_leaves([value]) and jax.tree.structure(value) == structure
 
 
 def _with_others_frozen(function: Callable[..., Any], params: PyTree) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, PyTree
 
 from fitkit._fisher import combination, simplest_basis, split_params
 from fitkit._optimisers import Bounds, blocked
-from fitkit._paths import Paths, match_paths, named_elements, named_leaves
+from fitkit._paths import Paths, is_static, match_paths, named_elements, named_leaves
 from fitkit._result.assessment import Assessment, Kind
 from fitkit._result.classify import (
     CLOSE,
@@ -212,6 +212,6 @@ def limits_of(
 
 def all_frozen(params: PyTree, frozen: Paths) -> bool:
     """Whether no parameter is left to estimate."""
-    leaves = {path: leaf for path, leaf in named_leaves(params).items() if not callable(leaf)}
+    leaves = {path: leaf for path, leaf in named_leaves(params).items() if not is_static(leaf)}
     patterns = tuple(frozen) if isinstance(frozen, set | frozenset) else frozen
     return bool(patterns) and len(match_paths(patterns, leaves, "result")) == len(leaves)

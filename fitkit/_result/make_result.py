@@ -13,7 +13,7 @@ from jaxtyping import Float, PyTree
 from fitkit._fisher import FisherMatrix, fisher_matrix, split_params
 from fitkit._format import number
 from fitkit._optimisers import Bounds
-from fitkit._paths import Paths, common_dtype, named_leaves, ravel
+from fitkit._paths import Paths, common_dtype, is_static, named_leaves, ravel
 from fitkit._result.assess import all_frozen, assess
 from fitkit._result.assessment import Assessment, Kind
 from fitkit._result.goodness import goodness_warning
@@ -210,7 +210,7 @@ def _warnings_of_precision(fisher: FisherMatrix, free: PyTree) -> list[str]:
 def _warnings_of_bounds(bounds: Bounds | None, params: PyTree) -> list[str]:
     if bounds is None:
         return []
-    arrays = eqx.filter(params, lambda leaf: not callable(leaf))
+    arrays = eqx.filter(params, lambda leaf: not is_static(leaf))
     return [
         f"{name} is on its bound: its error is no standard error" for name in bounds.touched(arrays)
     ]
@@ -235,7 +235,7 @@ def _by_path(
     params: PyTree, free: PyTree, errors: Float[np.ndarray, " n"]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     values = {
-        path: np.asarray(leaf) for path, leaf in named_leaves(params).items() if not callable(leaf)
+        path: np.asarray(leaf) for path, leaf in named_leaves(params).items() if not is_static(leaf)
     }
     found = {path: np.zeros(value.shape) for path, value in values.items()}
     start = 0

@@ -8,6 +8,8 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal  # pyright: ignore[reportPrivateImportUsage]
 from jaxtyping import PyTree
 
+from fitkit._paths import is_static
+
 # What leaves a mean a mean: one of the operands of a sum, or the same number otherwise written.
 _PASSING = {"add", "sub", "add_any", "neg", "convert_element_type", "reshape", "squeeze", "copy"}
 
@@ -25,7 +27,7 @@ def is_mean(loss: Callable, params: PyTree, args: Any) -> bool:
     """
     closed = jax.make_jaxpr(lambda p: loss(p, args))(params)
     consts = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
-    numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(params) if not callable(leaf))
+    numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(params) if not is_static(leaf))
     return _mean_of(closed.jaxpr, closed.jaxpr.outvars[0], consts, max(numbers, HALVED))
 
 
