@@ -236,8 +236,8 @@ def make_chunk(step: Step) -> Callable:
         steps: Int[Array, ""] | np.int32,
         outcome: Int[Array, ""] | np.int32,
     ) -> Chunk:
-        shapes = jax.eval_shape(step, state, controls, args)[1]
-        row = jax.eval_shape(StepInfo.row, shapes)
+        # Of the row alone: states may refuse to be built of shapes, as those of kUPS do.
+        row = jax.eval_shape(lambda: step(state, controls, args)[1].row())
 
         def goes_on(carry: Chunk) -> Array:
             return (carry.steps < steps) & (carry.outcome == GOOD) & (carry.verdict == 0)
