@@ -1,20 +1,29 @@
 """Any optimiser with ``init`` and ``update`` as one of optax."""
 
 import inspect
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import optax
 from jaxtyping import PyTree
 
 
-def as_optax(optimiser: Any) -> optax.GradientTransformationExtraArgs:
-    """Let an optimiser be called with every extra argument; it gets those that it takes.
+@runtime_checkable
+class OptaxLike(Protocol):
+    """An optimiser that optax did not make."""
 
-    Optax does this for its own optimisers, and takes any other for one that wants no extra
-    arguments. Others may, by keyword: the chains of kUPS do.
+    def init(self, params: Any, /) -> Any: ...
+
+    def update(self, updates: Any, state: Any, params: Any = None, /) -> Any: ...
+
+
+def as_optax(optimiser: Any) -> Any:
+    """Make a transformation of optax of an optimiser that is like one; return all else as it is.
+
+    Optax takes such an optimiser for one that wants no extra arguments. It may, by keyword, as
+    the chains of kUPS do, and gets those that it takes.
     """
-    if isinstance(optimiser, optax.GradientTransformation):
-        return optax.with_extra_args_support(optimiser)
+    if isinstance(optimiser, optax.GradientTransformation) or not isinstance(optimiser, OptaxLike):
+        return optimiser
     parameters = inspect.signature(optimiser.update).parameters.values()
     every = any(one.kind is one.VAR_KEYWORD for one in parameters)
     names = {one.name for one in parameters}
@@ -26,4 +35,4 @@ def as_optax(optimiser: Any) -> optax.GradientTransformationExtraArgs:
         taken = {name: value for name, value in extra.items() if every or name in names}
         return optimiser.update(updates, state, params, **taken)
 
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+    return optax.GradientTransformationExtraArgs(init, update)

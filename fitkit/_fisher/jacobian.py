@@ -87,7 +87,7 @@ def _gram(function: Callable, flat: Float[Array, " n"]) -> Float[Array, "n n"]:
 
         def add(i: Array, total: Array) -> Array:
             row = pull(jnp.zeros_like(values).at[i].set(1))[0]
-            return total + row[:, None] * row
+            return total + jnp.outer(row, row)
 
         return jax.lax.fori_loop(0, values.size, add, jnp.zeros((flat.size,) * 2, flat.dtype))
 

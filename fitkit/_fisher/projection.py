@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree, Real
 
 from fitkit._fisher.eigen import rank_rtol, scaled_columns
 from fitkit._fisher.matrix import FisherMatrix
-from fitkit._optax import as_optax
+from fitkit._optax import OptaxLike, as_optax
 from fitkit._paths import common_dtype, named_elements, ravel
 
 # What a user may write for a projection and for latent coordinates.
@@ -142,7 +142,7 @@ class EigenProjectedState(NamedTuple):
 
 
 def eigen_projected(
-    inner: optax.GradientTransformation,
+    inner: optax.GradientTransformation | OptaxLike,
     projection: EigenProjection | FisherMatrix | Rectangle,
 ) -> optax.GradientTransformationExtraArgs:
     """Run any optax optimiser in the Fisher eigenbasis.
@@ -195,7 +195,7 @@ def eigen_projected(
     >>> round(float(params["a"]), 3), round(float(params["b"]), 3)
     (2.0, -2.0)
     """
-    inner = as_optax(inner)
+    inner = optax.with_extra_args_support(as_optax(inner))
 
     def init(params: PyTree) -> Any:
         if isinstance(projection, EigenProjection):

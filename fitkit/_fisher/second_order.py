@@ -17,8 +17,9 @@ from fitkit._paths import ravel
 
 # Two differences disagree by the square of their step, and rounding by its inverse.
 STEP = 1 / 3
-# Lengths over which a function may bend, relative to its argument: nothing says that of a new one.
-SCALES = (1.0, 1e-4, 1e-8, 1e4, 1e8)
+# Steps that are tried, relative to that: nothing says over what length a function bends. No longer
+# ones, for it may not be defined far from its argument.
+SCALES = (1.0, 1e3, 1e-4, 1e-8)
 # Disagreements of two differences beyond which what they agree on is no noise.
 DISAGREEMENTS = 3.0
 

@@ -17,10 +17,12 @@ from fitkit._fit.problem import Params, split_args, split_params
 from fitkit._fit.snapshots import Lowest, Mark, Place, Snapshot, Timeline
 from fitkit._fit.status import Status
 from fitkit._fit.step import started
+from fitkit._optax import OptaxLike, as_optax
 from fitkit._optimisers import Assignment, assign, map_optimisers
 from fitkit._paths import Paths, named_leaves
 
-Optimiser: TypeAlias = optax.GradientTransformation | Mapping[Paths, optax.GradientTransformation]
+One: TypeAlias = optax.GradientTransformation | OptaxLike
+Optimiser: TypeAlias = One | Mapping[Paths, One]
 
 
 def rewound(now: Snapshot, step: int) -> dict[str, Any]:
@@ -78,10 +80,13 @@ def resolved(
     optimiser: Optimiser, params: Params
 ) -> tuple[optax.GradientTransformation, Assignment]:
     """Make one transformation of what the user gave, and note which optimiser moves what."""
-    assignment = assign(named_leaves(params), optimiser)
-    if isinstance(optimiser, Mapping):
-        optimiser = map_optimisers(params, optimiser)[0]
-    return optimiser, assignment
+    if not isinstance(optimiser, Mapping):
+        own: Any = as_optax(optimiser)
+        return own, assign(named_leaves(params), own)
+    # One object for several keys stays one.
+    converted = {id(one): as_optax(one) for one in optimiser.values()}
+    mapped = {key: converted[id(one)] for key, one in optimiser.items()}
+    return map_optimisers(params, mapped)[0], assign(named_leaves(params), mapped)
 
 
 def restarted(now: Snapshot, params: Params, program: Program) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from fitkit._fit.advance import given_up, with_event
 from fitkit._fit.autosave import Autosave
 from fitkit._fit.callbacks import Callback
 from fitkit._fit.commands import (
+    One,
     Optimiser,
     program_for,
     require_finite,
@@ -158,7 +159,7 @@ class Fit:
         self._engine = Engine(Snapshot.starting(place), weakref.ref(self))
         self._program, self._start = program, arrays
         self._bases: dict[int, Program] = {}
-        self._inner: optax.GradientTransformation | None = None
+        self._inner: One | None = None
         self._factors_outside: Mapping[str, float] | None = None
         self._own_rates: tuple[Any, Mapping[str, float]] = (None, {})
         self._reports, self._remembered = Reports(), Remembered()
@@ -474,7 +475,7 @@ class Fit:
         program = program_for(self.snapshot, optimiser)
         self._use(program, "changed the optimiser")
 
-    def enter_eigenbasis(self, inner: optax.GradientTransformation | None = None) -> None:
+    def enter_eigenbasis(self, inner: One | None = None) -> None:
         """Go on in the Fisher eigenbasis of the present parameters, where no eigenvector is stiff.
 
         It is `change_optimiser` with `inner` in the basis of `fisher`. Called again, it renews the

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float, Int, PyTree
 from fitkit._fisher import quick_norm
 from fitkit._fit.problem import Params, Problem
 from fitkit._nonfinite import zero_nan_check
-from fitkit._optax import as_optax
 from fitkit._optimisers import Bounds, tolerant, verdict_of
 
 #: Memory for what a chunk records, in bytes.
@@ -136,7 +135,7 @@ def make_step(
     With `on_nonfinite` ``"skip"`` a step that is not finite leaves the state as it was, and with
     ``"zero"`` what is not finite in the gradient or the update becomes zero; both are counted.
     """
-    update = tolerant(as_optax(optimiser).update, _EXTRA)
+    update = tolerant(optax.with_extra_args_support(optimiser).update, _EXTRA)
 
     def step(
         state: FitState, controls: Controls, args: PyTree

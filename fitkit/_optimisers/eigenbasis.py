@@ -5,11 +5,12 @@ import optax
 from jaxtyping import PyTree
 
 from fitkit._fisher import EigenProjection, FisherMatrix, eigen_projected
+from fitkit._optax import OptaxLike
 from fitkit._paths import named_elements
 
 
 def in_eigenbasis(
-    inner: optax.GradientTransformation, params: PyTree, fisher: FisherMatrix
+    inner: optax.GradientTransformation | OptaxLike, params: PyTree, fisher: FisherMatrix
 ) -> optax.GradientTransformationExtraArgs:
     """Run `inner` in the eigenbasis of a Fisher matrix of some of the parameters.
 
