@@ -235,7 +235,8 @@ def test_neither_way_is_refused_with_a_cure(name):
 
 
 def _one_step(residuals):
-    optimiser, params = fk.gauss_newton(), jax.tree.map(jnp.asarray, START)
+    optimiser: Any = fk.gauss_newton()
+    params = jax.tree.map(jnp.asarray, START)
     return optimiser.update(
         None, optimiser.init(params), params, residuals=lambda p: residuals(p, None)
     )
