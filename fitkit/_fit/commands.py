@@ -86,7 +86,8 @@ def resolved(
     # One object for several keys stays one.
     converted = {id(one): as_optax(one) for one in optimiser.values()}
     mapped = {key: converted[id(one)] for key, one in optimiser.items()}
-    return map_optimisers(params, mapped)[0], assign(named_leaves(params), mapped)
+    assignment = assign(named_leaves(params), mapped)
+    return map_optimisers(params, mapped)[0], assignment
 
 
 def restarted(now: Snapshot, params: Params, program: Program) -> dict[str, Any]:
