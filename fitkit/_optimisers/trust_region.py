@@ -22,6 +22,10 @@ ACCEPT, DOUBT, TRUST = 1e-4, 0.25, 0.75
 LEAST, MOST = 0.1, 0.5
 # Residuals that are not finite leave nothing to interpolate between: about the middle of the two.
 BLIND = 0.25
+# The first radius is the size of the parameters, at which a step may leap over a pole and lower the
+# residuals on its other side. Beyond a quarter of it the first step is taken only where residuals
+# follow the linear model to one percent, as those of a linear problem do: it stays one step.
+CAUTION, LINEAR = 0.25, 0.01
 # Section 5: how far the length of a step may exceed the radius.
 RADIUS_SLACK = 1.1
 # Relative rounding of a sum of squares, or of a difference of two: a few units.
@@ -130,6 +134,9 @@ def _attempt(
     gained = jnp.where(finite, gained, -jnp.inf)
     ratio = jnp.where(finite & (predicted > 0), gained / predicted, -1)
 
+    bent = norm(there - model.residuals - change)
+    leap = first & (trial.trials == 0) & (length > CAUTION * trial.radius)
+    leap &= ~(bent <= LINEAR * norm(change))
     slope = jnp.dot(model.residuals, change)
     # The minimum of the parabola through both values and the slope, if the residuals grew.
     shrink = jnp.where(gained >= 0, MOST, jnp.clip(slope / (2 * slope + gained), LEAST, MOST))
@@ -139,7 +146,8 @@ def _attempt(
         shrink * jnp.minimum(radius, length / LEAST),
         jnp.where((ratio >= TRUST) | (damping == 0), 2 * length, radius),
     )
-    lower = ratio > ACCEPT
+    radius = jnp.where(leap, jnp.minimum(radius, CAUTION * trial.radius), radius)
+    lower = (ratio > ACCEPT) & ~leap
     # Near the solution the slopes are still right when the sum of squares sees only noise: the
     # last step is taken on their word.
     unseen = test.near & (predicted <= test.noise) & (gained >= -test.noise)
