@@ -61,6 +61,7 @@ class Trial(NamedTuple):
     """Where the search for a step that lowers the residuals stands."""
 
     radius: Float[Array, ""]
+    #: As proposed, before it is damped.
     step: Float[Array, " n"]
     accepted: Bool[Array, ""]
     #: Whether rounding hides what a further step could gain.
@@ -77,6 +78,7 @@ def search(
     first: Bool[Array, ""],
     failed: Bool[Array, ""],
     eps: float,
+    damp: Callable,
 ) -> Trial:
     """Shrink the radius until a step within it lowers the residuals, or rounding hides any gain.
 
@@ -94,6 +96,8 @@ def search(
         Whether there is nothing to search.
     eps
         Unit of rounding.
+    damp
+        A function from a proposed step to the one that is taken, which is judged.
     """
     begin = Trial(
         radius=radius,
@@ -104,7 +108,7 @@ def search(
     )
     return jax.lax.while_loop(
         lambda trial: ~trial.accepted & ~trial.exhausted,
-        lambda trial: _attempt(function, flat, model, test, trial, first, eps),
+        lambda trial: _attempt(function, flat, model, test, trial, first, eps, damp),
         begin,
     )
 
@@ -117,6 +121,7 @@ def _attempt(
     trial: Trial,
     first: Bool[Array, ""],
     eps: float,
+    damp: Callable,
 ) -> Trial:
     """Evaluate the residuals at the best step within the radius, and set the next radius."""
     scaled, damping = _damped(model, trial.radius)
@@ -125,9 +130,11 @@ def _attempt(
     radius = jnp.where(first, jnp.minimum(trial.radius, length), trial.radius)
     # As the parameters can hold it, so that the model is asked about the step that is taken.
     step = (scaled * model.norm / model.scale).astype(flat.dtype)
-    change = (model.jacobian @ step.astype(scaled.dtype)) / model.norm
-    there = function(flat + step).astype(scaled.dtype) / model.norm
-    predicted = -jnp.dot(change, 2 * model.residuals + change)
+    taken = damp(step)
+    change, predicted = _foretold(model, taken)
+    # How near the minimum is shows in the whole step, however short the one that is taken.
+    _, promised = _foretold(model, step)
+    there = function(flat + taken).astype(scaled.dtype) / model.norm
     # (a - b)·(a + b) keeps the digits that a·a - b·b loses.
     gained = jnp.dot(model.residuals - there, model.residuals + there)
     finite = jnp.isfinite(gained) & jnp.isfinite(predicted)
@@ -150,11 +157,19 @@ def _attempt(
     lower = (ratio > ACCEPT) & ~leap
     # Near the solution the slopes are still right when the sum of squares sees only noise: the
     # last step is taken on their word.
-    unseen = test.near & (predicted <= test.noise) & (gained >= -test.noise)
-    rounded = (predicted <= ROUNDING * eps) & (gained <= ROUNDING * eps)
+    unseen = test.near & (promised <= test.noise) & (gained >= -test.noise)
+    rounded = (promised <= ROUNDING * eps) & (gained <= ROUNDING * eps)
     tiny = radius <= ROUNDING * eps * model.extent
     exhausted = test.done | rounded | (~lower & (unseen | tiny)) | (trial.trials >= MOST_TRIALS)
     return Trial(radius, step, lower | unseen, exhausted, trial.trials + 1)
+
+
+def _foretold(
+    model: Model, step: Float[Array, " n"]
+) -> tuple[Float[Array, " m"], Float[Array, ""]]:
+    """Compute what the linear model says of a step: change and decrease of the residuals."""
+    change = (model.jacobian @ step.astype(model.jacobian.dtype)) / model.norm
+    return change, -jnp.dot(change, 2 * model.residuals + change)
 
 
 def _damped(model: Model, radius: Float[Array, ""]) -> tuple[Float[Array, " n"], Float[Array, ""]]:
