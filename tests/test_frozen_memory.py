@@ -1,5 +1,7 @@
 """A parameter that moves again takes steps as it would have, whatever its optimiser remembers."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,7 +47,7 @@ def largest_step(fit, name, steps=8):
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_no_leap_after_a_thaw(name, shared):
     make, most = OPTIMISERS[name]
-    optimiser = make() if shared else {"a": make(), "b": make()}
+    optimiser: Any = make() if shared else {"a": make(), "b": make()}
     fit = fk.Fit(residuals=residuals, params=START, optimiser=optimiser)
     fit.run(5, progress=False)
     for _ in range(2):

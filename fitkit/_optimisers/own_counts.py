@@ -1,11 +1,13 @@
 """Step counts per parameter: bias corrections and schedules of the steps that it has taken."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
@@ -65,16 +67,19 @@ def own_counts(
     ) -> tuple[PyTree, optax.OptState]:
         if factors is not None:
             extra["factors"] = factors
-        counts = [node.values for node in jax.tree.leaves(state, is_leaf=_is_own) if _is_own(node)]
-        moved = next((n.moved for n in jax.tree.leaves(state, is_leaf=_is_own) if _is_own(n)), ())
+        nodes = [node for node in jax.tree.leaves(state, is_leaf=_is_own) if _is_own(node)]
+        counts = [node.values for node in nodes]
 
         def ask(at: list[Int[Array, ""]]) -> tuple[PyTree, optax.OptState]:
-            values = iter(at)
+            values, spread = iter(at), iter(nodes)
             one = jax.tree.map(lambda n: next(values) if _is_own(n) else n, state, is_leaf=_is_own)
             proposed, after = inner.update(updates, one, params, **extra)
-            return proposed, _map_counts(
-                lambda count: OwnCounts(jnp.broadcast_to(count, counts[0].shape), moved), after
-            )
+
+            def for_each(count: Int[Array, ""]) -> OwnCounts:
+                own = next(spread)
+                return OwnCounts(jnp.broadcast_to(count, own.values.shape), own.moved)
+
+            return proposed, _map_counts(for_each, after)
 
         if not counts or counts[0].size == 1:
             return ask([own[0] for own in counts])
@@ -124,30 +129,26 @@ def choose(
         The parameters; those of other optimisers may be masked out.
     """
     structure = _structure(params)
-    places = leaves_and_holes(params)
-    flag_of = iter(range(len(places)))
-    index = [None if isinstance(leaf, optax.MaskedNode) else next(flag_of) for leaf in places]
+    number = itertools.count()
+    index = [None if _is_hole(leaf) else next(number) for leaf in leaves_and_holes(params)]
 
-    def known(node: Any) -> bool:
-        return isinstance(node, (OwnCounts, *JOINT)) or _structure(node) == structure
+    def is_part(node: Any) -> bool:
+        return not isinstance(node, JOINT) and _structure(node) == structure
 
     def one(part: Any, rest: Any) -> Any:
-        if isinstance(rest, OwnCounts):
-            chosen = [i for i, moves in zip(index, rest.moved, strict=True) if moves]
-            mine = flags if len(chosen) == len(flags) else flags[jnp.array(chosen)]
-            return OwnCounts(jnp.where(mine, part.values, rest.values), rest.moved)
-        if isinstance(rest, JOINT) or _structure(rest) != structure:
+        if _is_own(rest):
+            mine = [i for i, moved in zip(index, rest.moved, strict=True) if moved]
+            chosen = jnp.where(flags[np.array(mine, int)], part.values, rest.values)
+            return OwnCounts(chosen, rest.moved)
+        if not is_part(rest):
             return rest
-        pairs = zip(leaves_and_holes(part), leaves_and_holes(rest), index, strict=True)
-        return jax.tree.unflatten(
-            structure,
-            [
-                b if isinstance(b, optax.MaskedNode) else jnp.where(flags[i], a, b)
-                for a, b, i in pairs
-            ],
-        )
+        leaves = zip(leaves_and_holes(part), leaves_and_holes(rest), index, strict=True)
+        chosen = [b if _is_hole(b) else jnp.where(flags[i], a, b) for a, b, i in leaves]
+        return jax.tree.unflatten(structure, chosen)
 
-    return jax.tree.map(one, parts, whole, is_leaf=known)
+    return jax.tree.map(
+        one, parts, whole, is_leaf=lambda n: isinstance(n, (OwnCounts, *JOINT)) or is_part(n)
+    )
 
 
 def leaves_and_holes(tree: PyTree) -> list[Any]:
