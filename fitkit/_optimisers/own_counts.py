@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 from fitkit._fisher import EigenProjectedState
 from fitkit._optimisers.diagnostics import Diagnostics
 from fitkit._optimisers.gauss_newton import GaussNewtonState
+from fitkit._optimisers.mapping import tolerant
 
 #: States that belong to all parameters together, and what an optimiser says of itself.
 JOINT = (optax.ScaleByLBFGSState, EigenProjectedState, GaussNewtonState, Diagnostics)
@@ -73,7 +74,7 @@ def own_counts(
         def ask(at: list[Int[Array, ""]]) -> tuple[PyTree, optax.OptState]:
             values, spread = iter(at), iter(nodes)
             one = jax.tree.map(lambda n: next(values) if _is_own(n) else n, state, is_leaf=_is_own)
-            proposed, after = inner.update(updates, one, params, **extra)
+            proposed, after = tolerant(inner.update, extra)(updates, one, params, **extra)
 
             def for_each(count: Int[Array, ""]) -> OwnCounts:
                 own = next(spread)
