@@ -37,7 +37,7 @@ def reference(lower, upper):
 def run(optimiser, bounds, steps, start=START):
     problem, params, args = make_problem(None, residuals, start, None)
     limits = bounded(bounds, params)
-    chunk = make_chunk(make_step(problem, optimiser, limits))
+    chunk = make_chunk(make_step(problem, optimiser, limits), optimiser)
     controls = Controls.of([1, 1, 1])
     state = initial_state(params, optimiser)
     return limits, chunk(state, controls, args, np.int32(steps), np.int32(GOOD))
@@ -110,7 +110,7 @@ def test_nothing_is_evaluated_outside():
     problem, params, args = make_problem(None, logarithm, start, None)
     for optimiser in (optax.sgd(1.0), optax.lbfgs(), fk.gauss_newton()):
         step = make_step(problem, optimiser, bounded({"a": (0, None)}, params))
-        chunk = make_chunk(step)(
+        chunk = make_chunk(step, optimiser)(
             initial_state(params, optimiser),
             Controls.of([1, 0]),
             args,

@@ -57,7 +57,7 @@ START = {"offset": 0.0, "slope": 1.0}
 )
 def test_chunk_is_the_loop_one_would_write(optimiser):
     problem, step, state, args = make(straight, START, optimiser)
-    chunk = make_chunk(step)(state, controls(1, 1), args, np.int32(20), np.int32(GOOD))
+    chunk = make_chunk(step, optimiser)(state, controls(1, 1), args, np.int32(20), np.int32(GOOD))
 
     @jax.jit
     def by_hand(params, state):
@@ -97,14 +97,14 @@ def test_factor_and_freezing():
 def test_frozen_parameter_is_a_constant_to_the_others(optimiser):
     """With the slope frozen, the offset goes where the one-parameter fit goes."""
     _, step, state, args = make(straight, START, optimiser)
-    run = make_chunk(step)
+    run = make_chunk(step, optimiser)
     frozen = run(state, controls(1, 0), args, np.int32(15), np.int32(GOOD)).state.params
 
     def one(params, args):
         return straight({**params, "slope": 1.0}, args)
 
     _, step, state, args = make(one, {"offset": 0.0}, optimiser)
-    alone = make_chunk(step)(state, controls(1), args, np.int32(15), np.int32(GOOD))
+    alone = make_chunk(step, optimiser)(state, controls(1), args, np.int32(15), np.int32(GOOD))
     assert frozen["slope"] == 1.0
     # The line search of L-BFGS stops at a tolerance, so its path magnifies rounding a little.
     np.testing.assert_allclose(frozen["offset"], alone.state.params["offset"], rtol=1e-8)
@@ -127,8 +127,9 @@ def test_chunk_stops_at_the_first_bad_step(limit, outcome):
         return jnp.where(params["a"] > limit, jnp.nan, 1.0) * params["a"]
 
     # sgd(-1) doubles a: 1, 2, 4 … up to the limit, or the largest float64 after 1023 doublings.
-    _, step, state, args = make(residuals, {"a": 1.0}, optax.sgd(-1.0))
-    run = make_chunk(step)
+    optimiser = optax.sgd(-1.0)
+    _, step, state, args = make(residuals, {"a": 1.0}, optimiser)
+    run = make_chunk(step, optimiser)
     chunk = run(state, controls(1), args, np.int32(5000), np.int32(GOOD))
     assert int(chunk.outcome) in (outcome, BAD_EVALUATION)
     assert int(chunk.steps) < 5000
@@ -160,7 +161,7 @@ def test_verdict_is_read_from_the_optimiser_state():
 
     optimiser = optax.chain(optax.sgd(1e-2), optax.GradientTransformation(init, update))
     _, step, state, args = make(straight, START, optimiser)
-    run = make_chunk(step)
+    run = make_chunk(step, optimiser)
     chunk = run(state, controls(1, 1), args, np.int32(3000), np.int32(GOOD))
     assert int(chunk.verdict) == 1
     assert 0 < int(chunk.steps) < 3000
@@ -194,9 +195,10 @@ def test_any_tree_of_parameters(params):
         slope, offset = jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
         return slope * args + offset - (3.0 * args + 1.0)
 
-    problem, step, state, args = make(residuals, params, optax.adam(0.1))
+    optimiser = optax.adam(0.1)
+    problem, step, state, args = make(residuals, params, optimiser)
     count = len(jax.tree.leaves(state.params))
-    run = make_chunk(step)
+    run = make_chunk(step, optimiser)
     chunk = run(state, controls(*[1] * count), args, np.int32(5), np.int32(GOOD))
     whole = problem.whole_params(chunk.state.params)
     assert jax.tree.structure(whole) == jax.tree.structure(params)

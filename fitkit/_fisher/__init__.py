@@ -17,6 +17,7 @@ from fitkit._fisher.modes import gradient_by_columns as gradient_by_columns
 from fitkit._fisher.modes import has_reverse as has_reverse
 from fitkit._fisher.norm import norm as norm
 from fitkit._fisher.norm import quick_norm as quick_norm
+from fitkit._fisher.projection import EigenProjectedState as EigenProjectedState
 from fitkit._fisher.projection import EigenProjection as EigenProjection
 from fitkit._fisher.projection import eigen_projected as eigen_projected
 from fitkit._fisher.residuals import check_residuals as check_residuals

@@ -18,7 +18,7 @@ from fitkit._fit.snapshots import Lowest, Mark, Place, Snapshot, Timeline
 from fitkit._fit.status import Status
 from fitkit._fit.step import started
 from fitkit._optax import OptaxLike, as_optax
-from fitkit._optimisers import Assignment, assign, map_optimisers
+from fitkit._optimisers import Assignment, assign, map_optimisers, own_counts
 from fitkit._paths import Paths, named_leaves
 
 One: TypeAlias = optax.GradientTransformation | OptaxLike
@@ -81,13 +81,12 @@ def resolved(
 ) -> tuple[optax.GradientTransformation, Assignment]:
     """Make one transformation of what the user gave, and note which optimiser moves what."""
     if not isinstance(optimiser, Mapping):
-        own: Any = as_optax(optimiser)
-        return own, assign(named_leaves(params), own)
+        one: Any = as_optax(optimiser)
+        return own_counts(one), assign(named_leaves(params), one)
     # One object for several keys stays one.
-    converted = {id(one): as_optax(one) for one in optimiser.values()}
-    mapped = {key: converted[id(one)] for key, one in optimiser.items()}
-    assignment = assign(named_leaves(params), mapped)
-    return map_optimisers(params, mapped)[0], assignment
+    own = {id(one): own_counts(as_optax(one)) for one in optimiser.values()}
+    each = {key: own[id(one)] for key, one in optimiser.items()}
+    return map_optimisers(params, each)[0], assign(named_leaves(params), each)
 
 
 def restarted(now: Snapshot, params: Params, program: Program) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class Program:
     ) -> "Program":
         """Build the program of an optimiser; nothing is compiled yet."""
         step = make_step(problem, optimiser, bounds, on_nonfinite)
-        chunk, loss = make_chunk(step), jax.jit(problem.loss)
+        chunk, loss = make_chunk(step, optimiser), jax.jit(problem.loss)
         own = (optimiser, assignment, step, chunk, loss)
         return cls(problem, args, bounds, on_nonfinite, *own, JaxSettings())
 

@@ -1,6 +1,7 @@
 """The compiled step of a fit, and the chunk: many steps that stop by themselves where one fails."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -11,18 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fitkit._fisher import quick_norm
 from fitkit._fit.problem import Params, Problem
 from fitkit._nonfinite import zero_nan_check
-from fitkit._optimisers import Bounds, tolerant, verdict_of
+from fitkit._optimisers import Bounds, put_aside, put_back, tolerant, verdict_of
 
 #: Memory for what a chunk records, in bytes.
 _RECORD_BUDGET = 1_000_000
 
 #: What an optimiser is told besides its gradient, if it takes it.
-_EXTRA = ("value", "grad", "value_fn", "grad_fn", "residuals", "frozen")
+_EXTRA = ("value", "grad", "value_fn", "grad_fn", "residuals", "frozen", "factors")
 
 #: What `Chunk.outcome` says of the step after the last good one.
 GOOD, BAD_EVALUATION, BAD_UPDATE = 0, 1, 2
@@ -32,10 +33,14 @@ MOST_SKIPPED = 100
 
 
 class FitState(eqx.Module):
-    """What a step changes: the parameters, the optimiser's state, and counts of what it passed."""
+    """What a step changes: the parameters, the optimiser's state, and counts of what it passed.
+
+    Beside them is which parameters were frozen in the latest chunk; a step leaves it as it is.
+    """
 
     params: Params
     optimiser: optax.OptState
+    frozen: Bool[Array, " leaves"]
     nonfinite: "NonFiniteCounts | None" = None
 
 
@@ -111,12 +116,13 @@ def initial_state(
     """Build the state before the first step."""
     none = jnp.int32(0)
     counts = None if on_nonfinite == "stop" else NonFiniteCounts(none, none, none)
-    return FitState(params, _first(optimiser, params), counts)
+    frozen = jnp.zeros(len(jax.tree.leaves(params)), bool)
+    return FitState(params, _first(optimiser, params), frozen, counts)
 
 
 def started(state: FitState, optimiser: optax.GradientTransformation) -> FitState:
     """Build the state in which another optimiser begins where `state` is."""
-    return FitState(state.params, _first(optimiser, state.params), state.nonfinite)
+    return dataclasses.replace(state, optimiser=_first(optimiser, state.params))
 
 
 def make_step(
@@ -141,7 +147,8 @@ def make_step(
         state: FitState, controls: Controls, args: PyTree
     ) -> tuple[FitState, StepInfo, Int[Array, ""]]:
         params = state.params
-        frozen = _like(params, [one == 0 for one in controls.multipliers])
+        factors = _like(params, controls.multipliers)
+        frozen = jax.tree.map(lambda one: one == 0, factors)
 
         loss, gradient = jax.value_and_grad(problem.loss)(params, args)
         if bounds is not None:
@@ -170,6 +177,7 @@ def make_step(
             "value_fn": tolerant(value_fn, _EXTRA),
             "grad_fn": lambda candidate, _: jax.grad(value_fn)(candidate),
             "frozen": frozen,
+            "factors": factors,
         }
         if problem.residuals_function is not None:
             extra["residuals"] = promoting(*users)(
@@ -182,7 +190,7 @@ def make_step(
         updates = jax.tree.map(
             lambda f, m, u, p: jnp.where(f, 0, u.astype(p.dtype) * m.astype(p.dtype)),
             frozen,
-            _like(params, controls.multipliers),
+            factors,
             updates,
             params,
         )
@@ -203,7 +211,7 @@ def make_step(
             step_norms = norms(jax.tree.map(jnp.subtract, moved, params))
         info = StepInfo(loss.astype(step_norms.dtype), gradient_norms, step_norms)
         outcome = outcome.astype(jnp.int32)
-        after = FitState(moved, optimiser_state, state.nonfinite)
+        after = FitState(moved, optimiser_state, state.frozen, state.nonfinite)
         if state.nonfinite is not None:
             after, outcome = _go_on_over(state, after, zeroed, outcome, on_nonfinite == "skip")
         return after, info, outcome
@@ -217,14 +225,17 @@ def capacity(params: Params) -> int:
     return max(16, min(16384, _RECORD_BUDGET // (8 * columns)))
 
 
-def make_chunk(step: Step) -> Callable:
-    """Compile a run of at most `steps` steps.
+def make_chunk(step: Step, optimiser: optax.GradientTransformation) -> Callable:
+    """Compile a run of at most `steps` steps of an optimiser.
 
     The run ends at the first step that is not good, or once the optimiser's verdict is no longer
     0. Its length is data, so that it can follow the clock without compiling again. The state
     after a step that failed is not kept: a select in every step costs more than running the good
     ones again, which is what the caller does then. A chunk whose predecessor failed does nothing,
     so that it can be queued before that is known.
+
+    What is frozen stays so throughout, so the optimiser's memory of it is put aside before the
+    first step and put back after the last, which costs the steps nothing.
     """
 
     @jax.jit
@@ -248,7 +259,14 @@ def make_chunk(step: Step) -> Callable:
 
         rows = jnp.zeros((capacity(state.params), *row.shape), row.dtype)
         verdict, outcome = verdict_of(state.optimiser), jnp.asarray(outcome)
-        return lax.while_loop(goes_on, body, Chunk(state, jnp.int32(0), rows, outcome, verdict))
+        params, optimiser_state = state.params, state.optimiser
+        frozen = jnp.stack([one == 0 for one in controls.multipliers])
+        fresh = _first(optimiser, params)
+        aside = put_aside(optimiser_state, fresh, frozen, state.frozen, params)
+        start = FitState(params, aside, frozen, state.nonfinite)
+        end = lax.while_loop(goes_on, body, Chunk(start, jnp.int32(0), rows, outcome, verdict))
+        after = put_back(end.state.optimiser, optimiser_state, frozen, params)
+        return dataclasses.replace(end, state=dataclasses.replace(end.state, optimiser=after))
 
     return chunk
 
@@ -264,14 +282,12 @@ def _go_on_over(
     counts = NonFiniteCounts(old.skipped + bad.astype(jnp.int32), old.zeroed + zeroed, in_a_row)
     if skip:
         after = jax.tree.map(
-            lambda a, b: jnp.where(bad, a, b),
-            FitState(before.params, before.optimiser),
-            FitState(after.params, after.optimiser),
+            lambda a, b: jnp.where(bad, a, b), before, dataclasses.replace(after, nonfinite=old)
         )
         # From the same state the same step follows: unless something else changes, none will be
         # good again.
         outcome = jnp.where(bad & (in_a_row < MOST_SKIPPED), GOOD, outcome)
-    return FitState(after.params, after.optimiser, counts), outcome
+    return dataclasses.replace(after, nonfinite=counts), outcome
 
 
 def _first(optimiser: optax.GradientTransformation, params: Params) -> optax.OptState:
