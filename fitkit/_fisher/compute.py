@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from fitkit._fisher.eigen import AnyArray, is_traced, matrix_rtol, rank_rtol, scaled_columns
 from fitkit._fisher.jacobian import loss_hessian, residual_derivatives, residual_rows
 from fitkit._fisher.matrix import FisherMatrix, from_matrix, from_root, root_of
+from fitkit._input import converted, explained
 from fitkit._paths import Paths, common_dtype, match_paths, named_elements, named_leaves, path_of
 
 # The Jacobian, its copy in double precision, and that of the QR decomposition.
@@ -114,9 +115,13 @@ def fisher_matrix(
     if loss is not None and weights is not None:
         raise ValueError("fisher_matrix: weights belong to residuals; put them into the loss.")
     free, rest = split_params(params, frozen)
-    if residuals is None:
-        return _from_loss(loss, free, rest, args, rtol)
-    return _from_residuals(residuals, free, rest, args, weights, rtol, memory)
+    args = converted(args, "fisher_matrix", "args")
+    weights = converted(weights, "fisher_matrix", "weights")
+    kind, function = ("loss", loss) if residuals is None else ("residuals", residuals)
+    with explained("fisher_matrix", kind, function, params, args):
+        if residuals is None:
+            return _from_loss(loss, free, rest, args, rtol)
+        return _from_residuals(residuals, free, rest, args, weights, rtol, memory)
 
 
 def _from_residuals(
@@ -207,6 +212,7 @@ def split_params(params: PyTree, frozen: Paths) -> tuple[PyTree, PyTree]:
 
     Both parts are trees like `params`, with None where the other has a leaf.
     """
+    params = converted(params, "fisher_matrix", "params")
     arrays = jax.tree.map(lambda leaf: None if callable(leaf) else leaf, params)
     leaves = named_leaves(arrays)
     patterns = tuple(frozen) if isinstance(frozen, set | frozenset) else frozen

@@ -13,10 +13,11 @@ from fitkit._fit.advance import at_lowest, with_event
 from fitkit._fit.diagnose import explain_start
 from fitkit._fit.history import History
 from fitkit._fit.loop import Program
-from fitkit._fit.problem import Params, split_args, split_params
+from fitkit._fit.problem import Params
 from fitkit._fit.snapshots import Lowest, Mark, Place, Snapshot, Timeline
 from fitkit._fit.status import Status
 from fitkit._fit.step import started
+from fitkit._input import checked_params, split_args
 from fitkit._optimisers import Assignment, assign, map_optimisers
 from fitkit._paths import Paths, named_leaves
 
@@ -112,7 +113,7 @@ def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Par
     problem, data = program.problem, program.args
     arrays, static_params = start, problem.static_params
     if params is not None:
-        arrays, static_params = split_params(params)
+        arrays, static_params = checked_params(params, "restart")
         if tuple(named_leaves(arrays)) != now.steering.names:
             raise ValueError(
                 f"restart: `params` has {', '.join(named_leaves(arrays))}; this fit has "
@@ -120,7 +121,7 @@ def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Par
             )
     static_args = problem.static_args
     if args is not None:
-        data, static_args = split_args(args)
+        data, static_args = split_args(args, "restart")
     same = eqx.tree_equal(
         (static_params, static_args), (problem.static_params, problem.static_args)
     )
@@ -136,7 +137,7 @@ def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Par
         )
     program = dataclasses.replace(program, args=data)
     if args is not None or params is not None:
-        problem.check(arrays, data)
+        problem.check(arrays, data, "restart")
     return arrays, program
 
 

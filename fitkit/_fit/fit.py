@@ -45,6 +45,7 @@ from fitkit._fit.status import Status
 from fitkit._fit.steering import LearningRates, Steering
 from fitkit._fit.step import StepInfo
 from fitkit._format import number
+from fitkit._input import named_arguments
 from fitkit._nonfinite import NonFiniteReport
 from fitkit._optimisers import (
     bounded,
@@ -58,6 +59,9 @@ from fitkit._result import Result, make_result
 
 #: For how long interrupts only ask for the pause that the first one asked for, in seconds.
 _PATIENCE = 3.0
+
+# What others call the number of steps.
+_ENDS = dict.fromkeys(("steps", "n_steps", "num_steps", "maxiter", "epochs", "iterations"), "n")
 
 
 class Fit:
@@ -124,6 +128,7 @@ class Fit:
     'converged'
     """
 
+    @named_arguments("Fit")
     def __init__(
         self,
         *,
@@ -169,6 +174,7 @@ class Fit:
 
     # Running.
 
+    @named_arguments("run", **_ENDS)
     def run(self, n: int | None = None, until: Until | None = None, progress: bool = True) -> None:
         """Run until the fit has converged, or take `n` steps, and wait for that.
 
@@ -222,6 +228,7 @@ class Fit:
             print(f"\r{self.message:<100}", flush=True)
         self._conclude(report)
 
+    @named_arguments("start", **_ENDS)
     def start(self, n: int | None = None, until: Until | None = None) -> None:
         """Run until the fit has converged, or take `n` steps, in the background; return at once.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fitkit._input import shown_file
 from fitkit._nonfinite.advice import ADVICE
 from fitkit._nonfinite.backtrack import Site, blame, origins
 from fitkit._nonfinite.jax_checks import passes_custom_vjp
@@ -19,7 +20,6 @@ from fitkit._nonfinite.source import (
     frames_of,
     library_function,
     line_text,
-    shown_file,
     shown_place,
     user_frames,
 )

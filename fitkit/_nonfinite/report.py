@@ -4,6 +4,7 @@ import dataclasses
 import html
 
 from fitkit._format import number
+from fitkit._input import place_text
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -130,14 +131,6 @@ _HEADLINES = {
     "gradient": "Non-finite in the gradient",
     "optimiser": "Non-finite through the optimiser",
 }
-
-
-def place_text(file: str | None, line: int | None) -> str:
-    """Write ``"model.py, line 12"``; the folder is dropped, as a reader knows it."""
-    if file is None:
-        return "an unknown line"
-    name = file.replace("\\", "/").rsplit("/", 1)[-1]
-    return f"{name}, line {line}"
 
 
 def _value(value: object) -> str:

@@ -113,6 +113,11 @@ def bounded(bounds: Mapping[Any, tuple[Any, Any]], params: PyTree[ArrayLike]) ->
         not below the upper, or an element starts outside.
     """
     leaves = named_leaves(params)
+    if not isinstance(bounds, Mapping):
+        raise TypeError(
+            f"bounds: {bounds!r} names no parameters; must be a mapping from paths to pairs (lower,"
+            f" upper), with None for no limit: {_example(bounds, tuple(leaves))}."
+        )
     pairs: dict[str, tuple[Any, Any]] = {}
     for pattern, limits in bounds.items():
         for path in match_paths(pattern, leaves, "bounds"):
@@ -129,6 +134,20 @@ def bounded(bounds: Mapping[Any, tuple[Any, Any]], params: PyTree[ArrayLike]) ->
         upper.append(jnp.asarray(limits[1]))
     structure = jax.tree.structure(params)
     return Bounds(jax.tree.unflatten(structure, lower), jax.tree.unflatten(structure, upper))
+
+
+def _example(bounds: Any, paths: tuple[str, ...]) -> str:
+    """Write as a mapping what came as SciPy takes it: (lowers, uppers), or a pair for each."""
+    try:
+        limits = np.asarray(bounds, dtype=float)
+    except (TypeError, ValueError):
+        limits = np.empty(0)
+    if isinstance(bounds, tuple) and limits.shape == (2, len(paths)):
+        limits = limits.T
+    if limits.shape != (len(paths), 2):
+        limits = np.array([[0.0, np.inf]])
+    pairs = (tuple(float(v) if np.isfinite(v) else None for v in pair) for pair in limits)
+    return str(dict(zip(paths[:4], pairs, strict=False)))
 
 
 def _pair(path: str, limits: Any) -> tuple[Any, Any]:
