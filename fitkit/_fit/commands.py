@@ -144,8 +144,7 @@ def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Par
 def require_finite(event: str, place: Place) -> None:
     """Raise unless the loss is finite here; say where the value came from."""
     if not math.isfinite(place.loss):
-        program = place.program
-        report = explain_start(program.problem, place.state.params, program.args)
+        report = explain_start(place.program, place.state.params)
         raise ValueError(
             f"{event}: the loss is {place.loss} at the start. Start where the model is finite.\n"
             f"{report or ''}"

@@ -48,6 +48,8 @@ class NonFiniteReport:
         What to try.
     family
         The kind of failure, a short key such as ``"sqrt at 0"``.
+    dtype
+        The dtype of the value that first went bad.
     note
         What else a reader must know: that the line was found by another route, for example.
     history
@@ -70,6 +72,7 @@ class NonFiniteReport:
     chain: tuple[str, ...] = ()
     advice: str = ""
     family: str = "other"
+    dtype: str = ""
     note: str = ""
     history: tuple[str, ...] = ()
 

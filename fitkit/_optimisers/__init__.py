@@ -11,6 +11,7 @@ from fitkit._optimisers.diagnostics import spectrum_of as spectrum_of
 from fitkit._optimisers.diagnostics import verdict_of as verdict_of
 from fitkit._optimisers.eigenbasis import in_eigenbasis as in_eigenbasis
 from fitkit._optimisers.gauss_newton import gauss_newton as gauss_newton
+from fitkit._optimisers.links import links as links
 from fitkit._optimisers.mapping import Assignment as Assignment
 from fitkit._optimisers.mapping import assign as assign
 from fitkit._optimisers.mapping import delay as delay
