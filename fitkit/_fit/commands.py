@@ -17,7 +17,7 @@ from fitkit._fit.problem import Params
 from fitkit._fit.snapshots import Lowest, Mark, Place, Snapshot, Timeline
 from fitkit._fit.status import Status
 from fitkit._fit.step import started
-from fitkit._input import checked_params, split_args
+from fitkit._input import checked_params, explained, split_args
 from fitkit._optimisers import Assignment, assign, map_optimisers
 from fitkit._paths import Paths, named_leaves
 
@@ -143,10 +143,13 @@ def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Par
 
 def require_finite(event: str, place: Place) -> None:
     """Raise unless the loss is finite here; say where the value came from."""
-    if not math.isfinite(place.loss):
+    kind = "residuals" if place.program.problem.loss_function is None else "loss"
+    with explained(event, kind, None):
+        loss = place.loss
+    if not math.isfinite(loss):
         report = explain_start(place.program, place.state.params)
         raise ValueError(
-            f"{event}: the loss is {place.loss} at the start. Start where the model is finite.\n"
+            f"{event}: the loss is {loss} at the start. Start where the model is finite.\n"
             f"{report or ''}"
         )
 

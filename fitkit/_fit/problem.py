@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from fitkit._fisher import check_residuals
-from fitkit._input import checked_params, outcome, split_args
+from fitkit._input import checked_params, outcome, shortened, split_args
 
 Params: TypeAlias = PyTree
 LossFunction: TypeAlias = Callable[[Params, Any], Float[ArrayLike, ""]]
@@ -84,8 +84,8 @@ def make_problem(
     function, kind = (loss, "loss") if residuals is None else (residuals, "residuals")
     if not callable(function):
         raise TypeError(
-            f"Fit: `{kind}` must be a function of (params, args), not {function!r}. Pass the "
-            "function itself, without calling it."
+            f"Fit: `{kind}` must be a function of (params, args), not {shortened(function)}. "
+            "Pass the function itself, without calling it."
         )
     arrays, static_params = checked_params(params, "Fit")
     data, static_args = split_args(args, "Fit")

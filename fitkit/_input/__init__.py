@@ -2,6 +2,7 @@
 
 from fitkit._input.data import converted as converted
 from fitkit._input.data import is_traceable as is_traceable
+from fitkit._input.data import shortened as shortened
 from fitkit._input.keywords import named_arguments as named_arguments
 from fitkit._input.optimisers import check_optimiser as check_optimiser
 from fitkit._input.parameters import checked_params as checked_params

@@ -215,6 +215,12 @@ def _is_fraction(value: Any) -> bool:
     return _is_number(value) and not isinstance(value, int | float)
 
 
+def shortened(value: Any) -> str:
+    """Write what came, on one line and not at length."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
 def _name(what: str, key_path: tuple[Any, ...]) -> str:
     return f"{what}.{path_of(key_path)}" if key_path else what
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import optax
 
+from fitkit._input.data import shortened
+
 
 def check_optimiser(event: str, what: str, optimiser: Any) -> optax.GradientTransformation:
     """Return an optimiser, or raise a ``TypeError`` that names the slip.
@@ -19,7 +21,7 @@ def check_optimiser(event: str, what: str, optimiser: Any) -> optax.GradientTran
         hasattr(optimiser, "init") and hasattr(optimiser, "update")
     ):
         raise TypeError(
-            f"{event}: {what} is {optimiser!r}, must be an optax optimiser such as "
+            f"{event}: {what} is {shortened(optimiser)}, must be an optax optimiser such as "
             f"optax.adam(1e-3). {_cure(optimiser)}".strip()
         )
     return optimiser

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from fitkit._input.data import converted, foreign, is_traceable, to_jax
+from fitkit._input.data import converted, foreign, is_traceable, shortened, to_jax
 from fitkit._paths import element_name, named_leaves, path_of
 
 _WANTED = "a parameter must be a finite real floating-point number or array of them"
@@ -31,7 +31,7 @@ def checked_params(params: PyTree, event: str) -> tuple[PyTree, PyTree]:
     )
     if not named_leaves(arrays):
         raise ValueError(
-            f"{event}: `params` is {_shortened(params)}, which has no leaves that can be fitted; "
+            f"{event}: `params` is {shortened(params)}, which has no leaves that can be fitted; "
             'give at least one floating-point parameter, such as {"flux": 1.0}.'
         )
     return arrays, static
@@ -54,7 +54,7 @@ def _checked(key_path: tuple[Any, ...], leaf: Any, event: str) -> Float[Array, "
     try:
         array = np.asarray(leaf)
     except Exception as error:
-        raise TypeError(f"{event}: parameter '{path}' is {leaf!r}; {_WANTED}.") from error
+        raise TypeError(f"{event}: parameter '{path}' is {shortened(leaf)}; {_WANTED}.") from error
     if jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == bool:
         raise TypeError(
             f"{event}: parameter '{path}' has dtype {array.dtype}; {_WANTED}. An integer has no "
@@ -67,7 +67,7 @@ def _checked(key_path: tuple[Any, ...], leaf: Any, event: str) -> Float[Array, "
         )
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(
-            f"{event}: parameter '{path}' is {leaf!r} ({type(leaf).__name__}); {_WANTED}. "
+            f"{event}: parameter '{path}' is {shortened(leaf)} ({type(leaf).__name__}); {_WANTED}. "
             f"{_cure(leaf)}"
         )
     if array.size == 0:
@@ -96,8 +96,3 @@ def _cure(leaf: Any) -> str:
 
 def _as_float(array: np.ndarray) -> str:
     return f"{float(array)!r}" if array.ndim == 0 else f"params.astype(float), for {array.dtype}"
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"

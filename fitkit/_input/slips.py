@@ -4,7 +4,7 @@ import ast
 import contextlib
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -91,7 +91,9 @@ def _in_words(
             kept = UnknownPathError if isinstance(error, KeyError) else TypeError
             return kept(f"{opening} {said[0]}{where}. {said[1]}")
     if type(error) in (TypeError, ValueError) and spot is not None and _is_of_numerics(spot):
-        return type(error)(f"{opening} fails{where}. {error}")
+        # JAX adds a word on its own traceback below.
+        words = str(error).partition("\n---")[0]
+        return type(error)(f"{opening} fails{where}. {words}")
     return None
 
 
@@ -251,7 +253,7 @@ def _replacement(spot: Spot) -> str:
     return ""
 
 
-def _follow(value: Any, path: list[str]) -> Any:
+def _follow(value: Any, path: Sequence[str]) -> Any:
     for attribute in path:
         value = getattr(value, attribute, None)
     return value

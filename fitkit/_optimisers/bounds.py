@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from fitkit._fisher import AnyArray
+from fitkit._input import shortened
 from fitkit._paths import element_name, match_paths, named_elements, named_leaves, ravel
 
 
@@ -115,8 +116,8 @@ def bounded(bounds: Mapping[Any, tuple[Any, Any]], params: PyTree[ArrayLike]) ->
     leaves = named_leaves(params)
     if not isinstance(bounds, Mapping):
         raise TypeError(
-            f"bounds: {bounds!r} names no parameters; must be a mapping from paths to pairs (lower,"
-            f" upper), with None for no limit: {_example(bounds, tuple(leaves))}."
+            f"bounds: {shortened(bounds)} names no parameters; must be a mapping from paths to "
+            f"pairs (lower, upper), with None for no limit: {_example(bounds, tuple(leaves))}."
         )
     pairs: dict[str, tuple[Any, Any]] = {}
     for pattern, limits in bounds.items():
@@ -146,7 +147,7 @@ def _example(bounds: Any, paths: tuple[str, ...]) -> str:
         limits = limits.T
     if limits.shape != (len(paths), 2):
         limits = np.array([[0.0, np.inf]])
-    pairs = (tuple(float(v) if np.isfinite(v) else None for v in pair) for pair in limits)
+    pairs = [tuple(one if np.isfinite(one) else None for one in pair) for pair in limits.tolist()]
     return str(dict(zip(paths[:4], pairs, strict=False)))
 
 
