@@ -2,8 +2,8 @@
 
 import math
 import time
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -96,20 +96,21 @@ def test_every_door_names_the_slip():
     def slip(params, args=None):
         return np.exp(params["a"] * X)
 
+    newton: Any = fk.gauss_newton()
     for words, action in {
         "Fit: `loss`": lambda: fk.Fit(loss=slip, params=START, optimiser=optax.sgd(0.1)),
         "fisher_matrix: `residuals`": lambda: fk.fisher_matrix(slip, START),
         "fisher_matrix: `loss`": lambda: fk.fisher_matrix(loss=slip, params=START),
         "find_nonfinite: `function`": lambda: fk.find_nonfinite(slip, START),
-        "gauss_newton: `residuals`": lambda: fk.gauss_newton().update(
-            None, fk.gauss_newton().init(START), {"a": jnp.array(1.0)}, residuals=slip
+        "gauss_newton: `residuals`": lambda: newton.update(
+            None, newton.init({"a": 1.0}), {"a": 1.0}, residuals=slip
         ),
     }.items():
         with pytest.raises(TypeError, match=rf"^{words} .*write jnp\.exp\."):
             action()
-    fit = fk.Fit(residuals=lambda p, a: p["a"] * X - (Y if a is None else a["y"]), params=START)
-    with pytest.raises(TypeError, match=r"^restart: `residuals` .*in units|^restart: "):
-        fit.restart(args={"y": [1.0, 2.0]})
+    fit = fk.Fit(residuals=lambda p, a: p["a"] * X - a["y"], params=START, args={"y": Y})
+    with pytest.raises(TypeError, match=r"^restart: `residuals` fails, at .*\(8,\), \(3,\)"):
+        fit.restart(args={"y": Y[:3]})
 
 
 def test_what_users_raise_themselves_comes_through():
@@ -187,7 +188,7 @@ def test_arguments_without_a_name_and_steps():
         fk.Fit(decay, START)  # pyright: ignore
     with pytest.raises(TypeError, match=r"^Fit: missing .*'params'"):
         fk.Fit(residuals=decay)  # pyright: ignore
-    fit = fk.Fit(residuals=decay, params=START)
+    fit: Any = fk.Fit(residuals=decay, params=START)
     for name in ("steps", "n_steps", "maxiter"):
         with pytest.raises(TypeError, match=rf"^run: there is no argument `{name}`; .*`n`: run\("):
             fit.run(**{name: 10})
@@ -235,8 +236,8 @@ def test_slips_are_found_before_anything_compiles():
             params = {**params, "a": jnp.tanh(params["a"] * erf(params["b"]))}
         return np.exp(params["a"] * X)
 
-    with jax.log_compiles(False), pytest.raises(TypeError, match=r"write jnp\.exp\."):
-        begin = time.process_time()
+    begin = time.process_time()
+    with pytest.raises(TypeError, match=r"write jnp\.exp\."):
         fk.Fit(residuals=slip, params=START)
     # Tracing takes about a second, compiling half a minute.
     assert time.process_time() - begin < 10

@@ -142,13 +142,15 @@ def _example(bounds: Any, paths: tuple[str, ...]) -> str:
     try:
         limits = np.asarray(bounds, dtype=float)
     except (TypeError, ValueError):
-        limits = np.empty(0)
+        limits = np.empty((0, 2))
     if isinstance(bounds, tuple) and limits.shape == (2, len(paths)):
-        limits = limits.T
+        limits = limits.T if np.all(limits[0] < limits[1]) else limits
     if limits.shape != (len(paths), 2):
         limits = np.array([[0.0, np.inf]])
-    pairs = [tuple(one if np.isfinite(one) else None for one in pair) for pair in limits.tolist()]
-    return str(dict(zip(paths[:4], pairs, strict=False)))
+    lower, upper = (
+        [float(one) if np.isfinite(one) else None for one in limits[:, k]] for k in (0, 1)
+    )
+    return str(dict(zip(paths[:4], zip(lower, upper, strict=True), strict=False)))
 
 
 def _pair(path: str, limits: Any) -> tuple[Any, Any]:
