@@ -60,6 +60,7 @@ IN_THE_FUNCTION = [
     (lambda p, _: sum(X * i for i in range(p["a"])), "as an index, a count or a shape"),
     (lambda p, _: (p["a"] * X - Y)[p["b"] * X > 0.5], r"as an index a mask.*jnp\.where\(mask"),
     (lambda p, _: X[p["b"] * X > 0.5], r"the NumPy array `X` by a traced value.*jnp\.asarray\(X\)"),
+    (lambda p, _: jnp.unique(p["a"] * X), r"calls jnp\.unique, whose result would have a shape"),
     (assign_to_jax, r"never changes.*\.at\[index\]\.set"),
     (assign_to_numpy, r"of the NumPy array `model`.*model = model\.at\[index\]\.set"),
     (lambda p, _: p["amplitude"] * X, r"finds no 'amplitude'.*The parameters are 'a', 'b'"),
@@ -188,7 +189,13 @@ def test_arguments_without_a_name_and_steps():
         fk.Fit(decay, START)  # pyright: ignore
     with pytest.raises(TypeError, match=r"^Fit: missing .*'params'"):
         fk.Fit(residuals=decay)  # pyright: ignore
+    with pytest.raises(TypeError, match=r"^fisher_matrix: .*`x0`; .*`params`"):
+        fk.fisher_matrix(decay, x0=START)  # pyright: ignore
     fit: Any = fk.Fit(residuals=decay, params=START)
+    with pytest.raises(TypeError, match=r"^restart: .*`data`; .*`args`: restart\(args=…\)"):
+        fit.restart(data=Y)
+    with pytest.raises(TypeError, match=r"^enter_eigenbasis: .*write optax\.adam"):
+        fit.enter_eigenbasis(optax.adam)
     for name in ("steps", "n_steps", "maxiter"):
         with pytest.raises(TypeError, match=rf"^run: there is no argument `{name}`; .*`n`: run\("):
             fit.run(**{name: 10})
@@ -211,6 +218,9 @@ def test_arguments_without_a_name_and_steps():
 def test_optimisers_that_are_none(optimiser, words):
     with pytest.raises(TypeError, match=rf"^Fit: the .*{words}"):
         fk.Fit(residuals=decay, params=START, optimiser=optimiser)
+    fit = fk.Fit(residuals=decay, params=START)
+    with pytest.raises(TypeError, match=rf"^change_optimiser: the .*{words}"):
+        fit.change_optimiser(optimiser)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ from jaxtyping import Array, Float, PyTree
 from fitkit._fisher.eigen import AnyArray, is_traced, matrix_rtol, rank_rtol, scaled_columns
 from fitkit._fisher.jacobian import loss_hessian, residual_derivatives, residual_rows
 from fitkit._fisher.matrix import FisherMatrix, from_matrix, from_root, root_of
-from fitkit._input import converted, explained
+from fitkit._input import converted, explained, named_arguments
 from fitkit._paths import Paths, common_dtype, match_paths, named_elements, named_leaves, path_of
 
 # The Jacobian, its copy in double precision, and that of the QR decomposition.
 COPIES = 3
 
 
+@named_arguments("fisher_matrix")
 def fisher_matrix(
     residuals: Callable[[PyTree, Any], PyTree] | None = None,
     params: PyTree = None,

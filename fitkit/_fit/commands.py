@@ -72,14 +72,16 @@ def with_program(
 def program_for(now: Snapshot, optimiser: Optimiser) -> Program:
     """Build the program of another optimiser, or of several by path."""
     place = now.place
-    return place.program.with_optimiser(*resolved(optimiser, place.state.params))
+    return place.program.with_optimiser(
+        *resolved(optimiser, place.state.params, "change_optimiser")
+    )
 
 
 def resolved(
-    optimiser: Optimiser, params: Params
+    optimiser: Optimiser, params: Params, event: str = "Fit"
 ) -> tuple[optax.GradientTransformation, Assignment]:
     """Make one transformation of what the user gave, and note which optimiser moves what."""
-    assignment = assign(named_leaves(params), optimiser)
+    assignment = assign(named_leaves(params), optimiser, event=event)
     if isinstance(optimiser, Mapping):
         optimiser = map_optimisers(params, optimiser)[0]
     return optimiser, assignment

@@ -45,7 +45,7 @@ from fitkit._fit.status import Status
 from fitkit._fit.steering import LearningRates, Steering
 from fitkit._fit.step import StepInfo
 from fitkit._format import number
-from fitkit._input import named_arguments
+from fitkit._input import check_optimiser, named_arguments
 from fitkit._nonfinite import NonFiniteReport
 from fitkit._optimisers import (
     bounded,
@@ -335,6 +335,7 @@ class Fit:
         run = Run(self._target("steps", n), every=every)
         return self._infos(run)
 
+    @named_arguments("restart")
     def restart(self, params: PyTree = None, args: Any = None) -> None:
         """Begin anew at step 0, with the same functions, optimiser, learning rates and freezing.
 
@@ -499,6 +500,7 @@ class Fit:
             If there is no Fisher matrix here, or none that constrains anything.
         """
         inner = inner or self._inner or optax.lbfgs()
+        check_optimiser("enter_eigenbasis", "the optimiser", inner)
         fisher = self.fisher()
         optimiser = in_eigenbasis(inner, self.snapshot.place.state.params, fisher)
         built = program_for(self.snapshot, optimiser)

@@ -173,6 +173,12 @@ def _tracer(
             f"{_TRACED}; what shapes an array must be a plain integer: pass it through `args` as "
             "a Python int, or close over it.",
         )
+    if errors.ConcretizationTypeError in kinds and spot is not None and _is_jax_call(spot):
+        return (
+            f"calls {spot.called}, whose result would have a shape that depends on a traced value",
+            f"{_TRACED}; shapes must be known before: pass plain integers, or size= where there is "
+            "one, or keep all elements, as in jnp.where(mask, value, 0).",
+        )
     if errors.ConcretizationTypeError in kinds:
         return (
             "makes a plain number of a traced value",
@@ -239,10 +245,9 @@ _JAX_MODULES = ("jnp", "jax.scipy", "jax.scipy.special", "jax.scipy.linalg", "ja
 
 def _replacement(spot: Spot) -> str:
     """Name what JAX has in place of a function of another library: ``"jnp.exp"``."""
-    root, *path = spot.called.split(".")
-    value = _follow(spot.names.get(root), path)
+    value = _called(spot)
     module = getattr(value, "__module__", None) or type(value).__module__
-    path = path or [getattr(value, "__name__", "")]
+    path = spot.called.split(".")[1:] or [getattr(value, "__name__", "")]
     if not path[-1] or module.partition(".")[0] not in ("numpy", "scipy", "math", "cmath"):
         return ""
     for prefix in _JAX_MODULES:
@@ -251,6 +256,16 @@ def _replacement(spot: Spot) -> str:
         if callable(found):
             return ".".join((prefix, *path))
     return ""
+
+
+def _is_jax_call(spot: Spot) -> bool:
+    return str(getattr(_called(spot), "__module__", "")).startswith("jax")
+
+
+def _called(spot: Spot) -> Any:
+    """Look up the function that an expression calls; None where it calls none by name."""
+    root, *path = spot.called.split(".")
+    return _follow(spot.names.get(root), path)
 
 
 def _follow(value: Any, path: Sequence[str]) -> Any:
