@@ -135,7 +135,7 @@ def test_bytes_are_swapped_exactly():
     [
         {"slope": swapped(0.5), "offset": np.longdouble(0)},
         {"slope": fractions.Fraction(1, 2), "offset": np.float32(0)},
-        np.rec.fromarrays([np.array(0.5), np.array(0.0)], names="slope,offset"),
+        np.array((0.5, 0.0), dtype=[("slope", ">f8"), ("offset", ">f8")]).view(np.recarray),
         {"slope": Column(np.array(0.5)), "offset": np.array(0.0, dtype=object)},
     ],
 )

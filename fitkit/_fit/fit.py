@@ -78,7 +78,8 @@ class Fit:
     params
         Where to start: any pytree of real floating-point numbers and arrays.
     args
-        What the function needs besides, passed on as it is: a model, the data.
+        What the function needs besides: a model, the data. Arrays of any library arrive as JAX's,
+        tables as dictionaries of their columns; NumPy's masks and all else as they are.
     optimiser
         One optax optimiser for all parameters, or a mapping from paths, subtrees and globs to
         optimisers (see `map_optimisers`). A parameter that it leaves out stays frozen. Left out
