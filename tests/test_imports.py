@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = (
     "_format",
     "_paths",
-    "_optax",
+    "_input",
     "_fisher",
     "_nonfinite",
     "_optimisers",

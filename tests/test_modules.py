@@ -156,7 +156,8 @@ class Chain:
     def update(self, updates, state, params=None, **extra):
         after = []
         for link, own in zip(self.links, state, strict=True):
-            link = optax.with_extra_args_support(link) if isinstance(link, tuple) else link
+            if isinstance(link, optax.GradientTransformation):
+                link = optax.with_extra_args_support(link)
             updates, own = link.update(updates, own, params=params, **extra)
             after.append(own)
         return updates, tuple(after)

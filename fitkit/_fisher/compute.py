@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from fitkit._fisher.eigen import AnyArray, is_traced, matrix_rtol, rank_rtol, scaled_columns
 from fitkit._fisher.jacobian import loss_hessian, residual_derivatives, residual_rows
 from fitkit._fisher.matrix import FisherMatrix, from_matrix, from_root, root_of
+from fitkit._input import converted, explained, named_arguments
 from fitkit._paths import (
     Paths,
     common_dtype,
@@ -26,6 +27,7 @@ from fitkit._paths import (
 COPIES = 3
 
 
+@named_arguments("fisher_matrix")
 def fisher_matrix(
     residuals: Callable[[PyTree, Any], PyTree] | None = None,
     params: PyTree = None,
@@ -122,9 +124,13 @@ def fisher_matrix(
     if loss is not None and weights is not None:
         raise ValueError("fisher_matrix: weights belong to residuals; put them into the loss.")
     free, rest = split_params(params, frozen)
-    if residuals is None:
-        return _from_loss(loss, free, rest, args, rtol)
-    return _from_residuals(residuals, free, rest, args, weights, rtol, memory)
+    args = converted(args, "fisher_matrix", "args")
+    weights = converted(weights, "fisher_matrix", "weights")
+    kind, function = ("loss", loss) if residuals is None else ("residuals", residuals)
+    with explained("fisher_matrix", kind, function, params, args):
+        if residuals is None:
+            return _from_loss(loss, free, rest, args, rtol)
+        return _from_residuals(residuals, free, rest, args, weights, rtol, memory)
 
 
 def _from_residuals(
@@ -215,6 +221,7 @@ def split_params(params: PyTree, frozen: Paths) -> tuple[PyTree, PyTree]:
 
     Both parts are trees like `params`, with None where the other has a leaf.
     """
+    params = converted(params, "fisher_matrix", "params")
     arrays = jax.tree.map(lambda leaf: None if is_static(leaf) else leaf, params)
     leaves = named_leaves(arrays)
     patterns = tuple(frozen) if isinstance(frozen, set | frozenset) else frozen

@@ -13,6 +13,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Real
 
+from fitkit._input import converted
+
 # JAX's arrays or NumPy's, with its scalars, which its reductions return: each knows the namespace
 # of its functions. To a static checker such a scalar is an array without axes.
 if TYPE_CHECKING:
@@ -231,6 +233,7 @@ def _checked(matrix: Any, event: str, name: str) -> Float[Array, "n n"]:
         _refuse_shape(jnp.shape(matrix), event, name)
     else:
         # In NumPy, because jax_debug_nans would stop at the first touch of a NaN, without a name.
+        matrix = converted(matrix, event, name) if hasattr(matrix, "dtype") else matrix
         values = np.asarray(matrix)
         _refuse_shape(values.shape, event, name)
         bad = np.argwhere(~np.isfinite(values))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, PyTree, Real
 
 from fitkit._fisher.eigen import rank_rtol, scaled_columns
 from fitkit._fisher.matrix import FisherMatrix
-from fitkit._optax import OptaxLike, as_optax
+from fitkit._input import OptaxLike, as_optax, converted
 from fitkit._paths import common_dtype, named_elements, ravel, spread
 
 # What a user may write for a projection and for latent coordinates.
@@ -69,7 +69,7 @@ class EigenProjection(eqx.Module):
     inverse: Float[Array, "k n"]
 
     def __init__(self, centre: PyTree, projection: FisherMatrix | Rectangle):
-        self.centre = jax.tree.map(_strong, centre)
+        self.centre = jax.tree.map(_strong, converted(centre, "EigenProjection", "centre"))
         labels = named_elements(self.centre)
         if isinstance(projection, FisherMatrix):
             if projection.labels != labels:
@@ -80,7 +80,7 @@ class EigenProjection(eqx.Module):
                 )
             matrix, inverse = projection.projection, projection.unprojection
         else:
-            matrix = jnp.asarray(projection)
+            matrix = jnp.asarray(converted(projection, "EigenProjection", "projection"))
             if matrix.ndim != 2 or matrix.shape[0] != len(labels):
                 raise ValueError(
                     f"EigenProjection: the projection has shape {matrix.shape}, but the parameters "

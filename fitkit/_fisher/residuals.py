@@ -27,7 +27,10 @@ def check_residuals(values: PyTree, event: str) -> None:
     wanted = "must be a tree of real floating-point arrays, (model - data)/σ."
     leaves = jax.tree_util.tree_leaves_with_path(values)
     if not leaves:
-        raise TypeError(f"{event}: residuals are {values!r}, which holds no array; {wanted}")
+        raise TypeError(
+            f"{event}: residuals are {values!r}, which holds no array; {wanted} "
+            "Perhaps its `return` is missing."
+        )
     for key_path, leaf in leaves:
         where = f" at '{path_of(key_path)}'" if key_path else ""
         dtype = _dtype(leaf)
@@ -39,7 +42,10 @@ def check_residuals(values: PyTree, event: str) -> None:
                 "imaginary part."
             )
         if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(f"{event}: residuals have dtype {dtype}{where}; {wanted}")
+            raise TypeError(
+                f"{event}: residuals have dtype {dtype}{where}; {wanted} Integers and "
+                "booleans have no gradient: compute in floats."
+            )
 
 
 def _dtype(leaf: Any) -> Any:

@@ -43,7 +43,7 @@ def undone(before: Snapshot, queued: Queued, taken: Taken) -> tuple[dict, Rows]:
         "history": before.history.extended(rows).truncated(good, known),
         "lowest": mark.lowest,
         "timeline": timeline.truncated(good),
-        "failure": Failure(failed, taken.outcome, queued.controls),
+        "failure": Failure(failed, taken.outcome),
     }
     return changes, rows
 

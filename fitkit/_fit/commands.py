@@ -13,11 +13,11 @@ from fitkit._fit.advance import at_lowest, with_event
 from fitkit._fit.diagnose import explain_start
 from fitkit._fit.history import History
 from fitkit._fit.loop import Program
-from fitkit._fit.problem import Params, split_args, split_params
+from fitkit._fit.problem import Params
 from fitkit._fit.snapshots import Lowest, Mark, Place, Snapshot, Timeline
 from fitkit._fit.status import Status
 from fitkit._fit.step import started
-from fitkit._optax import OptaxLike, as_optax
+from fitkit._input import OptaxLike, as_optax, checked_params, explained, split_args
 from fitkit._optimisers import Assignment, assign, map_optimisers, own_counts
 from fitkit._paths import Paths, named_leaves
 
@@ -73,20 +73,24 @@ def with_program(
 def program_for(now: Snapshot, optimiser: Optimiser) -> Program:
     """Build the program of another optimiser, or of several by path."""
     place = now.place
-    return place.program.with_optimiser(*resolved(optimiser, place.state.params))
+    return place.program.with_optimiser(
+        *resolved(optimiser, place.state.params, "change_optimiser")
+    )
 
 
 def resolved(
-    optimiser: Optimiser, params: Params
+    optimiser: Optimiser, params: Params, event: str = "Fit"
 ) -> tuple[optax.GradientTransformation, Assignment]:
     """Make one transformation of what the user gave, and note which optimiser moves what."""
     if not isinstance(optimiser, Mapping):
         one: Any = as_optax(optimiser)
-        return own_counts(one), assign(named_leaves(params), one)
+        return own_counts(one), assign(named_leaves(params), one, event=event)
     # One object for several keys stays one.
-    own = {id(one): own_counts(as_optax(one)) for one in optimiser.values()}
-    each = {key: own[id(one)] for key, one in optimiser.items()}
-    return map_optimisers(params, each)[0], assign(named_leaves(params), each)
+    converted = {id(one): as_optax(one) for one in optimiser.values()}
+    mapped = {key: converted[id(one)] for key, one in optimiser.items()}
+    assignment = assign(named_leaves(params), mapped, event=event)
+    own = {id(one): own_counts(one) for one in mapped.values()}
+    return map_optimisers(params, {k: own[id(one)] for k, one in mapped.items()})[0], assignment
 
 
 def restarted(now: Snapshot, params: Params, program: Program) -> dict[str, Any]:
@@ -117,7 +121,7 @@ def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Par
     problem, data = program.problem, program.args
     arrays, static_params = start, problem.static_params
     if params is not None:
-        arrays, static_params = split_params(params)
+        arrays, static_params = checked_params(params, "restart")
         if tuple(named_leaves(arrays)) != now.steering.names:
             raise ValueError(
                 f"restart: `params` has {', '.join(named_leaves(arrays))}; this fit has "
@@ -125,14 +129,14 @@ def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Par
             )
     static_args = problem.static_args
     if args is not None:
-        data, static_args = split_args(args)
+        data, static_args = split_args(args, "restart")
     same = eqx.tree_equal(
         (static_params, static_args), (problem.static_params, problem.static_args)
     )
     if same is not True:
         problem = dataclasses.replace(problem, static_params=static_params, static_args=static_args)
     if args is not None or params is not None:
-        problem = problem.checked(arrays, data)
+        problem = problem.checked(arrays, data, "restart")
     if problem is not program.problem:
         program = Program.build(
             problem,
@@ -148,11 +152,13 @@ def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Par
 
 def require_finite(event: str, place: Place) -> None:
     """Raise unless the loss is finite here; say where the value came from."""
-    if not math.isfinite(place.loss):
-        program = place.program
-        report = explain_start(program.problem, place.state.params, program.args)
+    kind = "residuals" if place.program.problem.loss_function is None else "loss"
+    with explained(event, kind, None):
+        loss = place.loss
+    if not math.isfinite(loss):
+        report = explain_start(place.program, place.state.params)
         raise ValueError(
-            f"{event}: the loss is {place.loss} at the start. Start where the model is finite.\n"
+            f"{event}: the loss is {loss} at the start. Start where the model is finite.\n"
             f"{report or ''}"
         )
 

@@ -13,16 +13,19 @@ from jaxtyping import PyTree
 
 from fitkit._fit.forks import is_forked
 from fitkit._fit.jax_settings import no_debugging
+from fitkit._fit.loop import Program
 from fitkit._fit.problem import Params, Problem
 from fitkit._fit.snapshots import Failure, Snapshot
 from fitkit._fit.step import BAD_EVALUATION, Controls, FitState, Step
+from fitkit._fit.story import TOO_LARGE, in_force, told
 from fitkit._format import number
-from fitkit._nonfinite import ADVICE, NonFiniteReport, find_from, name_inputs
+from fitkit._nonfinite import NonFiniteReport, advised, find_from, name_inputs
 from fitkit._paths import element_name, named_leaves
 
 #: Growth per step from which on a learning rate, and not the model, is to blame.
 _RUNS_AWAY = 3.0
-_SEVERE = {"overflow", "infinities", "other"}
+#: A single step to a value this many times as large as before (or as 1) is none of a sound fit.
+_LEAP = 1e6
 
 
 class Reports:
@@ -56,30 +59,26 @@ def explain_failure(snapshot: Snapshot) -> NonFiniteReport | None:
         note = "not looked for: this process was forked, and JAX cannot compile in it"
         return NonFiniteReport("forward", "a non-finite value", note=note)
     program, latest, state = place.program, place.step - 1, place.state
+    # Not those of the failing chunk: the step that led to its beginning was of another.
+    controls = timeline.changes[-1][1]
     if failure.outcome == BAD_EVALUATION and failure.step > place.step:
         # The last finite state led to one where the loss or its gradient is not.
         latest = place.step
-        state, _ = program.replay(place.state, failure.controls, failure.step - place.step)
+        state, _ = program.replay(place.state, controls, failure.step - place.step)
     with program.settings.applied(), no_debugging():
         earlier = timeline.before(latest, 4)
-        return explain(
-            program.problem, program.step, state, failure.controls, program.args, earlier
-        )
+        report = explain(program, state, controls, earlier)
+        return report and told(report, snapshot)
 
 
 def explain(
-    problem: Problem,
-    step: Step,
-    state: FitState,
-    controls: Controls,
-    args: PyTree,
-    before: list[Params],
+    program: Program, state: FitState, controls: Controls, before: list[Params]
 ) -> NonFiniteReport | None:
     """Replay the step that failed.
 
     Parameters
     ----------
-    problem, step, args
+    program
         What is fitted, and how one step of it is taken.
     state, controls
         Where the failing step started from.
@@ -92,19 +91,25 @@ def explain(
         None in the rare case that the step, taken by itself, is finite.
     """
     frozen = np.asarray(controls.multipliers) == 0
+    problem, args = program.problem, program.args
     try:
         report = _of_evaluation(problem, state.params, args, frozen)
         if report is None:
-            report = _of_update(problem, step, state, controls, args)
-        return report and _with_history(report, state.params, before)
+            report = _of_update(problem, program.step, state, controls, args)
+        if report is None:
+            return None
+        report = _with_history(report, state.params, before)
+        return advised(report, in_force(program, state.params, report.origin))
     except Exception as error:  # An explanation that fails must not take the fit with it.
         note = f"the replay of the step failed: {type(error).__name__}: {error}"
         return NonFiniteReport("forward", "a non-finite value", note=note)
 
 
-def explain_start(problem: Problem, params: Params, args: PyTree) -> NonFiniteReport | None:
+def explain_start(program: Program, params: Params) -> NonFiniteReport | None:
     """Explain a loss that is not finite at the parameters given."""
-    return find_from(problem.loss, name_inputs(_function(problem), (params, args)))
+    problem = program.problem
+    report = find_from(problem.loss, name_inputs(_function(problem), (params, program.args)))
+    return report and advised(report, in_force(program, params, report.origin))
 
 
 def _of_evaluation(
@@ -134,13 +139,18 @@ def _of_update(
 
 
 def _with_history(report: NonFiniteReport, params: Params, before: list[Params]) -> NonFiniteReport:
-    sentences = []
+    sentences, leapt = [], False
     for origin in (report.origin, *report.other_origins[:2]):
         values = [value for tree in before if (value := _element(tree, origin)) is not None]
         if values and report.phase != "data":
             shown = ", ".join(number(value) for value in reversed(values))
             steps = "steps" if len(values) > 1 else "step"
             sentences.append(f"{origin} was {shown} at the {steps} before")
+        here = _element(params, origin)
+        if values and here is not None and abs(here) > _LEAP * max(abs(values[0]), 1.0):
+            leapt = True
+    too_large = report.family in TOO_LARGE | {"learning rate"}
+    driven = leapt and too_large and report.phase != "data"
     growth = _growth([params, *before])
     fastest = max(growth, key=lambda path: growth[path], default=None)
     if fastest is not None and growth[fastest] > _RUNS_AWAY and report.family != "data":
@@ -149,10 +159,9 @@ def _with_history(report: NonFiniteReport, params: Params, before: list[Params])
             f"parameters grew {number(growth[fastest], 2)}-fold per step: lower the learning rate "
             f"of {' and '.join(fast[:3])}"
         )
-        if report.phase == "forward" or report.family in (*_SEVERE, "learning rate"):
-            report = dataclasses.replace(
-                report, phase="optimiser", family="learning rate", advice=ADVICE["learning rate"]
-            )
+        driven |= report.phase == "forward" or too_large
+    if driven:
+        report = dataclasses.replace(report, phase="optimiser", family="learning rate")
     return dataclasses.replace(report, history=tuple(sentences))
 
 

@@ -46,6 +46,7 @@ from fitkit._fit.status import Status
 from fitkit._fit.steering import LearningRates, Steering
 from fitkit._fit.step import StepInfo
 from fitkit._format import number
+from fitkit._input import check_optimiser, named_arguments
 from fitkit._nonfinite import NonFiniteReport
 from fitkit._optimisers import (
     bounded,
@@ -59,6 +60,9 @@ from fitkit._result import Result, make_result
 
 #: For how long interrupts only ask for the pause that the first one asked for, in seconds.
 _PATIENCE = 3.0
+
+# What others call the number of steps.
+_ENDS = dict.fromkeys(("steps", "n_steps", "num_steps", "maxiter", "epochs", "iterations"), "n")
 
 
 class Fit:
@@ -75,7 +79,8 @@ class Fit:
     params
         Where to start: any pytree of real floating-point numbers and arrays.
     args
-        What the function needs besides, passed on as it is: a model, the data.
+        What the function needs besides: a model, the data. Arrays of any library arrive as JAX's,
+        tables as dictionaries of their columns; NumPy's masks and all else as they are.
     optimiser
         One optax optimiser for all parameters, or a mapping from paths, subtrees and globs to
         optimisers (see `map_optimisers`). A parameter that it leaves out stays frozen. Left out
@@ -125,6 +130,7 @@ class Fit:
     'converged'
     """
 
+    @named_arguments("Fit")
     def __init__(
         self,
         *,
@@ -170,6 +176,7 @@ class Fit:
 
     # Running.
 
+    @named_arguments("run", **_ENDS)
     def run(self, n: int | None = None, until: Until | None = None, progress: bool = True) -> None:
         """Run until the fit has converged, or take `n` steps, and wait for that.
 
@@ -223,6 +230,7 @@ class Fit:
             print(f"\r{self.message:<100}", flush=True)
         self._conclude(report)
 
+    @named_arguments("start", **_ENDS)
     def start(self, n: int | None = None, until: Until | None = None) -> None:
         """Run until the fit has converged, or take `n` steps, in the background; return at once.
 
@@ -329,6 +337,7 @@ class Fit:
         run = Run(self._target("steps", n), every=every)
         return self._infos(run)
 
+    @named_arguments("restart")
     def restart(self, params: PyTree = None, args: Any = None) -> None:
         """Begin anew at step 0, with the same functions, optimiser, learning rates and freezing.
 
@@ -493,6 +502,7 @@ class Fit:
             If there is no Fisher matrix here, or none that constrains anything.
         """
         inner = inner or self._inner or optax.lbfgs()
+        check_optimiser("enter_eigenbasis", "the optimiser", inner)
         fisher = self.fisher()
         optimiser = in_eigenbasis(inner, self.snapshot.place.state.params, fisher)
         built = program_for(self.snapshot, optimiser)

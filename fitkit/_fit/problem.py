@@ -8,11 +8,10 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from fitkit._fisher import check_residuals, gradient_by_columns, has_reverse
-from fitkit._paths import element_name, is_static, named_leaves, path_of
+from fitkit._input import checked_params, outcome, shortened, split_args
 
 Params: TypeAlias = PyTree
 LossFunction: TypeAlias = Callable[[Params, Any], Float[ArrayLike, ""]]
@@ -57,15 +56,18 @@ class Problem:
         """Put back what is no array, so that the user sees the tree that came."""
         return eqx.combine(params, self.static_params)
 
-    def checked(self, params: Params, args: PyTree) -> "Problem":
+    def checked(self, params: Params, args: PyTree, event: str = "Fit") -> "Problem":
         """Check what the user's function returns, and find out how it can be differentiated.
 
         By shape and dtype: nothing compiles. Returns a problem that knows the mode.
         """
-        function: Any = self.loss_function or self.residuals_function
-        out = eqx.filter_eval_shape(lambda *free: function(*self._whole(*free)), params, args)
-        (_check_residuals if self.loss_function is None else _check_loss)(out)
-        forward_only = not has_reverse("Fit", lambda p: self._loss(p, args), params)
+        whole = self._whole(params, args)
+        if self.loss_function is not None:
+            _check_loss(outcome(event, "loss", self.loss_function, *whole), event)
+        else:
+            assert self.residuals_function is not None
+            _check_residuals(outcome(event, "residuals", self.residuals_function, *whole), event)
+        forward_only = not has_reverse(event, lambda p: self._loss(p, args), params)
         if forward_only == self.forward_only:
             return self
         return dataclasses.replace(self, forward_only=forward_only)
@@ -95,118 +97,46 @@ def make_problem(
         raise ValueError(f"Fit: {given} of `loss` and `residuals` came; give exactly one.")
     function, kind = (loss, "loss") if residuals is None else (residuals, "residuals")
     if not callable(function):
-        raise TypeError(f"Fit: `{kind}` must be a function of (params, args), not {function!r}.")
-    arrays, static_params = split_params(params)
-    data, static_args = split_args(args)
+        raise TypeError(
+            f"Fit: `{kind}` must be a function of (params, args), not {shortened(function)}. "
+            "Pass the function itself, without calling it."
+        )
+    arrays, static_params = checked_params(params, "Fit")
+    data, static_args = split_args(args, "Fit")
     problem = Problem(loss, residuals, static_params, static_args).checked(arrays, data)
     return problem, arrays, data
 
 
-def split_params(params: PyTree) -> tuple[Params, PyTree]:
-    """Separate the parameters, which are checked, from the functions in their tree."""
-    static = jax.tree.map(lambda leaf: leaf if is_static(leaf) else None, params)
-    arrays = jax.tree_util.tree_map_with_path(
-        lambda key_path, leaf: None if is_static(leaf) else _checked(key_path, leaf), params
-    )
-    if not named_leaves(arrays):
-        raise ValueError("Fit: `params` has no leaves; give at least one floating-point parameter.")
-    return arrays, static
-
-
-def split_args(args: PyTree) -> tuple[PyTree, PyTree]:
-    """Separate the data, as JAX arrays, from everything else.
-
-    A record array, as a FITS table is, becomes a dictionary of its columns.
-    """
-    args = jax.tree.map(_columns, args)
-    # Plain numbers stay as they are, for they may be shapes or switches; so do NumPy's booleans,
-    # for a mask that JAX traces could not be used as an index.
-    data, static = eqx.partition(args, _is_numeric_array)
-    return jax.tree.map(lambda leaf: jnp.asarray(_native(leaf)), data), static
-
-
-def _columns(leaf: Any) -> Any:
-    if isinstance(leaf, np.ndarray) and leaf.dtype.names:
-        return {name: np.asarray(leaf[name]) for name in leaf.dtype.names}
-    return leaf
-
-
-def _native(leaf: Any) -> Any:
-    """Put the bytes of a NumPy array into the machine's order; FITS files are big-endian."""
-    if isinstance(leaf, np.ndarray | np.generic) and not leaf.dtype.isnative:
-        return leaf.astype(leaf.dtype.newbyteorder("="))
-    return leaf
-
-
-def _is_numeric_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) or (
-        isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in "iufc"
-    )
-
-
-def _checked(key_path: tuple[Any, ...], leaf: Any) -> Float[Array, "..."]:
-    """Return the leaf as a strongly typed array of its own width; raise if it cannot be fitted."""
-    path = path_of(key_path)
-    if any(getattr(key, "key", None) == "" for key in key_path):
-        raise ValueError(
-            f"Fit: a parameter has the empty string as a key (beside '{path}'), and so no path to "
-            "name it by. Rename the key."
-        )
-    wanted = "a parameter must be a finite real floating-point number or array of them"
-    try:
-        array = _native(np.asarray(leaf))
-    except Exception as error:
-        raise TypeError(f"Fit: parameter '{path}' is {leaf!r}; {wanted}.") from error
-    if jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == bool:
-        raise TypeError(
-            f"Fit: parameter '{path}' has dtype {array.dtype}; {wanted}. An integer has no "
-            f"gradient: write {_as_float(array)}, or pass it through `args`."
-        )
-    if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise TypeError(
-            f"Fit: parameter '{path}' is complex; {wanted}. Fit its real and imaginary parts, "
-            "or amplitude and phase, as two parameters."
-        )
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(
-            f"Fit: parameter '{path}' is {leaf!r} ({type(leaf).__name__}); {wanted}. "
-            "Pass what is not fitted through `args`."
-        )
-    if array.size == 0:
-        raise ValueError(f"Fit: parameter '{path}' is empty (shape {array.shape}); {wanted}.")
-    bad = np.argwhere(~np.isfinite(array))
-    if len(bad):
-        index = tuple(int(i) for i in bad[0])
-        raise ValueError(
-            f"Fit: parameter '{element_name(path, index)}' is {array[index]} at the start; "
-            f"{wanted}."
-        )
-    dtype = array.dtype if hasattr(leaf, "dtype") else jnp.result_type(float)
-    return jnp.asarray(array, dtype=jax.dtypes.canonicalize_dtype(dtype))
-
-
-def _as_float(array: np.ndarray) -> str:
-    return f"{float(array)!r}" if array.ndim == 0 else f"params.astype(float), for {array.dtype}"
-
-
-def _check_loss(out: Any) -> None:
+def _check_loss(out: Any, event: str) -> None:
     cure = "A loss must return one real floating-point number"
     if not isinstance(out, jax.ShapeDtypeStruct):
-        raise TypeError(f"Fit: `loss` returned {out!r}. {cure}.")
+        hint = ""
+        if out is None:
+            hint = ": perhaps its `return` is missing"
+        elif len(jax.tree.leaves(out)) > 1:
+            hint = ", and nothing beside it: leave out what is not the loss"
+        raise TypeError(f"{event}: `loss` returned {out!r}. {cure}{hint}.")
     if out.shape != ():
         raise TypeError(
-            f"Fit: `loss` returned an array of shape {out.shape}. {cure}: sum it, or pass the "
+            f"{event}: `loss` returned an array of shape {out.shape}. {cure}: sum it, or pass the "
             "function as `residuals=` if its square is what should be small."
         )
     if not jnp.issubdtype(out.dtype, jnp.floating):
         hint = ": take its real part" if jnp.issubdtype(out.dtype, jnp.complexfloating) else ""
-        raise TypeError(f"Fit: `loss` returned a number of dtype {out.dtype}. {cure}{hint}.")
+        raise TypeError(f"{event}: `loss` returned a number of dtype {out.dtype}. {cure}{hint}.")
 
 
-def _check_residuals(out: PyTree) -> None:
-    check_residuals(out, "Fit")
-    if sum(leaf.size for leaf in jax.tree.leaves(out)) == 0:
+def _check_residuals(out: PyTree, event: str) -> None:
+    check_residuals(out, event)
+    leaves = jax.tree.leaves(out)
+    if sum(leaf.size for leaf in leaves) == 0:
         raise ValueError(
-            "Fit: `residuals` returned no elements; must be a tree of real floating-point arrays, "
-            "(model - data) / sigma."
+            f"{event}: `residuals` returned no elements; must be a tree of real floating-point "
+            "arrays, (model - data) / sigma."
+        )
+    if len(leaves) == 1 and leaves[0].shape == ():
+        raise TypeError(
+            f"{event}: `residuals` returned one number and no array. If it is what should be as "
+            "small as possible, a sum of squares or a negative log-likelihood, pass the function "
+            "as `loss=`; if there is one datum, return an array of shape (1,)."
         )

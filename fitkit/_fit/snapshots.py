@@ -207,11 +207,10 @@ class Timeline:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Failure:
-    """A step that was not finite: its number, what of it failed, and what steered it."""
+    """A step that was not finite: its number, and what of it failed."""
 
     step: int
     outcome: int
-    controls: Controls
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -1,6 +1,8 @@
 """Where a NaN or an infinity came from."""
 
-from fitkit._nonfinite.advice import ADVICE as ADVICE
+from fitkit._nonfinite.advice import InForce as InForce
+from fitkit._nonfinite.advice import advice as advice
+from fitkit._nonfinite.advice import advised as advised
 from fitkit._nonfinite.checks import NonFiniteError as NonFiniteError
 from fitkit._nonfinite.checks import debug_nan_check as debug_nan_check
 from fitkit._nonfinite.checks import zero_nan_check as zero_nan_check

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fitkit._nonfinite.advice import ADVICE
+from fitkit._input import shown_file
+from fitkit._nonfinite.advice import advice
 from fitkit._nonfinite.backtrack import Site, blame, origins
 from fitkit._nonfinite.jax_checks import passes_custom_vjp
 from fitkit._nonfinite.labels import Inputs, origin_names
@@ -19,7 +20,6 @@ from fitkit._nonfinite.source import (
     frames_of,
     library_function,
     line_text,
-    shown_file,
     shown_place,
     user_frames,
 )
@@ -103,6 +103,7 @@ def tell_site(
         masked = user_frames(_all_frames(trap))
         note = note or (f"masked by where at {shown_place(masked[0])}" if masked else "")
     name, _, value = names[0] if names else (None, False, None)
+    dtype = str(born.atom.aval.dtype)
     return NonFiniteReport(
         phase=phase,
         operation=text,
@@ -118,8 +119,9 @@ def tell_site(
         iteration=_iteration(born),
         lane=_lane(born),
         chain=_chain(path),
-        advice=ADVICE[family],
+        advice=advice(family, dtype),
         family=family,
+        dtype=dtype,
         note=note,
     )
 

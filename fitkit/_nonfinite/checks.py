@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from fitkit._input import converted
 from fitkit._nonfinite.numpy_rules import is_inexact
 from fitkit._paths import element_name, named_leaves
 
@@ -90,7 +91,7 @@ def zero_nan_check(grads: PyTree, infinities: bool = False) -> PyTree:
     def zeroed(leaf: Any) -> Any:
         if not _is_checked(leaf):
             return leaf
-        value = jnp.asarray(leaf)
+        value = jnp.asarray(converted(leaf, "zero_nan_check", "grads"))
         return jnp.where(_bad(value, infinities), jnp.zeros((), value.dtype), value)
 
     # With jax_debug_nans on, JAX would raise at the very NaN that is to be replaced.

@@ -10,6 +10,7 @@ import jax.extend.core as jex
 from jaxtyping import PyTree
 
 from fitkit._fisher import gradient_by_columns, has_reverse
+from fitkit._input import explained, shown_file
 from fitkit._nonfinite.backtrack import Site
 from fitkit._nonfinite.build_report import tell
 from fitkit._nonfinite.jax_checks import debug_nans_frames, flagged_equation
@@ -18,7 +19,7 @@ from fitkit._nonfinite.numpy_rules import is_inexact, nonfinite_mask, to_host
 from fitkit._nonfinite.replay import run
 from fitkit._nonfinite.report import NonFiniteReport
 from fitkit._nonfinite.scope import Memory, count_equations
-from fitkit._nonfinite.source import line_text, shown_file, shown_place
+from fitkit._nonfinite.source import line_text, shown_place
 from fitkit._paths import path_of
 
 # Beyond this many equations compiling costs minutes, and the replay alone gates.
@@ -72,7 +73,8 @@ def find_nonfinite(
             "needs numbers: call it outside, on the function itself."
         )
     target = value_and_gradient(function) if gradient else function
-    return find_from(target, inputs)
+    with explained("find_nonfinite", "function", None):
+        return find_from(target, inputs)
 
 
 def value_and_gradient(function: Callable) -> Callable:

@@ -11,9 +11,10 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
+from fitkit._input import is_user_file
 from fitkit._nonfinite.numpy_rules import single, to_device
 from fitkit._nonfinite.scope import Scope, open_jaxpr
-from fitkit._nonfinite.source import Frame, is_user_file
+from fitkit._nonfinite.source import Frame
 
 _MOST_FLAGGED = 4000  # equations: compiling more takes minutes
 

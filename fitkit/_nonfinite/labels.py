@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from fitkit._input import converted, is_traceable
 from fitkit._nonfinite.backtrack import Site
 from fitkit._paths import element_name, path_of
 
@@ -31,7 +32,11 @@ def name_inputs(function: Callable, args: tuple[Any, ...]) -> Inputs:
     argument begin with that argument's name in the function's signature.
     """
     named = _argument_names(function, len(args))
-    dynamic, static = eqx.partition(args, eqx.is_array_like)
+    whats = ("params", *(name or "args" for name in named[1:]))
+    args = tuple(
+        converted(one, "find_nonfinite", what) for one, what in zip(args, whats, strict=True)
+    )
+    dynamic, static = eqx.partition(args, _is_traced)
     leaves, structure = jax.tree.flatten(dynamic)
     paths, keys, argument = [], [], []
     for key_path, _ in jax.tree_util.tree_leaves_with_path(dynamic):
@@ -49,6 +54,12 @@ def name_inputs(function: Callable, args: tuple[Any, ...]) -> Inputs:
         return eqx.combine(jax.tree.unflatten(structure, arrays), static)
 
     return Inputs(leaves, paths, keys, argument, rebuild)
+
+
+def _is_traced(leaf: Any) -> bool:
+    """Whether a leaf is traced: an array of numbers, or a number of Python's."""
+    held = isinstance(leaf, np.ndarray | np.generic)
+    return is_traceable(leaf) if held else eqx.is_array_like(leaf)
 
 
 def name_outputs(inputs: Inputs, outputs: list[tuple[Any, ...]], shapes: list[Any]) -> list[str]:

@@ -4,6 +4,7 @@ import dataclasses
 import html
 
 from fitkit._format import number
+from fitkit._input import place_text
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -47,6 +48,8 @@ class NonFiniteReport:
         What to try.
     family
         The kind of failure, a short key such as ``"sqrt at 0"``.
+    dtype
+        The dtype of the value that first went bad.
     note
         What else a reader must know: that the line was found by another route, for example.
     history
@@ -69,6 +72,7 @@ class NonFiniteReport:
     chain: tuple[str, ...] = ()
     advice: str = ""
     family: str = "other"
+    dtype: str = ""
     note: str = ""
     history: tuple[str, ...] = ()
 
@@ -130,14 +134,6 @@ _HEADLINES = {
     "gradient": "Non-finite in the gradient",
     "optimiser": "Non-finite through the optimiser",
 }
-
-
-def place_text(file: str | None, line: int | None) -> str:
-    """Write ``"model.py, line 12"``; the folder is dropped, as a reader knows it."""
-    if file is None:
-        return "an unknown line"
-    name = file.replace("\\", "/").rsplit("/", 1)[-1]
-    return f"{name}, line {line}"
 
 
 def _value(value: object) -> str:

@@ -4,18 +4,14 @@ import dataclasses
 import itertools
 import linecache
 import os
-import sysconfig
 from typing import Any
 
-from fitkit._nonfinite.report import place_text
+from fitkit._input import FITKIT, NUMERICS, is_user_file, package_of, place_text, shown_file
 
-# JAX and what is written on top of it: never the line a user wants to hear of first.
-_NUMERICS = ("jax", "jaxlib", "equinox", "optax", "numpy", "jaxtyping", "beartype", "optimistix")
 # Library functions that only call back the user's own.
 _CONTROL = {"scan", "while_loop", "fori_loop", "cond", "switch", "map", "vmap", "jit", "select"}
 _CONTROL |= {"checkpoint", "grad", "value_and_grad", "jvp", "vjp", "linearize", "apply_updates"}
-_STDLIB = os.path.normcase(sysconfig.get_path("stdlib"))
-_FITKIT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_HERE = os.path.join(FITKIT, "_nonfinite") + os.sep
 # Files of JAX that every bind goes through: what they add to a traceback tells two equations of
 # one operation apart no better than their order does.
 _MACHINERY = {
@@ -70,7 +66,7 @@ def user_frames(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
     package above JAX; where there are none of those either, none.
     """
     own = tuple(frame for frame in frames if frame.is_user)
-    return own or tuple(frame for frame in frames if _package(frame.file) not in _NUMERICS)
+    return own or tuple(frame for frame in frames if package_of(frame.file) not in NUMERICS)
 
 
 def library_function(frames: tuple[Frame, ...]) -> str:
@@ -78,25 +74,15 @@ def library_function(frames: tuple[Frame, ...]) -> str:
     named = [f for f in frames if f.is_user or os.path.basename(f.file) not in _MACHINERY]
     for inner, outer in itertools.pairwise(named):
         if outer.is_user:
-            package = _package(inner.file)
-            if package not in ("jax", ""):
+            package = package_of(inner.file)
+            if package not in ("jax", "fitkit", ""):
                 # In optax's chain it is the link that a user wants to hear of.
-                inner = next(f for f in named if _package(f.file) == package)
+                inner = next(f for f in named if package_of(f.file) == package)
             # "scale_by_adam.<locals>.update_fn" is known to its users as scale_by_adam.
             name = inner.function.split(".<locals>.")[0]
             plain = name.isidentifier() and not name.startswith("_")
             return "" if inner.is_user or not plain or name in _CONTROL else name
     return ""
-
-
-def shown_file(file: str) -> str:
-    """Name the file as its user knows it: a notebook's cell by its number."""
-    shell = _notebook_shell()
-    if shell is not None:
-        label = shell.compile.format_code_name(file)
-        if label is not None:
-            return " ".join(label)
-    return file
 
 
 def shown_place(frame: Frame) -> str:
@@ -109,38 +95,3 @@ def shown_place(frame: Frame) -> str:
 def line_text(frame: Frame) -> str:
     """Read the line's text, in a notebook too."""
     return linecache.getline(frame.file, frame.line).strip()
-
-
-def _notebook_shell() -> Any:
-    # IPython is there only where it runs: importing it would cost a second elsewhere.
-    import sys
-
-    interactive = sys.modules.get("IPython")
-    shell = interactive.get_ipython() if interactive is not None else None
-    return shell if hasattr(getattr(shell, "compile", None), "format_code_name") else None
-
-
-_HERE = os.path.join(_FITKIT, "_nonfinite") + os.sep
-_known: dict[str, bool] = {}
-
-
-def is_user_file(file: str) -> bool:
-    """Whether a file is the user's own, and not of a package or of Python, by where it lies."""
-    if file not in _known:
-        _known[file] = not (
-            _package(file)
-            or os.path.normcase(file).startswith(_STDLIB + os.sep)
-            or file.startswith((_FITKIT + os.sep, "<frozen"))
-        )
-    return _known[file]
-
-
-def _package(file: str) -> str:
-    """Name the installed package that a file belongs to; empty for any other file."""
-    parts = file.replace("\\", "/").split("/")
-    for folder in ("site-packages", "dist-packages"):
-        if folder in parts:
-            return parts[parts.index(folder) + 1].removesuffix(".py")
-    if file.startswith(_FITKIT + os.sep):
-        return "jax"  # fitkit's own frames rank with JAX's
-    return ""

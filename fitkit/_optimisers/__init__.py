@@ -13,6 +13,7 @@ from fitkit._optimisers.eigenbasis import in_eigenbasis as in_eigenbasis
 from fitkit._optimisers.frozen_memory import put_aside as put_aside
 from fitkit._optimisers.frozen_memory import put_back as put_back
 from fitkit._optimisers.gauss_newton import gauss_newton as gauss_newton
+from fitkit._optimisers.links import links as links
 from fitkit._optimisers.mapping import Assignment as Assignment
 from fitkit._optimisers.mapping import assign as assign
 from fitkit._optimisers.mapping import delay as delay

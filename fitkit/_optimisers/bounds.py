@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from fitkit._fisher import AnyArray
+from fitkit._input import shortened
 from fitkit._paths import element_name, match_paths, named_elements, named_leaves, ravel
 
 
@@ -113,6 +114,11 @@ def bounded(bounds: Mapping[Any, tuple[Any, Any]], params: PyTree[ArrayLike]) ->
         not below the upper, or an element starts outside.
     """
     leaves = named_leaves(params)
+    if not isinstance(bounds, Mapping):
+        raise TypeError(
+            f"bounds: {shortened(bounds)} names no parameters; must be a mapping from paths to "
+            f"pairs (lower, upper), with None for no limit: {_example(bounds, tuple(leaves))}."
+        )
     pairs: dict[str, tuple[Any, Any]] = {}
     for pattern, limits in bounds.items():
         for path in match_paths(pattern, leaves, "bounds"):
@@ -129,6 +135,22 @@ def bounded(bounds: Mapping[Any, tuple[Any, Any]], params: PyTree[ArrayLike]) ->
         upper.append(jnp.asarray(limits[1]))
     structure = jax.tree.structure(params)
     return Bounds(jax.tree.unflatten(structure, lower), jax.tree.unflatten(structure, upper))
+
+
+def _example(bounds: Any, paths: tuple[str, ...]) -> str:
+    """Write as a mapping what came as SciPy takes it: (lowers, uppers), or a pair for each."""
+    try:
+        limits = np.asarray(bounds, dtype=float)
+    except (TypeError, ValueError):
+        limits = np.empty((0, 2))
+    if isinstance(bounds, tuple) and limits.shape == (2, len(paths)):
+        limits = limits.T if np.all(limits[0] < limits[1]) else limits
+    if limits.shape != (len(paths), 2):
+        limits = np.array([[0.0, np.inf]])
+    lower, upper = (
+        [float(one) if np.isfinite(one) else None for one in limits[:, k]] for k in (0, 1)
+    )
+    return str(dict(zip(paths[:4], zip(lower, upper, strict=True), strict=False)))
 
 
 def _pair(path: str, limits: Any) -> tuple[Any, Any]:

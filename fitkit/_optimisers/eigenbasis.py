@@ -5,7 +5,7 @@ import optax
 from jaxtyping import PyTree
 
 from fitkit._fisher import EigenProjection, FisherMatrix, eigen_projected
-from fitkit._optax import OptaxLike
+from fitkit._input import OptaxLike
 from fitkit._paths import named_elements
 
 

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fitkit._fisher import check_residuals, norm, rank_rtol, scaled_columns, transposed_jacobian
+from fitkit._input import converted, explained
 from fitkit._optimisers.convergence import assess, decomposed
 from fitkit._optimisers.diagnostics import Diagnostics, Verdict
 from fitkit._optimisers.trust_region import Model, search
@@ -120,7 +121,7 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
     """
 
     def init(params: PyTree) -> GaussNewtonState:
-        flat, _ = ravel(params)
+        flat, _ = ravel(converted(params, "gauss_newton", "params"))
         if flat.size == 0:
             raise ValueError("gauss_newton: params holds no numbers, so there is nothing to fit.")
         zeros, none = jnp.zeros_like(flat), jnp.zeros((), jnp.int32)
@@ -144,11 +145,13 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
                 " params, residuals=function), where function(params) returns a pytree of arrays. "
                 "(In Fit: pass residuals= in place of loss=.)"
             )
+        params = converted(params, "gauss_newton", "params")
         flat, unravel = ravel(params)
         dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}
 
         def function(flat: Float[Array, " n"]) -> Float[Array, " m"]:
-            values = residuals(unravel(flat))
+            with explained("gauss_newton", "residuals", None):
+                values = residuals(unravel(flat))
             check_residuals(values, "gauss_newton")
             dtypes.update(jnp.result_type(leaf) for leaf in jax.tree.leaves(values))
             return ravel(values)[0]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from fitkit._optax import as_optax
+from fitkit._input import as_optax, check_optimiser, converted
 from fitkit._paths import Paths, UnknownPathError, match_paths, named_leaves
 
 # The optimiser of every path, or None for a parameter that no optimiser moves.
@@ -83,12 +83,13 @@ def map_optimisers(
     """
     if isinstance(params, dict):
         params = _unpack(params)
+    params = converted(params, "map_optimisers", "params")
     params = jax.tree.unflatten(
         jax.tree.structure(params),
         [_as_float(path, leaf) for path, leaf in named_leaves(params).items()],
     )
     paths = tuple(named_leaves(params))
-    assignment = assign(paths, optimisers, strict)
+    assignment = assign(paths, optimisers, strict, "map_optimisers")
     unmapped = [path for path, optimiser in assignment.items() if optimiser is None]
     if strict and unmapped:
         raise ValueError(
@@ -135,6 +136,7 @@ def assign(
     paths: Iterable[str],
     optimisers: Mapping[Any, optax.GradientTransformation] | optax.GradientTransformation,
     strict: bool = True,
+    event: str = "Fit",
 ) -> Assignment:
     """Decide which optimiser moves each parameter; None where none does.
 
@@ -146,6 +148,8 @@ def assign(
         A mapping as `map_optimisers` takes it, or one optimiser for all.
     strict
         Whether a key that matches no parameter is an error, or only worth a warning.
+    event
+        What the user was doing, to open an error with.
 
     Raises
     ------
@@ -158,10 +162,10 @@ def assign(
     """
     paths = tuple(paths)
     if not isinstance(optimisers, Mapping):
-        return dict.fromkeys(paths, _checked("optimiser", optimisers))
+        return dict.fromkeys(paths, check_optimiser(event, "the optimiser", optimisers))
     claims: list[Claim] = []
     for key, optimiser in optimisers.items():
-        _checked(f"the optimiser of {key!r}", optimiser)
+        check_optimiser(event, f"the optimiser of {key!r}", optimiser)
         for pattern in _flat(key):
             try:
                 hits = match_paths(pattern, paths, "optimisers")
@@ -339,14 +343,6 @@ def _as_float(path: str, leaf: Any) -> Array:
             f"map_optimisers: the parameter '{path}' is {leaf!r}, must be a number or an array. "
             "Keep only the arrays of a module with eqx.filter(model, eqx.is_inexact_array)."
         ) from error
-
-
-def _checked(what: str, optimiser: Any) -> optax.GradientTransformation:
-    if not (hasattr(optimiser, "init") and hasattr(optimiser, "update")):
-        raise TypeError(
-            f"{what} is {optimiser!r}, must be an optax optimiser such as optax.adam(1e-3)."
-        )
-    return optimiser
 
 
 def _check_structure(what: str, tree: PyTree, structure: Any) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
 
+from fitkit._input import converted
 from fitkit._paths import common_dtype, path_of
 
 
@@ -82,6 +83,8 @@ def max_step_size(
      [0.  0.2]
      [0.6 0. ]]
     """
+    limit = converted(limit, "max_step_size", "limit") if hasattr(limit, "dtype") else limit
+    systems = converted(systems, "max_step_size", "systems")
     captured, count = _captured(systems, num_systems)
     limit = jnp.asarray(limit) if isinstance(limit, list | tuple) else limit
     _check_limit(limit, count)
@@ -216,6 +219,7 @@ def _leaves_with_ids(
     updates: PyTree, systems: PyTree | None
 ) -> tuple[list[Array], list[Int[Array, "..."]], Any]:
     """Pair every leaf with the ids of its elements, and check that they fit."""
+    updates = converted(updates, "max_step_size", "the updates")
     named, structure = jax.tree_util.tree_flatten_with_path(updates)
     if systems is None:
         ids: list[Any] = [np.zeros((), np.int32)] * len(named)
