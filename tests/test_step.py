@@ -12,6 +12,7 @@ import zodiax as zdx
 
 import fitkit as fk
 from fitkit._fit.problem import make_problem
+from fitkit._fit.chunk import make_chunk
 from fitkit._fit.step import (
     BAD_EVALUATION,
     BAD_UPDATE,
@@ -19,7 +20,6 @@ from fitkit._fit.step import (
     Controls,
     StepInfo,
     initial_state,
-    make_chunk,
     make_step,
 )
 
@@ -78,7 +78,7 @@ def test_chunk_is_the_loop_one_would_write(optimiser):
     # The same operations, but fused differently: rounding, not more.
     np.testing.assert_allclose(chunk.rows[:20], rows, rtol=1e-9, atol=1e-12)
     for name in START:
-        np.testing.assert_allclose(chunk.state.params[name], params[name], rtol=1e-10)
+        np.testing.assert_allclose(chunk.state.tree.params[name], params[name], rtol=1e-10)
 
 
 def test_factor_and_freezing():
@@ -98,7 +98,7 @@ def test_frozen_parameter_is_a_constant_to_the_others(optimiser):
     """With the slope frozen, the offset goes where the one-parameter fit goes."""
     _, step, state, args = make(straight, START, optimiser)
     run = make_chunk(step)
-    frozen = run(state, controls(1, 0), args, np.int32(15), np.int32(GOOD)).state.params
+    frozen = run(state, controls(1, 0), args, np.int32(15), np.int32(GOOD)).state.tree.params
 
     def one(params, args):
         return straight({**params, "slope": 1.0}, args)
@@ -107,7 +107,7 @@ def test_frozen_parameter_is_a_constant_to_the_others(optimiser):
     alone = make_chunk(step)(state, controls(1), args, np.int32(15), np.int32(GOOD))
     assert frozen["slope"] == 1.0
     # The line search of L-BFGS stops at a tolerance, so its path magnifies rounding a little.
-    np.testing.assert_allclose(frozen["offset"], alone.state.params["offset"], rtol=1e-8)
+    np.testing.assert_allclose(frozen["offset"], alone.state.tree.params["offset"], rtol=1e-8)
 
 
 def test_nan_gradient_of_a_frozen_parameter_does_no_harm():
@@ -198,7 +198,7 @@ def test_any_tree_of_parameters(params):
     count = len(jax.tree.leaves(state.params))
     run = make_chunk(step)
     chunk = run(state, controls(*[1] * count), args, np.int32(5), np.int32(GOOD))
-    whole = problem.whole_params(chunk.state.params)
+    whole = problem.whole_params(chunk.state.tree.params)
     assert jax.tree.structure(whole) == jax.tree.structure(params)
     assert chunk.rows[4, 0] < chunk.rows[0, 0]
 

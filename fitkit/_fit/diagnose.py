@@ -59,7 +59,8 @@ def explain_failure(snapshot: Snapshot) -> NonFiniteReport | None:
     if failure.outcome == BAD_EVALUATION and failure.step > place.step:
         # The last finite state led to one where the loss or its gradient is not.
         latest = place.step
-        state, _ = program.replay(place.state, failure.controls, failure.step - place.step)
+        steps = failure.step - place.step
+        state = Place(latest, program.replay(place.kept, failure.controls, steps)[0], program).state
     with program.settings.applied(), no_debugging():
         earlier = timeline.before(latest, 4)
         return explain(

@@ -1,9 +1,9 @@
-"""The compiled step of a fit, and the chunk: many steps that stop by themselves where one fails."""
+"""One step of a fit: evaluate, let the optimiser propose, scale, move."""
 
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,10 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from fitkit._fisher import quick_norm
 from fitkit._fit.problem import Params, Problem
 from fitkit._nonfinite import zero_nan_check
-from fitkit._optimisers import Bounds, tolerant, verdict_of
-
-#: Memory for what a chunk records, in bytes.
-_RECORD_BUDGET = 1_000_000
+from fitkit._optimisers import Bounds, tolerant
 
 #: What an optimiser is told besides its gradient, if it takes it.
 _EXTRA = ("value", "grad", "value_fn", "grad_fn", "residuals", "frozen")
@@ -48,19 +45,14 @@ class NonFiniteCounts(eqx.Module):
 
 
 class Controls(eqx.Module):
-    """What steers a running fit: the number that multiplies each parameter's step; 0 freezes.
+    """What steers a running fit: the number that multiplies each parameter's step; 0 freezes."""
 
-    One scalar for each leaf. With the elements of one array the arithmetic of every leaf would be
-    a kernel of its own for XLA, which compiles hundreds of them one by one; as scalars, leaves of
-    one shape share theirs.
-    """
-
-    multipliers: tuple[Float[Array | np.ndarray, ""], ...]
+    multipliers: Float[Array | np.ndarray, " leaves"]
 
     @classmethod
     def of(cls, multipliers: Iterable[float]) -> "Controls":
-        """Take plain numbers, as scalars of one fixed dtype: a Python float would retrace."""
-        return cls(tuple(np.asarray(one, np.float32) for one in multipliers))
+        """Take plain numbers, in one fixed dtype: a Python float would retrace."""
+        return cls(np.array(list(multipliers), np.float32))
 
 
 class StepInfo(eqx.Module):
@@ -86,23 +78,26 @@ class StepInfo(eqx.Module):
         return cls(np.asarray(row[0]), gradient_norms, step_norms)
 
 
-class Chunk(eqx.Module):
-    """What a compiled run of steps gives back."""
+class Step(NamedTuple):
+    """One step, in two parts.
 
-    state: FitState
-    steps: Int[Array, ""]
-    rows: Float[Array, "capacity columns"]
-    outcome: Int[Array, ""]
-    verdict: Int[Array, ""]
+    Attributes
+    ----------
+    evaluate
+        Evaluates the user's function: the loss and its gradient at (params, args).
+    move
+        Goes on from there with (state, loss, gradient, controls, args): where that leads, what is
+        recorded, and whether it was good.
+    """
 
-
-@runtime_checkable
-class Step(Protocol):
-    """One step: where it leads, what is recorded, and whether it was good."""
+    evaluate: Callable[[Params, PyTree], tuple[Array, Params]]
+    move: Callable[..., tuple[FitState, StepInfo, Int[Array, ""]]]
 
     def __call__(
         self, state: FitState, controls: Controls, args: PyTree
-    ) -> tuple[FitState, StepInfo, Int[Array, ""]]: ...
+    ) -> tuple[FitState, StepInfo, Int[Array, ""]]:
+        """Take the step."""
+        return self.move(state, *self.evaluate(state.params, args), controls, args)
 
 
 def initial_state(
@@ -137,13 +132,12 @@ def make_step(
     """
     update = tolerant(optax.with_extra_args_support(optimiser).update, _EXTRA)
 
-    def step(
-        state: FitState, controls: Controls, args: PyTree
+    def move(
+        state: FitState, loss: Array, gradient: Params, controls: Controls, args: PyTree
     ) -> tuple[FitState, StepInfo, Int[Array, ""]]:
         params = state.params
-        frozen = _like(params, [one == 0 for one in controls.multipliers])
-
-        loss, gradient = jax.value_and_grad(problem.loss)(params, args)
+        multipliers = [m.reshape(()) for m in _separated(controls.multipliers)]
+        frozen = _like(params, [one == 0 for one in multipliers])
         if bounds is not None:
             frozen = jax.tree.map(jnp.logical_or, frozen, bounds.blocked(params, gradient))
 
@@ -182,7 +176,7 @@ def make_step(
         updates = jax.tree.map(
             lambda f, m, u, p: jnp.where(f, 0, u.astype(p.dtype) * m.astype(p.dtype)),
             frozen,
-            _like(params, controls.multipliers),
+            _like(params, multipliers),
             updates,
             params,
         )
@@ -208,49 +202,7 @@ def make_step(
             after, outcome = _go_on_over(state, after, zeroed, outcome, on_nonfinite == "skip")
         return after, info, outcome
 
-    return step
-
-
-def capacity(params: Params) -> int:
-    """Compute how many steps one chunk may take: as many as its record has room for."""
-    columns = 1 + 2 * len(jax.tree.leaves(params))
-    return max(16, min(16384, _RECORD_BUDGET // (8 * columns)))
-
-
-def make_chunk(step: Step) -> Callable:
-    """Compile a run of at most `steps` steps.
-
-    The run ends at the first step that is not good, or once the optimiser's verdict is no longer
-    0. Its length is data, so that it can follow the clock without compiling again. The state
-    after a step that failed is not kept: a select in every step costs more than running the good
-    ones again, which is what the caller does then. A chunk whose predecessor failed does nothing,
-    so that it can be queued before that is known.
-    """
-
-    @jax.jit
-    def chunk(
-        state: FitState,
-        controls: Controls,
-        args: PyTree,
-        steps: Int[Array, ""] | np.int32,
-        outcome: Int[Array, ""] | np.int32,
-    ) -> Chunk:
-        shapes = jax.eval_shape(step, state, controls, args)[1]
-        row = jax.eval_shape(StepInfo.row, shapes)
-
-        def goes_on(carry: Chunk) -> Array:
-            return (carry.steps < steps) & (carry.outcome == GOOD) & (carry.verdict == 0)
-
-        def body(carry: Chunk) -> Chunk:
-            state, info, outcome = step(carry.state, controls, args)
-            rows = lax.dynamic_update_index_in_dim(carry.rows, info.row(), carry.steps, 0)
-            return Chunk(state, carry.steps + 1, rows, outcome, verdict_of(state.optimiser))
-
-        rows = jnp.zeros((capacity(state.params), *row.shape), row.dtype)
-        verdict, outcome = verdict_of(state.optimiser), jnp.asarray(outcome)
-        return lax.while_loop(goes_on, body, Chunk(state, jnp.int32(0), rows, outcome, verdict))
-
-    return chunk
+    return Step(jax.value_and_grad(problem.loss), move)
 
 
 def _go_on_over(
@@ -289,9 +241,12 @@ def strongly_typed(state: optax.OptState) -> optax.OptState:
 
 def _as_before(after: optax.OptState, before: optax.OptState) -> optax.OptState:
     """Keep the dtypes of an optimiser's state, which parameters of mixed dtypes may change."""
-    return jax.tree.map(
-        lambda new, old: new.astype(old.dtype) if eqx.is_array(new) else new, after, before
-    )
+
+    def typed(new: Any, old: Any) -> Any:
+        # Random keys have a dtype that nothing can be converted to.
+        return new.astype(old.dtype) if eqx.is_array(new) and new.dtype != old.dtype else new
+
+    return jax.tree.map(typed, after, before)
 
 
 def _promotion() -> tuple[str, str]:
@@ -314,6 +269,10 @@ def _count_bad(tree: PyTree) -> Array:
 def _like(params: Params, values: Iterable[Any]) -> PyTree:
     """Build a tree like `params` from one value for each leaf."""
     return jax.tree.unflatten(jax.tree.structure(params), values)
+
+
+def _separated(vector: Float[Array | np.ndarray, " n"]) -> list[Float[Array, "1"]]:
+    return lax.split(jnp.asarray(vector), [1] * len(vector))
 
 
 def _norms(tree: PyTree, dtype: Any) -> Float[Array, " leaves"]:
