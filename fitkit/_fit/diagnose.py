@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 from fitkit._fit.forks import is_forked
 from fitkit._fit.jax_settings import no_debugging
 from fitkit._fit.problem import Params, Problem
-from fitkit._fit.snapshots import Failure, Snapshot
+from fitkit._fit.snapshots import Failure, Place, Snapshot
 from fitkit._fit.step import BAD_EVALUATION, Controls, FitState, Step
 from fitkit._format import number
 from fitkit._nonfinite import ADVICE, NonFiniteReport, find_from, name_inputs
