@@ -97,7 +97,9 @@ def test_a_parameter_leaves_its_bound_when_the_push_turns_round():
     _, chunk = run(fk.gauss_newton(), bounds, 50, start)
     _, free = run(fk.gauss_newton(), {}, 50)
     assert chunk.verdict == 1
-    np.testing.assert_allclose(values(chunk.state.tree.params), values(free.state.tree.params), rtol=1e-8)
+    np.testing.assert_allclose(
+        values(chunk.state.tree.params), values(free.state.tree.params), rtol=1e-8
+    )
 
 
 @pytest.mark.slow

@@ -139,5 +139,8 @@ def test_what_differs_becomes_a_vector():
     out = merged([packed, x[2]], [[0, 1], [2]])
     np.testing.assert_array_equal(out[0], [2.0, 4.0, 9.0])
     assert out[1] == np.exp(0.5) * 4
-    names = [e.primitive.name for e in jax.make_jaxpr(merged, static_argnums=1)([packed, x[2]], ((0, 1), (2,))).jaxpr.eqns]
+    names = [
+        e.primitive.name
+        for e in jax.make_jaxpr(merged, static_argnums=1)([packed, x[2]], ((0, 1), (2,))).jaxpr.eqns
+    ]
     assert names.count("mul") == 2

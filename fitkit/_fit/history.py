@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 #: Memory that the bins of one history may take, in bytes: some megabytes for a live view.
 _BUDGET = 4_000_000
 
-#: Rows of a bin that its median is taken of for the median: sorting takes far longer than the extremes do.
+#: Rows of a bin that its median is taken of: more take far longer than the extremes do.
 _NINE = 9
 
 

@@ -164,7 +164,7 @@ def _kind(path: tuple[Any, ...], paths: set[tuple[Any, ...]], names: set[str]) -
 
 
 def _numbered(parts: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
-    """Number groups of several trees through, as the leaves of one."""
+    """Return groups of several trees as those of one tree that holds them all."""
     groups, start = [], 0
     for part in parts:
         groups += [[start + index for index in group] for group in part]

@@ -7,5 +7,4 @@ from fitkit._nonfinite.checks import zero_nan_check as zero_nan_check
 from fitkit._nonfinite.find import find_from as find_from
 from fitkit._nonfinite.find import find_nonfinite as find_nonfinite
 from fitkit._nonfinite.labels import name_inputs as name_inputs
-from fitkit._nonfinite.numpy_rules import single as single
 from fitkit._nonfinite.report import NonFiniteReport as NonFiniteReport

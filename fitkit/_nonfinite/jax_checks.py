@@ -11,7 +11,8 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from fitkit._nonfinite.numpy_rules import single, to_device
+from fitkit._jaxprs import single
+from fitkit._nonfinite.numpy_rules import to_device
 from fitkit._nonfinite.scope import Scope, open_jaxpr
 from fitkit._nonfinite.source import Frame, is_user_file
 
