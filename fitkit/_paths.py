@@ -81,6 +81,12 @@ def ravel(tree: PyTree) -> tuple[Shaped[Array, " n"], Callable[[Array], PyTree]]
         return ravel_pytree(tree)
 
 
+def spread(values: PyTree, params: PyTree) -> Shaped[Array, " n"]:
+    """Spread one value for each leaf of `params` over its elements, in the order of `ravel`."""
+    wide = jax.tree.map(lambda one, leaf: jnp.broadcast_to(one, jnp.shape(leaf)), values, params)
+    return ravel(wide)[0]
+
+
 def common_dtype(*arrays: Any) -> np.dtype:
     """Return the dtype that holds all of `arrays` (or dtypes), whatever JAX's promotion setting."""
     with jax.numpy_dtype_promotion("standard"):

@@ -64,6 +64,21 @@ def test_a_converged_fit_stays_finite_in_the_eigenbasis():
     assert np.isfinite(fit.loss)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("factors", [(1.0, 1.0), (0.5, 0.5), (100.0, 100.0), (100.0, 0.3)])
+def test_gauss_newton_in_the_eigenbasis(factors):
+    """Learning rates are those of parameters, and what is judged are the steps they lead to."""
+    fit = make_fit()
+    fit.enter_eigenbasis(fk.gauss_newton())
+    fit.learning_rates.update(dict(zip(("offset", "slope"), factors, strict=True)))
+    losses = [fit.loss, *(fit.loss for _ in fit.steps(200))]
+    # At the end rounding, relative to the first loss.
+    assert np.all(np.diff(losses) <= 1e-12 * losses[0])
+    slope, offset = np.polyfit(X, Y, 1)
+    np.testing.assert_allclose(fit.params["slope"] * 1e6, slope, rtol=1e-5)
+    np.testing.assert_allclose(fit.params["offset"], offset, rtol=1e-5)
+
+
 def test_frozen_parameters_stay_out_of_the_eigenbasis():
     fit = make_fit()
     fit.freeze("offset")

@@ -374,6 +374,57 @@ def test_bad_input_is_refused():
         optimiser.update(params, state, params, residuals=lambda p: p + 1j)
 
 
+@pytest.mark.parametrize("factors", [0.5, 3.0, 1e6, {"gain": 0.01, "flux": 100.0, "rate": 1.0}])
+def test_multiplied_updates_keep_the_promise_of_the_trust_region(factors):
+    if not isinstance(factors, dict):
+        factors = dict.fromkeys(START, factors)
+    optimiser = cast(Any, fk.gauss_newton())
+
+    @jax.jit
+    def advance(params, state):
+        updates, state = optimiser.update(None, state, params, residuals=decay, factors=factors)
+        updates = jax.tree.map(jnp.multiply, updates, factors)
+        return optax.apply_updates(params, updates), state
+
+    params, state = START, optimiser.init(START)
+    losses = [jnp.sum(decay(params) ** 2)]
+    while state.verdict == RUNNING and len(losses) < 200:
+        params, state = advance(params, state)
+        losses.append(jnp.sum(decay(params) ** 2))
+    # Where convergence is near a step may go up by what rounding hides.
+    assert np.all(np.diff(losses) <= 1e-12 * losses[-1])
+    if len(set(factors.values())) == 1:
+        assert state.verdict == CONVERGED
+        np.testing.assert_allclose(params["rate"], decay_solution()[1], rtol=1e-6)
+
+
+def test_a_factor_above_one_counts_as_one():
+    once = minimise(decay, START)[0]
+    fit = fk.Fit(residuals=lambda params, args: decay(params), params=START)
+    fit.learning_rates["*"] = 100.0
+    fit.run(100, progress=False)
+    assert fit.status == "converged"
+    np.testing.assert_allclose(fit.params["rate"], once["rate"], rtol=1e-7)
+
+
+CONCENTRATION = np.repeat([0.02, 0.06, 0.11, 0.22, 0.56, 1.10], 2)
+RATE = np.array([76.0, 47, 97, 107, 123, 139, 159, 152, 191, 201, 207, 200])
+
+
+def michaelis_menten(p):
+    """Puromycin, of Bates and Watts (1988), in the treated state; it has a pole at K = -x."""
+    return p["V"] * CONCENTRATION / (p["K"] + CONCENTRATION) - RATE
+
+
+@pytest.mark.parametrize("height", [20.0, 50.0, 200.0, 400.0])
+@pytest.mark.parametrize("constant", [0.01, 0.02, 0.5, 1.0, 2.0])
+def test_the_first_step_does_not_leap_over_a_pole(height, constant):
+    params, state, _ = minimise(michaelis_menten, arrays({"V": height, "K": constant}))
+    assert state.verdict == CONVERGED
+    # Published to five digits.
+    np.testing.assert_allclose([params["V"], params["K"]], [212.684, 0.064121], rtol=1e-5)
+
+
 # As the default of Fit
 
 

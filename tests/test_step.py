@@ -127,7 +127,8 @@ def test_chunk_stops_at_the_first_bad_step(limit, outcome):
         return jnp.where(params["a"] > limit, jnp.nan, 1.0) * params["a"]
 
     # sgd(-1) doubles a: 1, 2, 4 … up to the limit, or the largest float64 after 1023 doublings.
-    _, step, state, args = make(residuals, {"a": 1.0}, optax.sgd(-1.0))
+    optimiser = optax.sgd(-1.0)
+    _, step, state, args = make(residuals, {"a": 1.0}, optimiser)
     run = make_chunk(step)
     chunk = run(state, controls(1), args, np.int32(5000), np.int32(GOOD))
     assert int(chunk.outcome) in (outcome, BAD_EVALUATION)
@@ -194,7 +195,8 @@ def test_any_tree_of_parameters(params):
         slope, offset = jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
         return slope * args + offset - (3.0 * args + 1.0)
 
-    problem, step, state, args = make(residuals, params, optax.adam(0.1))
+    optimiser = optax.adam(0.1)
+    problem, step, state, args = make(residuals, params, optimiser)
     count = len(jax.tree.leaves(state.params))
     run = make_chunk(step)
     chunk = run(state, controls(*[1] * count), args, np.int32(5), np.int32(GOOD))

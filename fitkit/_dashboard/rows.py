@@ -145,7 +145,8 @@ class Row:
 
     def _show(self, label: str, relative: bool) -> None:
         kind = "Multiplier of the learning rate" if relative else "Learning rate"
-        self.slider.tooltip = f"{kind} of {label}, logarithmic: arrow or page keys move it"
+        note = " (above 1 it counts as 1 for gauss_newton)" if relative else ""
+        self.slider.tooltip = f"{kind} of {label}{note}, logarithmic: arrow or page keys move it"
         self.rate.description = self.rate.tooltip = f"{kind} of {label}"
         self.reset.description = f"Reset the learning rate of {label}"
         self.reset.tooltip = f"Set {label} to the learning rate that the fit was made with"

@@ -15,6 +15,7 @@ from fitkit._fisher.jacobian import value_and_gradient as value_and_gradient
 from fitkit._fisher.matrix import FisherMatrix as FisherMatrix
 from fitkit._fisher.norm import norm as norm
 from fitkit._fisher.norm import quick_norm as quick_norm
+from fitkit._fisher.projection import EigenProjectedState as EigenProjectedState
 from fitkit._fisher.projection import EigenProjection as EigenProjection
 from fitkit._fisher.projection import eigen_projected as eigen_projected
 from fitkit._fisher.residuals import check_residuals as check_residuals

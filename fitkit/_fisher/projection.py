@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree, Real
+from jaxtyping import Array, Bool, Float, PyTree, Real
 
 from fitkit._fisher.eigen import rank_rtol, scaled_columns
 from fitkit._fisher.matrix import FisherMatrix
-from fitkit._paths import common_dtype, named_elements, ravel
+from fitkit._paths import common_dtype, named_elements, ravel, spread
 
 # What a user may write for a projection and for latent coordinates.
 Rectangle: TypeAlias = Real[Array | np.ndarray, "n k"] | Sequence[Sequence[float]]
@@ -226,8 +226,25 @@ def eigen_projected(
 
             return of_latent
 
-        convert = {"grad": pull, "value_fn": mapped, "residuals": mapped}
-        extra = {name: convert.get(name, lambda x: x)(value) for name, value in extra.items()}
+        def still(frozen: PyTree) -> dict[str, Bool[Array, " k"]]:
+            return {LATENT: jnp.all((matrix == 0) | spread(frozen, params)[:, None], axis=0)}
+
+        def scaling(factors: PyTree) -> Callable:
+            # Of parameters, so they are no numbers that multiply a latent step.
+            inverse, each = state.projection.inverse, spread(factors, params)
+            return lambda change, step: inverse @ (change(each) * (matrix @ step))
+
+        convert = {
+            "grad": pull,
+            "value_fn": mapped,
+            "residuals": mapped,
+            "frozen": still,
+            "factors": scaling,
+        }
+        extra = {
+            name: convert[name](value) if name in convert and value is not None else value
+            for name, value in extra.items()
+        }
         steps: Any
         steps, inner_state = inner.update(pull(updates), state.inner, _named(latent), **extra)
         return unravel(matrix @ steps[LATENT]), EigenProjectedState(inner_state, state.projection)

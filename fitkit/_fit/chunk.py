@@ -1,5 +1,6 @@
 """The chunk: many compiled steps, which end by themselves where one fails."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -68,8 +69,10 @@ def make_chunk(step: Step) -> Callable:
 
         row = jax.eval_shape(StepInfo.row, take.info)
         rows = jnp.zeros((capacity(len(controls.multipliers)), *row.shape), row.dtype)
-        start = Chunk(state, jnp.int32(0), rows, jnp.asarray(outcome), verdict(state))
-        return lax.while_loop(goes_on, body, start)
+        begun = take.begin(state, controls)
+        start = Chunk(begun, jnp.int32(0), rows, jnp.asarray(outcome), verdict(state))
+        done = lax.while_loop(goes_on, body, start)
+        return dataclasses.replace(done, state=take.end(done.state, state))
 
     def packing(state: FitState | Packed, *others: Any) -> Chunk:
         return chunk(Packed.of(state), *others)

@@ -17,7 +17,7 @@ from fitkit._fit.problem import Params, split_args, split_params
 from fitkit._fit.snapshots import Lowest, Mark, Place, Snapshot, Timeline
 from fitkit._fit.status import Status
 from fitkit._fit.step import started
-from fitkit._optimisers import Assignment, assign, map_optimisers
+from fitkit._optimisers import Assignment, assign, map_optimisers, own_counts
 from fitkit._paths import Paths, named_leaves
 
 Optimiser: TypeAlias = optax.GradientTransformation | Mapping[Paths, optax.GradientTransformation]
@@ -79,9 +79,11 @@ def resolved(
 ) -> tuple[optax.GradientTransformation, Assignment]:
     """Make one transformation of what the user gave, and note which optimiser moves what."""
     assignment = assign(named_leaves(params), optimiser)
-    if isinstance(optimiser, Mapping):
-        optimiser = map_optimisers(params, optimiser)[0]
-    return optimiser, assignment
+    if not isinstance(optimiser, Mapping):
+        return own_counts(optimiser), assignment
+    own = {id(one): own_counts(one) for one in optimiser.values()}
+    each = {key: own[id(one)] for key, one in optimiser.items()}
+    return map_optimisers(params, each)[0], assignment
 
 
 def restarted(now: Snapshot, params: Params, program: Program) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -53,8 +53,19 @@ class Packing:
         shapes = tuple(leaf.shape for _, leaf in leaves)
         return cls(jax.tree.structure(tree), shapes, tuple(map(tuple, together.values())))
 
+    @classmethod
+    def alone(cls, tree: PyTree) -> "Packing":
+        """Leave every leaf of a tree, which may be abstract, by itself."""
+        leaves, structure = jax.tree.flatten(tree)
+        shapes = tuple(jnp.shape(leaf) for leaf in leaves)
+        return cls(structure, shapes, tuple((index,) for index in range(len(leaves))))
+
+    def packed(self, tree: PyTree) -> "Packed":
+        """Lay a tree out."""
+        return Packed(self.pack(tree), self)
+
     def pack(self, tree: PyTree, numpy: Any = jnp) -> list[Any]:
-        """Lay a tree out; with NumPy nothing compiles."""
+        """Return the arrays in which a tree is laid out; with NumPy nothing compiles."""
         leaves = jax.tree.leaves(tree)
         return [
             leaves[group[0]]
@@ -106,8 +117,53 @@ class Packed:
         return self.packing.unpack(self.arrays, np)
 
 
+class PackedFunction:
+    """A function of trees on their packed forms, its arithmetic merged.
+
+    Parameters
+    ----------
+    function
+        Returns a tree built like the first of `trees`, and any others.
+    packings, trees
+        How each argument is packed, and the arguments, which may be abstract.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., tuple],
+        packings: Sequence[Packing],
+        trees: Sequence[PyTree],
+    ) -> None:
+        leaves, structure = jax.tree.flatten(tuple(trees))
+        rests: list[PyTree] = []
+
+        def of_leaves(*leaves: Array) -> list[Array]:
+            first, *rest = function(*jax.tree.unflatten(structure, leaves))
+            rests.append(rest)
+            return [*jax.tree.leaves(first), *jax.tree.leaves(rest)]
+
+        closed, shapes = jax.make_jaxpr(of_leaves, return_shape=True)(*leaves)
+        self._packing, count = packings[0], len(packings[0].shapes)
+        self._structure = jax.tree.structure(rests[-1])
+        #: What it returns besides the first tree, by shape.
+        self.rest = jax.tree.unflatten(self._structure, shapes[count:])
+        groups, start = [], 0
+        for packing in packings:
+            groups += [[start + index for index in group] for group in packing.groups]
+            start += len(packing.shapes)
+        self._merged = Merged(closed, groups)
+        self._groups = [*self._packing.groups, *([index] for index in range(count, len(shapes)))]
+
+    def __call__(self, *packed: Packed) -> tuple[Packed, list]:
+        """Compute the first result, packed, and the others."""
+        out = self._merged([array for one in packed for array in one.arrays], self._groups)
+        count = len(self._packing.groups)
+        rest = jax.tree.unflatten(self._structure, out[count:])
+        return Packed(out[:count], self._packing), rest
+
+
 class PackedStep:
-    """A step on a packed state, its arithmetic merged.
+    """A step on a packed state.
 
     Parameters
     ----------
@@ -118,38 +174,48 @@ class PackedStep:
     """
 
     def __init__(self, step: Step, state: Packed, controls: Controls, args: PyTree) -> None:
-        self._evaluate, self._packing = step.evaluate, state.packing
+        self._evaluate, self._controls = step.evaluate, Packing.alone(controls)
         tree = jax.eval_shape(state.packing.unpack, state.arrays)
         loss, gradient = jax.eval_shape(step.evaluate, tree.params, args)
         self._gradient = Packing.of(gradient, gradient)
-        flat, structure = jax.tree.flatten((tree, loss, gradient, controls, args))
-        infos: list[Any] = []
+        self._loss, self._args = Packing.alone(loss), Packing.alone(args)
+        others = self._loss, self._gradient, self._controls, self._args
+        self._move = PackedFunction(
+            step.move, [state.packing, *others], [tree, loss, gradient, controls, args]
+        )
+        self._begin = PackedFunction(
+            lambda *given: (step.begin(*given),), [state.packing, self._controls], [tree, controls]
+        )
+        self._end = PackedFunction(
+            lambda *given: (step.end(*given),), [state.packing, state.packing], [tree, tree]
+        )
 
-        def move(*leaves: Array) -> list[Any]:
-            state, info, outcome = step.move(*jax.tree.unflatten(structure, leaves))
-            infos.append(info)
-            return [*jax.tree.leaves(state), *jax.tree.leaves(info), outcome]
+    @property
+    def info(self) -> StepInfo:
+        """What is recorded of a step, by shape."""
+        return self._move.rest[0]
 
-        closed, shapes = jax.make_jaxpr(move, return_shape=True)(*flat)
-        count, self._info = len(state.packing.shapes), jax.tree.structure(infos[-1])
-        #: What is recorded of a step, by shape.
-        self.info = jax.tree.unflatten(self._info, shapes[count:-1])
-        parts = [state.packing.groups, [[0]], self._gradient.groups]
-        parts += [[[i] for i in range(len(jax.tree.leaves((controls, args))))]]
-        self._merged = Merged(closed, _numbered(parts))
-        self._outputs = [*state.packing.groups, *([i] for i in range(count, len(shapes)))]
+    def begin(self, state: Packed, controls: Controls) -> Packed:
+        """Return the state from which steps are taken."""
+        return self._begin(state, self._controls.packed(controls))[0]
+
+    def end(self, after: Packed, before: Packed) -> Packed:
+        """Return the state that they lead to."""
+        return self._end(after, before)[0]
 
     def __call__(
         self, state: Packed, controls: Controls, args: PyTree
     ) -> tuple[Packed, StepInfo, Int[Array, ""]]:
         """Take the step."""
-        params = self._packing.unpack(state.arrays).params
-        loss, gradient = self._evaluate(params, args)
-        given = [*state.arrays, loss, *self._gradient.pack(gradient)]
-        out = self._merged([*given, *jax.tree.leaves((controls, args))], self._outputs)
-        count = len(state.arrays)
-        info = jax.tree.unflatten(self._info, out[count:-1])
-        return Packed(out[:count], self._packing), info, out[-1]
+        loss, gradient = self._evaluate(state.packing.unpack(state.arrays).params, args)
+        after, (info, outcome) = self._move(
+            state,
+            self._loss.packed(loss),
+            self._gradient.packed(gradient),
+            self._controls.packed(controls),
+            self._args.packed(args),
+        )
+        return after, info, outcome
 
 
 def _kind(path: tuple[Any, ...], paths: set[tuple[Any, ...]], names: set[str]) -> str:
@@ -161,12 +227,3 @@ def _kind(path: tuple[Any, ...], paths: set[tuple[Any, ...]], names: set[str]) -
     return keystr(
         tuple(DictKey("*") if getattr(key, "key", None) in names else key for key in path)
     )
-
-
-def _numbered(parts: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
-    """Return groups of several trees as those of one tree that holds them all."""
-    groups, start = [], 0
-    for part in parts:
-        groups += [[start + index for index in group] for group in part]
-        start += sum(len(group) for group in part)
-    return groups

@@ -142,7 +142,9 @@ class LearningRates(Mapping[str, float]):
 
     Where the optimiser of a parameter was wrapped in ``optax.inject_hyperparams`` the number is
     its own learning rate. Other optimisers do not show theirs: there the number multiplies it, and
-    1 is the optimiser as it was written; `relative` returns which of the two it is.
+    1 is the optimiser as it was written; `relative` returns which of the two it is. `gauss_newton`
+    has no learning rate: below 1 the number damps its steps, and above it counts as 1. A parameter
+    whose number was 0 goes on with the moments that it had, as a thawed one does.
 
     A key to assign to may be a path, the path of a subtree, a glob, or a tuple of those.
 

@@ -1,6 +1,7 @@
 """One step of a fit: evaluate, let the optimiser propose, scale, move."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -11,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fitkit._fisher import quick_norm
 from fitkit._fit.problem import Params, Problem
 from fitkit._nonfinite import zero_nan_check
-from fitkit._optimisers import Bounds, tolerant
+from fitkit._optimisers import Bounds, put_aside, put_back, separated, tolerant
 
 #: What an optimiser is told besides its gradient, if it takes it.
-_EXTRA = ("value", "grad", "value_fn", "grad_fn", "residuals", "frozen")
+_EXTRA = ("value", "grad", "value_fn", "grad_fn", "residuals", "frozen", "factors")
 
 #: What `Chunk.outcome` says of the step after the last good one.
 GOOD, BAD_EVALUATION, BAD_UPDATE = 0, 1, 2
@@ -29,10 +30,14 @@ MOST_SKIPPED = 100
 
 
 class FitState(eqx.Module):
-    """What a step changes: the parameters, the optimiser's state, and counts of what it passed."""
+    """What a step changes: the parameters, the optimiser's state, and counts of what it passed.
+
+    Beside them is which parameters were frozen in the latest chunk; a step leaves it as it is.
+    """
 
     params: Params
     optimiser: optax.OptState
+    frozen: Bool[Array, " leaves"]
     nonfinite: "NonFiniteCounts | None" = None
 
 
@@ -79,10 +84,16 @@ class StepInfo(eqx.Module):
 
 
 class Step(NamedTuple):
-    """One step, in two parts.
+    """One step, in two parts, and what comes before and after many of them.
+
+    What is frozen stays so throughout, so the optimiser's memory of it is put aside before the
+    first step and put back after the last, which costs the steps nothing.
 
     Attributes
     ----------
+    begin, end
+        The state at (state, controls) from which steps are taken; and the one at (after, before)
+        that they lead to.
     evaluate
         Evaluates the user's function: the loss and its gradient at (params, args).
     move
@@ -90,6 +101,8 @@ class Step(NamedTuple):
         recorded, and whether it was good.
     """
 
+    begin: Callable[[FitState, Controls], FitState]
+    end: Callable[[FitState, FitState], FitState]
     evaluate: Callable[[Params, PyTree], tuple[Array, Params]]
     move: Callable[..., tuple[FitState, StepInfo, Int[Array, ""]]]
 
@@ -106,12 +119,13 @@ def initial_state(
     """Build the state before the first step."""
     none = jnp.int32(0)
     counts = None if on_nonfinite == "stop" else NonFiniteCounts(none, none, none)
-    return FitState(params, _first(optimiser, params), counts)
+    frozen = jnp.zeros(len(jax.tree.leaves(params)), bool)
+    return FitState(params, _first(optimiser, params), frozen, counts)
 
 
 def started(state: FitState, optimiser: optax.GradientTransformation) -> FitState:
     """Build the state in which another optimiser begins where `state` is."""
-    return FitState(state.params, _first(optimiser, state.params), state.nonfinite)
+    return dataclasses.replace(state, optimiser=_first(optimiser, state.params))
 
 
 def make_step(
@@ -136,8 +150,8 @@ def make_step(
         state: FitState, loss: Array, gradient: Params, controls: Controls, args: PyTree
     ) -> tuple[FitState, StepInfo, Int[Array, ""]]:
         params = state.params
-        multipliers = [m.reshape(()) for m in _separated(controls.multipliers)]
-        frozen = _like(params, [one == 0 for one in multipliers])
+        factors = _like(params, separated(controls.multipliers))
+        frozen = jax.tree.map(lambda one: one == 0, factors)
         if bounds is not None:
             frozen = jax.tree.map(jnp.logical_or, frozen, bounds.blocked(params, gradient))
 
@@ -164,6 +178,7 @@ def make_step(
             "value_fn": tolerant(value_fn, _EXTRA),
             "grad_fn": lambda candidate, _: jax.grad(value_fn)(candidate),
             "frozen": frozen,
+            "factors": factors,
         }
         if problem.residuals_function is not None:
             extra["residuals"] = promoting(*users)(
@@ -176,7 +191,7 @@ def make_step(
         updates = jax.tree.map(
             lambda f, m, u, p: jnp.where(f, 0, u.astype(p.dtype) * m.astype(p.dtype)),
             frozen,
-            _like(params, multipliers),
+            factors,
             updates,
             params,
         )
@@ -197,12 +212,21 @@ def make_step(
             step_norms = norms(jax.tree.map(jnp.subtract, moved, params))
         info = StepInfo(loss.astype(step_norms.dtype), gradient_norms, step_norms)
         outcome = outcome.astype(jnp.int32)
-        after = FitState(moved, optimiser_state, state.nonfinite)
+        after = FitState(moved, optimiser_state, state.frozen, state.nonfinite)
         if state.nonfinite is not None:
             after, outcome = _go_on_over(state, after, zeroed, outcome, on_nonfinite == "skip")
         return after, info, outcome
 
-    return Step(jax.value_and_grad(problem.loss), move)
+    def begin(state: FitState, controls: Controls) -> FitState:
+        fresh, frozen = _first(optimiser, state.params), controls.multipliers == 0
+        aside = put_aside(state.optimiser, fresh, frozen, state.frozen, state.params)
+        return dataclasses.replace(state, optimiser=aside, frozen=frozen)
+
+    def end(after: FitState, before: FitState) -> FitState:
+        back = put_back(after.optimiser, before.optimiser, after.frozen, after.params)
+        return dataclasses.replace(after, optimiser=back)
+
+    return Step(begin, end, jax.value_and_grad(problem.loss), move)
 
 
 def _go_on_over(
@@ -216,14 +240,12 @@ def _go_on_over(
     counts = NonFiniteCounts(old.skipped + bad.astype(jnp.int32), old.zeroed + zeroed, in_a_row)
     if skip:
         after = jax.tree.map(
-            lambda a, b: jnp.where(bad, a, b),
-            FitState(before.params, before.optimiser),
-            FitState(after.params, after.optimiser),
+            lambda a, b: jnp.where(bad, a, b), before, dataclasses.replace(after, nonfinite=old)
         )
         # From the same state the same step follows: unless something else changes, none will be
         # good again.
         outcome = jnp.where(bad & (in_a_row < MOST_SKIPPED), GOOD, outcome)
-    return FitState(after.params, after.optimiser, counts), outcome
+    return dataclasses.replace(after, nonfinite=counts), outcome
 
 
 def _first(optimiser: optax.GradientTransformation, params: Params) -> optax.OptState:
@@ -269,10 +291,6 @@ def _count_bad(tree: PyTree) -> Array:
 def _like(params: Params, values: Iterable[Any]) -> PyTree:
     """Build a tree like `params` from one value for each leaf."""
     return jax.tree.unflatten(jax.tree.structure(params), values)
-
-
-def _separated(vector: Float[Array | np.ndarray, " n"]) -> list[Float[Array, "1"]]:
-    return lax.split(jnp.asarray(vector), [1] * len(vector))
 
 
 def _norms(tree: PyTree, dtype: Any) -> Float[Array, " leaves"]:

@@ -10,6 +10,8 @@ from fitkit._optimisers.diagnostics import restart_judged as restart_judged
 from fitkit._optimisers.diagnostics import spectrum_of as spectrum_of
 from fitkit._optimisers.diagnostics import verdict_of as verdict_of
 from fitkit._optimisers.eigenbasis import in_eigenbasis as in_eigenbasis
+from fitkit._optimisers.frozen_memory import put_aside as put_aside
+from fitkit._optimisers.frozen_memory import put_back as put_back
 from fitkit._optimisers.gauss_newton import gauss_newton as gauss_newton
 from fitkit._optimisers.mapping import Assignment as Assignment
 from fitkit._optimisers.mapping import assign as assign
@@ -18,3 +20,5 @@ from fitkit._optimisers.mapping import injected_learning_rates as injected_learn
 from fitkit._optimisers.mapping import map_optimisers as map_optimisers
 from fitkit._optimisers.mapping import tolerant as tolerant
 from fitkit._optimisers.max_step_size import max_step_size as max_step_size
+from fitkit._optimisers.own_counts import own_counts as own_counts
+from fitkit._optimisers.own_counts import separated as separated

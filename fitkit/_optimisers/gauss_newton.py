@@ -1,5 +1,6 @@
 """Damped Gauss-Newton as an optax transformation: the default optimiser of a least-squares fit."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from fitkit._fisher import check_residuals, forward_jacobian, norm, rank_rtol, s
 from fitkit._optimisers.convergence import assess, decomposed
 from fitkit._optimisers.diagnostics import Diagnostics, Verdict
 from fitkit._optimisers.trust_region import Model, search
-from fitkit._paths import common_dtype, ravel
+from fitkit._paths import common_dtype, ravel, spread
 
 
 class GaussNewtonState(NamedTuple):
@@ -73,6 +74,11 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
     tree of booleans, ``frozen=``, may say which elements `residuals` does not depend on because
     they are frozen.
 
+    There is no learning rate, but whoever multiplies the updates, as the learning rates of a `Fit`
+    do, may say by what: ``factors=``, a tree of numbers. A factor below 1 is a damped step; one
+    above 1 counts as 1, for a longer step would leave the trust region, and the update is made
+    shorter by it. The region is judged by the steps that are taken.
+
     The state, a `GaussNewtonState`, says in `verdict` when to stop. *Converged* (1): at the level
     of rounding the residuals are orthogonal to everything that the parameters can change, and the
     remaining step is small. *Stalled* (2): no step lowers the residuals any more, and yet that
@@ -127,6 +133,7 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
         *,
         residuals: Callable[[PyTree], PyTree] | None = None,
         frozen: PyTree | None = None,
+        factors: PyTree | None = None,
         **extra: Any,
     ) -> tuple[PyTree, GaussNewtonState]:
         del grads, extra
@@ -145,22 +152,30 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
             dtypes.update(jnp.result_type(leaf) for leaf in jax.tree.leaves(values))
             return ravel(values)[0]
 
+        held = jnp.zeros(flat.shape, bool) if frozen is None else spread(frozen, params)
+        scaled = _scaling(factors, params)
+        damp = functools.partial(scaled, lambda factors: jnp.minimum(factors, 1))
         step, state = jax.lax.cond(
             state.verdict == Verdict.RUNNING,
-            lambda: _advance(function, dtypes, flat, _frozen_elements(frozen, params), state),
+            lambda: _advance(function, dtypes, flat, held, damp, state),
             lambda: (jnp.zeros_like(flat), state),
         )
-        return unravel(step), state
+        return unravel(scaled(lambda factors: 1 / jnp.maximum(factors, 1), step)), state
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def _frozen_elements(frozen: PyTree | None, params: PyTree) -> Bool[Array, " n"]:
-    """Mark the frozen elements, in the order of ``ravel_pytree``."""
-    if frozen is None:
-        frozen = jax.tree.map(lambda leaf: False, params)
-    flags = jax.tree.map(lambda flag, leaf: jnp.broadcast_to(flag, jnp.shape(leaf)), frozen, params)
-    return ravel(flags)[0]
+def _scaling(factors: PyTree | Callable | None, params: PyTree) -> Callable:
+    """Build a function that multiplies a step by a function of the factors.
+
+    In other coordinates than those of the factors the caller brings it, as `eigen_projected` does.
+    """
+    if callable(factors):
+        return factors
+    if factors is None:
+        return lambda change, step: step
+    flat = spread(factors, params)
+    return lambda change, step: (change(flat) * step).astype(step.dtype)
 
 
 def _advance(
@@ -168,6 +183,7 @@ def _advance(
     dtypes: set[Any],
     flat: Float[Array, " n"],
     frozen: Bool[Array, " n"],
+    damp: Callable,
     state: GaussNewtonState,
 ) -> tuple[Float[Array, " n"], GaussNewtonState]:
     """Take one accepted step, or reach a verdict.
@@ -215,7 +231,7 @@ def _advance(
     radius = jnp.where(
         first, jnp.where(model.extent > 0, model.extent, 1), state.radius.astype(fine) / size
     )
-    trial = search(function, flat, model, test, radius, first, ~finite, eps)
+    trial = search(function, flat, model, test, radius, first, ~finite, eps, damp)
     verdict = jnp.where(
         trial.exhausted, jnp.where(test.near, Verdict.CONVERGED, Verdict.STALLED), Verdict.RUNNING
     )

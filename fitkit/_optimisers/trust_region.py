@@ -22,6 +22,10 @@ ACCEPT, DOUBT, TRUST = 1e-4, 0.25, 0.75
 LEAST, MOST = 0.1, 0.5
 # Residuals that are not finite leave nothing to interpolate between: about the middle of the two.
 BLIND = 0.25
+# The first radius is the size of the parameters, at which a step may leap over a pole and lower the
+# residuals on its other side. Beyond a quarter of it the first step is taken only where residuals
+# follow the linear model to one percent, as those of a linear problem do: it stays one step.
+CAUTION, LINEAR = 0.25, 0.01
 # Section 5: how far the length of a step may exceed the radius.
 RADIUS_SLACK = 1.1
 # Relative rounding of a sum of squares, or of a difference of two: a few units.
@@ -57,6 +61,7 @@ class Trial(NamedTuple):
     """Where the search for a step that lowers the residuals stands."""
 
     radius: Float[Array, ""]
+    #: As proposed, before it is damped.
     step: Float[Array, " n"]
     accepted: Bool[Array, ""]
     #: Whether rounding hides what a further step could gain.
@@ -73,6 +78,7 @@ def search(
     first: Bool[Array, ""],
     failed: Bool[Array, ""],
     eps: float,
+    damp: Callable,
 ) -> Trial:
     """Shrink the radius until a step within it lowers the residuals, or rounding hides any gain.
 
@@ -90,6 +96,8 @@ def search(
         Whether there is nothing to search.
     eps
         Unit of rounding.
+    damp
+        A function from a proposed step to the one that is taken, which is judged.
     """
     begin = Trial(
         radius=radius,
@@ -100,7 +108,7 @@ def search(
     )
     return jax.lax.while_loop(
         lambda trial: ~trial.accepted & ~trial.exhausted,
-        lambda trial: _attempt(function, flat, model, test, trial, first, eps),
+        lambda trial: _attempt(function, flat, model, test, trial, first, eps, damp),
         begin,
     )
 
@@ -113,6 +121,7 @@ def _attempt(
     trial: Trial,
     first: Bool[Array, ""],
     eps: float,
+    damp: Callable,
 ) -> Trial:
     """Evaluate the residuals at the best step within the radius, and set the next radius."""
     scaled, damping = _damped(model, trial.radius)
@@ -121,15 +130,20 @@ def _attempt(
     radius = jnp.where(first, jnp.minimum(trial.radius, length), trial.radius)
     # As the parameters can hold it, so that the model is asked about the step that is taken.
     step = (scaled * model.norm / model.scale).astype(flat.dtype)
-    change = (model.jacobian @ step.astype(scaled.dtype)) / model.norm
-    there = function(flat + step).astype(scaled.dtype) / model.norm
-    predicted = -jnp.dot(change, 2 * model.residuals + change)
+    taken = damp(step)
+    change, predicted = _foretold(model, taken)
+    # How near the minimum is shows in the whole step, however short the one that is taken.
+    _, promised = _foretold(model, step)
+    there = function(flat + taken).astype(scaled.dtype) / model.norm
     # (a - b)·(a + b) keeps the digits that a·a - b·b loses.
     gained = jnp.dot(model.residuals - there, model.residuals + there)
     finite = jnp.isfinite(gained) & jnp.isfinite(predicted)
     gained = jnp.where(finite, gained, -jnp.inf)
     ratio = jnp.where(finite & (predicted > 0), gained / predicted, -1)
 
+    bent = norm(there - model.residuals - change)
+    leap = first & (trial.trials == 0) & (length > CAUTION * trial.radius)
+    leap &= ~(bent <= LINEAR * norm(change))
     slope = jnp.dot(model.residuals, change)
     # The minimum of the parabola through both values and the slope, if the residuals grew.
     shrink = jnp.where(gained >= 0, MOST, jnp.clip(slope / (2 * slope + gained), LEAST, MOST))
@@ -139,14 +153,23 @@ def _attempt(
         shrink * jnp.minimum(radius, length / LEAST),
         jnp.where((ratio >= TRUST) | (damping == 0), 2 * length, radius),
     )
-    lower = ratio > ACCEPT
+    radius = jnp.where(leap, jnp.minimum(radius, CAUTION * trial.radius), radius)
+    lower = (ratio > ACCEPT) & ~leap
     # Near the solution the slopes are still right when the sum of squares sees only noise: the
     # last step is taken on their word.
-    unseen = test.near & (predicted <= test.noise) & (gained >= -test.noise)
-    rounded = (predicted <= ROUNDING * eps) & (gained <= ROUNDING * eps)
+    unseen = test.near & (promised <= test.noise) & (gained >= -test.noise)
+    rounded = (promised <= ROUNDING * eps) & (gained <= ROUNDING * eps)
     tiny = radius <= ROUNDING * eps * model.extent
     exhausted = test.done | rounded | (~lower & (unseen | tiny)) | (trial.trials >= MOST_TRIALS)
     return Trial(radius, step, lower | unseen, exhausted, trial.trials + 1)
+
+
+def _foretold(
+    model: Model, step: Float[Array, " n"]
+) -> tuple[Float[Array, " m"], Float[Array, ""]]:
+    """Compute what the linear model says of a step: change and decrease of the residuals."""
+    change = (model.jacobian @ step.astype(model.jacobian.dtype)) / model.norm
+    return change, -jnp.dot(change, 2 * model.residuals + change)
 
 
 def _damped(model: Model, radius: Float[Array, ""]) -> tuple[Float[Array, " n"], Float[Array, ""]]:
