@@ -7,8 +7,9 @@ import pytest
 from scipy.optimize import least_squares
 
 import fitkit as fk
+from fitkit._fit.chunk import make_chunk
 from fitkit._fit.problem import make_problem
-from fitkit._fit.step import GOOD, Controls, initial_state, make_chunk, make_step
+from fitkit._fit.step import GOOD, Controls, initial_state, make_step
 from fitkit._optimisers.bounds import blocked, bounded
 from fitkit._paths import UnknownPathError
 
@@ -37,7 +38,7 @@ def reference(lower, upper):
 def run(optimiser, bounds, steps, start=START):
     problem, params, args = make_problem(None, residuals, start, None)
     limits = bounded(bounds, params)
-    chunk = make_chunk(make_step(problem, optimiser, limits), optimiser)
+    chunk = make_chunk(make_step(problem, optimiser, limits))
     controls = Controls.of([1, 1, 1])
     state = initial_state(params, optimiser)
     return limits, chunk(state, controls, args, np.int32(steps), np.int32(GOOD))
@@ -60,7 +61,7 @@ def values(params):
 )
 def test_every_optimiser_keeps_to_a_bound_that_the_data_push_against(optimiser, steps, rtol):
     limits, chunk = run(optimiser, {"offset": (0, None), "amp*": (None, 5)}, steps)
-    params = chunk.state.params
+    params = chunk.state.tree.params
     np.testing.assert_allclose(
         values(params), reference([-np.inf, -np.inf, 0], [5, np.inf, np.inf]), rtol=rtol, atol=1e-8
     )
@@ -72,7 +73,7 @@ def test_every_optimiser_keeps_to_a_bound_that_the_data_push_against(optimiser, 
 def test_gauss_newton_converges_on_bounds():
     bounds = {"offset": (0.3, None), "amplitude": (0, [1.2])}
     limits, chunk = run(fk.gauss_newton(), bounds, 50, {**START, "offset": jnp.array(0.4)})
-    params = chunk.state.params
+    params = chunk.state.tree.params
     assert chunk.verdict == 1
     assert limits.touched(params) == ("amplitude[0]", "offset")
     np.testing.assert_allclose(
@@ -84,9 +85,9 @@ def test_gauss_newton_converges_on_bounds():
 def test_bounds_that_are_not_reached_change_nothing():
     _, free = run(fk.gauss_newton(), {}, 50)
     limits, chunk = run(fk.gauss_newton(), {"*": (-100, 100)}, 50)
-    np.testing.assert_array_equal(values(chunk.state.params), values(free.state.params))
+    np.testing.assert_array_equal(values(chunk.state.tree.params), values(free.state.tree.params))
     np.testing.assert_array_equal(chunk.rows[: chunk.steps], free.rows[: free.steps])
-    assert limits.touched(chunk.state.params) == ()
+    assert limits.touched(chunk.state.tree.params) == ()
 
 
 @pytest.mark.slow
@@ -96,7 +97,9 @@ def test_a_parameter_leaves_its_bound_when_the_push_turns_round():
     _, chunk = run(fk.gauss_newton(), bounds, 50, start)
     _, free = run(fk.gauss_newton(), {}, 50)
     assert chunk.verdict == 1
-    np.testing.assert_allclose(values(chunk.state.params), values(free.state.params), rtol=1e-8)
+    np.testing.assert_allclose(
+        values(chunk.state.tree.params), values(free.state.tree.params), rtol=1e-8
+    )
 
 
 @pytest.mark.slow
@@ -110,7 +113,7 @@ def test_nothing_is_evaluated_outside():
     problem, params, args = make_problem(None, logarithm, start, None)
     for optimiser in (optax.sgd(1.0), optax.lbfgs(), fk.gauss_newton()):
         step = make_step(problem, optimiser, bounded({"a": (0, None)}, params))
-        chunk = make_chunk(step, optimiser)(
+        chunk = make_chunk(step)(
             initial_state(params, optimiser),
             Controls.of([1, 0]),
             args,
@@ -118,7 +121,7 @@ def test_nothing_is_evaluated_outside():
             np.int32(GOOD),
         )
         assert chunk.outcome == GOOD
-        assert chunk.state.params["a"] == 0
+        assert chunk.state.tree.params["a"] == 0
 
 
 def test_the_parts():

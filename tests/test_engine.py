@@ -372,7 +372,7 @@ def test_memory_of_events_changes_and_states_is_bounded():
     for _ in big.steps(8):
         pass
     places = {id(mark.place.state) for mark in big.snapshot.timeline.marks}
-    origins = {id(mark.lowest.origin.state) for mark in big.snapshot.timeline.marks}
+    origins = {id(mark.lowest.origin.kept) for mark in big.snapshot.timeline.marks}
     assert len(places | origins) <= 4
     assert big.best.loss == pytest.approx(float(jnp.sum(big.best.params["a"] ** 2)), rel=1e-6)
 

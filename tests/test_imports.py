@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up: a room imports only from those before it.
 ROOMS = (
     "_format",
+    "_jaxprs",
     "_paths",
     "_input",
     "_fisher",

@@ -85,6 +85,8 @@ def with_event(
 
 def passed_over(before: Snapshot, after: Place, rows: Rows) -> Event | None:
     """Return where a chunk went on over values that were not finite, and how many."""
+    if after.program.on_nonfinite == "stop":
+        return None
     old, new = before.place.state.nonfinite, after.state.nonfinite
     if old is None or new is None:
         return None

@@ -15,7 +15,7 @@ from fitkit._fit.forks import is_forked
 from fitkit._fit.jax_settings import no_debugging
 from fitkit._fit.loop import Program
 from fitkit._fit.problem import Params, Problem
-from fitkit._fit.snapshots import Failure, Snapshot
+from fitkit._fit.snapshots import Failure, Place, Snapshot
 from fitkit._fit.step import BAD_EVALUATION, Controls, FitState, Step
 from fitkit._fit.story import TOO_LARGE, in_force, told
 from fitkit._format import number
@@ -64,7 +64,8 @@ def explain_failure(snapshot: Snapshot) -> NonFiniteReport | None:
     if failure.outcome == BAD_EVALUATION and failure.step > place.step:
         # The last finite state led to one where the loss or its gradient is not.
         latest = place.step
-        state, _ = program.replay(place.state, controls, failure.step - place.step)
+        steps = failure.step - place.step
+        state = Place(latest, program.replay(place.kept, controls, steps)[0], program).state
     with program.settings.applied(), no_debugging():
         earlier = timeline.before(latest, 4)
         report = explain(program, state, controls, earlier)

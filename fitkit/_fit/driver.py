@@ -11,12 +11,13 @@ import numpy as np
 
 from fitkit._fit.advance import VERDICTS, Rows, advanced, passed_over, undone, with_passed
 from fitkit._fit.callbacks import Callback
+from fitkit._fit.chunk import capacity
 from fitkit._fit.forks import refuse_in_fork
 from fitkit._fit.loop import Pace, Program, Queued
 from fitkit._fit.run import CONVERGED, Run
 from fitkit._fit.snapshots import Place, Snapshot
 from fitkit._fit.status import Status
-from fitkit._fit.step import GOOD, capacity
+from fitkit._fit.step import GOOD
 from fitkit._fit.stop_rule import StopRule
 from fitkit._optimisers import knows_verdict, verdict_of
 
@@ -104,14 +105,14 @@ class Driver:
 
     def _begin(self) -> None:
         run, place = self._run, self._owner.snapshot.place
-        program, state = place.program, place.state
-        if knows_verdict(state.optimiser) and int(verdict_of(state.optimiser)):
+        program, kept, optimiser = place.program, place.kept, place.state.optimiser
+        if knows_verdict(optimiser) and int(verdict_of(optimiser)):
             # What the optimiser judged may have changed; a mere pause must change nothing.
-            state = program.judged_anew(state)
+            kept = program.judged_anew(place.state)
         if not run.settings.same_as(program.settings):
             program = dataclasses.replace(program, settings=run.settings)
-        if state is not place.state or program is not place.program:
-            place = Place(place.step, state, program)
+        if kept is not place.kept or program is not place.program:
+            place = Place(place.step, kept, program)
         changes: dict[str, Any] = {"place": place, "status": self._status(), "target": run.target}
         changes["until"] = run.until
         changes |= {"stop_reason": "", "optimiser_status": "", "error": None, "failure": None}
@@ -136,7 +137,7 @@ class Driver:
             if step in stops:
                 return 0  # A callback is due where the chunk that was sent last ends.
         rest = min([run.left(step), *(stop - step for stop in stops)])
-        limits = [capacity(now.place.state.params), rest]
+        limits = [capacity(len(now.steering.names)), rest]
         if self._stop_rule is not None:
             limits.append(self._stop_rule.limit(step))
         return int(min(run.every or self._pace.size, *limits))
@@ -145,7 +146,7 @@ class Driver:
         """Queue a chunk on the device."""
         now, owner = self._owner.snapshot, self._owner
         program, controls = now.place.program, now.steering.controls
-        start, state, outcome = now.step, now.place.state, np.int32(GOOD)
+        start, state, outcome = now.step, now.place.kept, np.int32(GOOD)
         if self._queue:
             last = self._queue[-1]
             start, state, outcome = last.end, last.chunk.state, last.chunk.outcome

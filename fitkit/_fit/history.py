@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 #: Memory that the bins of one history may take, in bytes: some megabytes for a live view.
 _BUDGET = 4_000_000
 
-#: A median takes far longer than the extremes, so it is that of so many rows of a bin at most.
-_MEDIAN_OF = 32
+#: Rows of a bin that its median is taken of: more take far longer than the extremes do.
+_NINE = 9
 
 
 class Summary(NamedTuple):
@@ -31,8 +31,9 @@ class History:
     A row belongs to a step: the loss and the gradient norms at the parameters that the step
     started from, and how far it moved them. Rows are exact until the bins are full; then two
     neighbouring bins become one, again and again, so that ten million steps take no more memory
-    than a thousand. First, last, minimum and maximum of a bin are exact; its median is that of a
-    sample of its rows and, of a merged bin, the mean of the medians of the two.
+    than a thousand. First, last, minimum and maximum of a bin are exact; its median is Tukey's
+    ninther (the median of three medians of three of its rows, evenly spread) and, of a merged bin,
+    the mean of the medians of the two.
 
     A history never changes: `Fit.history` of a running fit is that of one moment.
 
@@ -228,10 +229,30 @@ def _summarise(
 ) -> Float[np.ndarray, "5 bins columns"]:
     if rows.shape[1] == 1:
         return np.broadcast_to(rows[:, 0], (len(Summary._fields), len(rows), rows.shape[2]))
-    sample = rows[:, :: -(-rows.shape[1] // _MEDIAN_OF)]
-    return np.stack(
-        [rows[:, 0], rows[:, -1], rows.min(axis=1), rows.max(axis=1), np.median(sample, axis=1)]
-    )
+    extremes = rows.min(axis=1), rows.max(axis=1)
+    return np.stack([rows[:, 0], rows[:, -1], *extremes, _middle(rows)])
+
+
+def _middle(
+    rows: Float[np.ndarray, "bins width columns"],
+) -> Float[np.ndarray, "bins columns"]:
+    """Estimate the median of bins: exact for up to three rows, else the ninther.
+
+    J. W. Tukey, "The ninther, a technique for low-effort robust (resistant) location in large
+    samples", in Contributions to Survey Sampling and Applied Statistics (1978).
+    """
+    width = rows.shape[1]
+    if width == 2:
+        return (rows[:, 0] + rows[:, 1]) / 2
+    picked = np.linspace(0, width - 1, min(width, _NINE)).astype(int)
+    if width < _NINE:
+        return np.median(rows[:, picked], axis=1)
+    thirds = [_median_of_three(*(rows[:, k] for k in picked[i : i + 3])) for i in (0, 3, 6)]
+    return _median_of_three(*thirds)
+
+
+def _median_of_three(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    return np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
 
 
 def _merge(

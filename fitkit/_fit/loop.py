@@ -9,17 +9,16 @@ import numpy as np
 import optax
 from jaxtyping import Float, PyTree
 
+from fitkit._fit.chunk import Chunk, capacity, make_chunk
 from fitkit._fit.jax_settings import JaxSettings, no_debugging
+from fitkit._fit.packing import Packed
 from fitkit._fit.problem import Params, Problem
 from fitkit._fit.step import (
     GOOD,
-    Chunk,
     Controls,
     FitState,
     Step,
-    capacity,
     initial_state,
-    make_chunk,
     make_step,
     promoting,
     strongly_typed,
@@ -69,7 +68,7 @@ class Program:
     ) -> "Program":
         """Build the program of an optimiser; nothing is compiled yet."""
         step = make_step(problem, optimiser, bounds, on_nonfinite)
-        chunk, loss = make_chunk(step, optimiser), jax.jit(problem.loss)
+        chunk, loss = make_chunk(step), jax.jit(problem.loss)
         own = (optimiser, assignment, step, chunk, loss)
         return cls(problem, args, bounds, on_nonfinite, *own, JaxSettings())
 
@@ -104,7 +103,7 @@ class Program:
             again = restart_judged(state.optimiser, self.optimiser, state.params)
         return dataclasses.replace(state, optimiser=strongly_typed(again))
 
-    def queue(self, state: FitState, controls: Controls, size: int, outcome: Any) -> Chunk:
+    def queue(self, state: FitState | Packed, controls: Controls, size: int, outcome: Any) -> Chunk:
         """Queue a chunk of steps on the device."""
         arguments = (state, controls, self.args, np.int32(size), outcome)
         try:
@@ -115,13 +114,13 @@ class Program:
                 return self.chunk(*arguments)
 
     def replay(
-        self, state: FitState, controls: Controls, steps: int
-    ) -> tuple[FitState, Float[np.ndarray, "steps columns"]]:
+        self, state: FitState | Packed, controls: Controls, steps: int
+    ) -> tuple[FitState | Packed, Float[np.ndarray, "steps columns"]]:
         """Take good steps once more: the state they lead to, and their rows."""
         rows = []
         with self.settings.applied(), no_debugging():
             while steps > 0:
-                size = min(steps, capacity(state.params))
+                size = min(steps, capacity(len(self.assignment)))
                 chunk = self.chunk(state, controls, self.args, np.int32(size), np.int32(GOOD))
                 state, steps = chunk.state, steps - size
                 rows.append(np.asarray(chunk.rows)[:size])
@@ -151,7 +150,7 @@ class Taken(NamedTuple):
     rows: Float[np.ndarray, "steps columns"]
     outcome: int
     verdict: int
-    state: FitState
+    state: Packed
 
 
 class Queued(NamedTuple):
@@ -193,4 +192,4 @@ class Pace:
         # Weighed by steps, so that the short chunks of the beginning, mostly overhead, fade fast.
         self._steps = 0.7 * self._steps + count
         self._seconds = 0.7 * self._seconds + seconds
-        self.size = int(np.clip(_CHUNK_SECONDS / per_step, max(self.size // 4, 1), 4 * self.size))
+        self.size = int(np.clip(_CHUNK_SECONDS / per_step, max(self.size // 4, 1), 16 * self.size))

@@ -13,6 +13,7 @@ from jaxtyping import Float, PyTree
 from fitkit._fisher import FisherMatrix
 from fitkit._fit.history import History
 from fitkit._fit.loop import Program
+from fitkit._fit.packing import Packed
 from fitkit._fit.problem import Params
 from fitkit._fit.status import Status
 from fitkit._fit.steering import Steering
@@ -47,11 +48,16 @@ class Best(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Place:
-    """A step of a fit, the state there, and the program that came to it."""
+    """A step of a fit, the state there as it is kept, and the program that came to it."""
 
     step: int
-    state: FitState
+    kept: FitState | Packed
     program: Program
+
+    @functools.cached_property
+    def state(self) -> FitState:
+        """The state, as a tree."""
+        return self.kept.tree if isinstance(self.kept, Packed) else self.kept
 
     @functools.cached_property
     def loss(self) -> float:
@@ -106,7 +112,7 @@ class Lowest:
         if self.step == origin.step:
             return origin
         steps = self.step - origin.step
-        state, _ = origin.program.replay(origin.state, self.controls, steps)
+        state, _ = origin.program.replay(origin.kept, self.controls, steps)
         return Place(self.step, state, origin.program)
 
     def among(self, rows: Float[np.ndarray, "steps columns"], origin: Place, controls: Controls):
@@ -156,8 +162,8 @@ class Timeline:
     @classmethod
     def starting(cls, mark: Mark) -> "Timeline":
         """Build the one of a fit that goes on from here."""
-        state, step = mark.place.state, mark.place.step
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state) if hasattr(leaf, "nbytes"))
+        kept, step = mark.place.kept, mark.place.step
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(kept) if hasattr(leaf, "nbytes"))
         # Each may keep the state of its lowest loss as well. Two are the fewest: a step that is not
         # finite may have to be undone together with the one that led to it.
         most = max(2, min(_MOST, _BUDGET // max(2 * size, 1)))
@@ -192,7 +198,7 @@ class Timeline:
         known: list[np.ndarray] = []
         for turn, then in [*turns, (step, controls)]:
             if turn > place.step:
-                state, rows = place.program.replay(place.state, controls, turn - place.step)
+                state, rows = place.program.replay(place.kept, controls, turn - place.step)
                 lowest = lowest.among(rows, place, controls)
                 known.append(rows)
                 place = Place(turn, state, place.program)

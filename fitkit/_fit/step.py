@@ -1,10 +1,10 @@
-"""The compiled step of a fit, and the chunk: many steps that stop by themselves where one fails."""
+"""One step of a fit: evaluate, let the optimiser propose, scale, move."""
 
 import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -17,10 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from fitkit._fisher import quick_norm
 from fitkit._fit.problem import Params, Problem
 from fitkit._nonfinite import zero_nan_check
-from fitkit._optimisers import Bounds, put_aside, put_back, tolerant, verdict_of
-
-#: Memory for what a chunk records, in bytes.
-_RECORD_BUDGET = 1_000_000
+from fitkit._optimisers import Bounds, put_aside, put_back, separated, tolerant
 
 #: What an optimiser is told besides its gradient, if it takes it.
 _EXTRA = ("value", "grad", "value_fn", "grad_fn", "residuals", "frozen", "factors")
@@ -53,19 +50,14 @@ class NonFiniteCounts(eqx.Module):
 
 
 class Controls(eqx.Module):
-    """What steers a running fit: the number that multiplies each parameter's step; 0 freezes.
+    """What steers a running fit: the number that multiplies each parameter's step; 0 freezes."""
 
-    One scalar for each leaf. With the elements of one array the arithmetic of every leaf would be
-    a kernel of its own for XLA, which compiles hundreds of them one by one; as scalars, leaves of
-    one shape share theirs.
-    """
-
-    multipliers: tuple[Float[Array | np.ndarray, ""], ...]
+    multipliers: Float[Array | np.ndarray, " leaves"]
 
     @classmethod
     def of(cls, multipliers: Iterable[float]) -> "Controls":
-        """Take plain numbers, as scalars of one fixed dtype: a Python float would retrace."""
-        return cls(tuple(np.asarray(one, np.float32) for one in multipliers))
+        """Take plain numbers, in one fixed dtype: a Python float would retrace."""
+        return cls(np.array(list(multipliers), np.float32))
 
 
 class StepInfo(eqx.Module):
@@ -91,23 +83,34 @@ class StepInfo(eqx.Module):
         return cls(np.asarray(row[0]), gradient_norms, step_norms)
 
 
-class Chunk(eqx.Module):
-    """What a compiled run of steps gives back."""
+class Step(NamedTuple):
+    """One step, in two parts, and what comes before and after many of them.
 
-    state: FitState
-    steps: Int[Array, ""]
-    rows: Float[Array, "capacity columns"]
-    outcome: Int[Array, ""]
-    verdict: Int[Array, ""]
+    What is frozen stays so throughout, so the optimiser's memory of it is put aside before the
+    first step and put back after the last, which costs the steps nothing.
 
+    Attributes
+    ----------
+    begin, end
+        The state at (state, controls) from which steps are taken; and the one at (after, before)
+        that they lead to.
+    evaluate
+        Evaluates the user's function: the loss and its gradient at (params, args).
+    move
+        Goes on from there with (state, loss, gradient, controls, args): where that leads, what is
+        recorded, and whether it was good.
+    """
 
-@runtime_checkable
-class Step(Protocol):
-    """One step: where it leads, what is recorded, and whether it was good."""
+    begin: Callable[[FitState, Controls], FitState]
+    end: Callable[[FitState, FitState], FitState]
+    evaluate: Callable[[Params, PyTree], tuple[Array, Params]]
+    move: Callable[..., tuple[FitState, StepInfo, Int[Array, ""]]]
 
     def __call__(
         self, state: FitState, controls: Controls, args: PyTree
-    ) -> tuple[FitState, StepInfo, Int[Array, ""]]: ...
+    ) -> tuple[FitState, StepInfo, Int[Array, ""]]:
+        """Take the step."""
+        return self.move(state, *self.evaluate(state.params, args), controls, args)
 
 
 def initial_state(
@@ -143,14 +146,12 @@ def make_step(
     """
     update = tolerant(optax.with_extra_args_support(optimiser).update, _EXTRA)
 
-    def step(
-        state: FitState, controls: Controls, args: PyTree
+    def move(
+        state: FitState, loss: Array, gradient: Params, controls: Controls, args: PyTree
     ) -> tuple[FitState, StepInfo, Int[Array, ""]]:
         params = state.params
-        factors = _like(params, controls.multipliers)
+        factors = _like(params, separated(controls.multipliers))
         frozen = jax.tree.map(lambda one: one == 0, factors)
-
-        loss, gradient = jax.value_and_grad(problem.loss)(params, args)
         if bounds is not None:
             frozen = jax.tree.map(jnp.logical_or, frozen, bounds.blocked(params, gradient))
 
@@ -216,59 +217,16 @@ def make_step(
             after, outcome = _go_on_over(state, after, zeroed, outcome, on_nonfinite == "skip")
         return after, info, outcome
 
-    return step
+    def begin(state: FitState, controls: Controls) -> FitState:
+        fresh, frozen = _first(optimiser, state.params), controls.multipliers == 0
+        aside = put_aside(state.optimiser, fresh, frozen, state.frozen, state.params)
+        return dataclasses.replace(state, optimiser=aside, frozen=frozen)
 
+    def end(after: FitState, before: FitState) -> FitState:
+        back = put_back(after.optimiser, before.optimiser, after.frozen, after.params)
+        return dataclasses.replace(after, optimiser=back)
 
-def capacity(params: Params) -> int:
-    """Compute how many steps one chunk may take: as many as its record has room for."""
-    columns = 1 + 2 * len(jax.tree.leaves(params))
-    return max(16, min(16384, _RECORD_BUDGET // (8 * columns)))
-
-
-def make_chunk(step: Step, optimiser: optax.GradientTransformation) -> Callable:
-    """Compile a run of at most `steps` steps of an optimiser.
-
-    The run ends at the first step that is not good, or once the optimiser's verdict is no longer
-    0. Its length is data, so that it can follow the clock without compiling again. The state
-    after a step that failed is not kept: a select in every step costs more than running the good
-    ones again, which is what the caller does then. A chunk whose predecessor failed does nothing,
-    so that it can be queued before that is known.
-
-    What is frozen stays so throughout, so the optimiser's memory of it is put aside before the
-    first step and put back after the last, which costs the steps nothing.
-    """
-
-    @jax.jit
-    def chunk(
-        state: FitState,
-        controls: Controls,
-        args: PyTree,
-        steps: Int[Array, ""] | np.int32,
-        outcome: Int[Array, ""] | np.int32,
-    ) -> Chunk:
-        # Of the row alone: states may refuse to be built of shapes, as those of kUPS do.
-        row = jax.eval_shape(lambda: step(state, controls, args)[1].row())
-
-        def goes_on(carry: Chunk) -> Array:
-            return (carry.steps < steps) & (carry.outcome == GOOD) & (carry.verdict == 0)
-
-        def body(carry: Chunk) -> Chunk:
-            state, info, outcome = step(carry.state, controls, args)
-            rows = lax.dynamic_update_index_in_dim(carry.rows, info.row(), carry.steps, 0)
-            return Chunk(state, carry.steps + 1, rows, outcome, verdict_of(state.optimiser))
-
-        rows = jnp.zeros((capacity(state.params), *row.shape), row.dtype)
-        verdict, outcome = verdict_of(state.optimiser), jnp.asarray(outcome)
-        params, optimiser_state = state.params, state.optimiser
-        frozen = jnp.stack([one == 0 for one in controls.multipliers])
-        fresh = _first(optimiser, params)
-        aside = put_aside(optimiser_state, fresh, frozen, state.frozen, params)
-        start = FitState(params, aside, frozen, state.nonfinite)
-        end = lax.while_loop(goes_on, body, Chunk(start, jnp.int32(0), rows, outcome, verdict))
-        after = put_back(end.state.optimiser, optimiser_state, frozen, params)
-        return dataclasses.replace(end, state=dataclasses.replace(end.state, optimiser=after))
-
-    return chunk
+    return Step(begin, end, jax.value_and_grad(problem.loss), move)
 
 
 def _go_on_over(
@@ -305,9 +263,12 @@ def strongly_typed(state: optax.OptState) -> optax.OptState:
 
 def _as_before(after: optax.OptState, before: optax.OptState) -> optax.OptState:
     """Keep the dtypes of an optimiser's state, which parameters of mixed dtypes may change."""
-    return jax.tree.map(
-        lambda new, old: new.astype(old.dtype) if eqx.is_array(new) else new, after, before
-    )
+
+    def typed(new: Any, old: Any) -> Any:
+        # Random keys have a dtype that nothing can be converted to.
+        return new.astype(old.dtype) if eqx.is_array(new) and new.dtype != old.dtype else new
+
+    return jax.tree.map(typed, after, before)
 
 
 def _promotion() -> tuple[str, str]:

@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 from fitkit._input.data import shortened
 
 
-def check_optimiser(event: str, what: str, optimiser: Any) -> optax.GradientTransformation:
+def check_optimiser(event: str, what: str, optimiser: Any) -> Any:
     """Return an optimiser, or raise a ``TypeError`` that names the slip.
 
     Parameters

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fitkit._nonfinite.numpy_rules import Mask, Value, evaluate, single
+from fitkit._jaxprs import single
+from fitkit._nonfinite.numpy_rules import Mask, Value, evaluate, to_device
 
 Element = tuple[int, ...]
 Source = tuple[int, Mask]  # operand, and the mask of its elements
@@ -159,7 +160,7 @@ def _probed(
         full = list(operands)
         for j, value in zip(floating, floats, strict=True):
             full[j] = value
-        return function(*full)[k]
+        return function(*map(to_device, full))[k]
 
     points = [
         jnp.asarray(random.uniform(0.5, 1.5, equation.invars[j].aval.shape)).astype(

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fitkit._input import is_user_file
-from fitkit._nonfinite.numpy_rules import single, to_device
+from fitkit._jaxprs import single
+from fitkit._nonfinite.numpy_rules import to_device
 from fitkit._nonfinite.scope import Scope, open_jaxpr
 from fitkit._nonfinite.source import Frame
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
+
+from fitkit._jaxprs import single
 
 Value = Any  # a NumPy array, or a JAX array where NumPy lacks the dtype (PRNG keys)
 if TYPE_CHECKING:
@@ -40,29 +41,7 @@ def evaluate(equation: Any, values: list[Value]) -> list[Value]:
 
 def evaluate_compiled(equation: Any, values: list[Value]) -> list[Value]:
     """Evaluate one equation as JAX does."""
-    return [to_host(out) for out in single(equation)(*values)]
-
-
-def single(equation: Any) -> Callable[..., list[Any]]:
-    """Make a function of all operands of an equation (literals too) from it."""
-    fresh = [(k, v) for k, v in enumerate(equation.invars) if not isinstance(v, jex.Literal)]
-    # A variable may stand twice among the operands, and a jaxpr binds each input once.
-    unique = list({id(v): (k, v) for k, v in reversed(fresh)}.values())
-    jaxpr = jex.Jaxpr(
-        (),
-        [v for _, v in unique],
-        equation.outvars,
-        [equation],
-        equation.effects,
-        _debug_info(len(unique), len(equation.outvars)),
-    )
-    closed = jex.ClosedJaxpr(jaxpr, ())  # pyright: ignore[reportPrivateImportUsage]
-    function = jex.jaxpr_as_fun(closed)
-    return lambda *values: function(*(to_device(values[k]) for k, _ in unique))
-
-
-def _debug_info(inputs: int, outputs: int) -> Any:
-    return jex.DebugInfo("replay", "fitkit", tuple(f"x{k}" for k in range(inputs)), ("",) * outputs)
+    return [to_host(out) for out in single(equation)(*map(to_device, values))]
 
 
 def to_host(value: Any) -> Value:

@@ -1,6 +1,7 @@
 """Damped Gauss-Newton as an optax transformation: the default optimiser of a least-squares fit."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -174,7 +175,8 @@ def _scaling(factors: PyTree | Callable | None, params: PyTree) -> Callable:
 
     In other coordinates than those of the factors the caller brings it, as `eigen_projected` does.
     """
-    if callable(factors):
+    # A tree of factors may be a module, which can be called as well.
+    if inspect.isfunction(factors):
         return factors
     if factors is None:
         return lambda change, step: step

@@ -2,22 +2,27 @@
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
 from fitkit._fisher import EigenProjectedState
 from fitkit._optimisers.diagnostics import Diagnostics
 from fitkit._optimisers.gauss_newton import GaussNewtonState
 from fitkit._optimisers.mapping import tolerant
+from fitkit._optimisers.of_each import Each, of_each
 
 #: States that belong to all parameters together, and what an optimiser says of itself.
 JOINT = (optax.ScaleByLBFGSState, EigenProjectedState, GaussNewtonState, Diagnostics)
+
+
+class _Hole(NamedTuple):
+    """Where a count of steps belongs in a state."""
 
 
 class OwnCounts(eqx.Module):
@@ -40,14 +45,13 @@ def own_counts(
 ) -> optax.GradientTransformationExtraArgs:
     """Let every parameter of an optimiser have a step count of its own.
 
-    The optimiser works with one count, so it is asked once for every different one, and each
-    parameter takes the answer to its own. As long as all counts are equal that is once.
+    The optimiser works with one count; see `of_each`.
 
     Returns
     -------
     optax.GradientTransformationExtraArgs
         Where its ``update`` is told ``factors=``, a tree of the numbers that multiply the
-        updates, parameters with a factor of 0 are not asked for.
+        updates, the counts of parameters with a factor of 0 mean nothing.
     """
     inner = optax.with_extra_args_support(optimiser)
 
@@ -70,44 +74,30 @@ def own_counts(
             extra["factors"] = factors
         nodes = [node for node in jax.tree.leaves(state, is_leaf=_is_own) if _is_own(node)]
         counts = [node.values for node in nodes]
-
-        def ask(at: list[Int[Array, ""]]) -> tuple[PyTree, optax.OptState]:
-            values, spread = iter(at), iter(nodes)
-            one = jax.tree.map(lambda n: next(values) if _is_own(n) else n, state, is_leaf=_is_own)
-            proposed, after = tolerant(inner.update, extra)(updates, one, params, **extra)
-
-            def for_each(count: Int[Array, ""]) -> OwnCounts:
-                own = next(spread)
-                return OwnCounts(jnp.broadcast_to(count, own.values.shape), own.moved)
-
-            return proposed, _map_counts(for_each, after)
-
-        if not counts or counts[0].size == 1:
-            return ask([own[0] for own in counts])
-
-        def equal(at: list[Int[Array, ""]]) -> Bool[Array, " n"]:
-            return jnp.all(jnp.stack([own == one for own, one in zip(counts, at, strict=True)]), 0)
-
-        moving = jnp.ones(counts[0].shape, bool)
-        if factors is not None:
+        if factors is not None and nodes:
             moving = jnp.stack([factor != 0 for factor in jax.tree.leaves(factors)])
-        # What belongs to no parameter goes on with the one that has taken the most steps.
-        latest = [own.max() for own in counts]
-        proposed, after = ask(latest)
+            # A parameter that does not move goes with the one that has taken the most steps.
+            counts = [jnp.where(moving, own, own.max()) for own in counts]
 
-        def serve(carry: tuple) -> tuple:
-            waiting, proposed, after = carry
-            at = [own[jnp.argmax(waiting)] for own in counts]
-            served = waiting & equal(at)
-            own, own_after = ask(at)
-            flags = iter(served)
-            proposed = jax.tree.map(lambda a, b: jnp.where(next(flags), a, b), own, proposed)
-            return waiting & ~served, proposed, choose(served, own_after, after, updates)
+        def ask(at: list[Int[Array, ""]], updates: PyTree, bare: PyTree, params: PyTree) -> Any:
+            one = jax.tree.map(
+                lambda node: at.pop(0) if isinstance(node, _Hole) else node,
+                bare,
+                is_leaf=lambda node: isinstance(node, _Hole),
+            )
+            return tolerant(inner.update, extra)(updates, one, params, **extra)
 
-        _, proposed, after = jax.lax.while_loop(
-            lambda carry: jnp.any(carry[0]), serve, (moving & ~equal(latest), proposed, after)
-        )
-        return proposed, after
+        bare = jax.tree.map(lambda n: _Hole() if _is_own(n) else n, state, is_leaf=_is_own)
+        given = updates, bare, params
+        proposed, after = of_each(ask, counts, _owners(given, updates), *given)
+        proposed = jax.tree.map(_latest, proposed, is_leaf=_is_each)
+        moved = iter([node.moved for node in nodes])
+
+        def own(one: Each) -> OwnCounts:
+            return OwnCounts(one.own, next(moved))
+
+        after = _map_counts(own, after)
+        return proposed, jax.tree.map(_latest, after, is_leaf=_is_each)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
@@ -129,9 +119,8 @@ def choose(
     params
         The parameters; those of other optimisers may be masked out.
     """
-    structure = _structure(params)
-    number = itertools.count()
-    index = [None if _is_hole(leaf) else next(number) for leaf in leaves_and_holes(params)]
+    structure, index = _structure(params), _index(params)
+    flag = separated(flags)
 
     def is_part(node: Any) -> bool:
         return not isinstance(node, JOINT) and _structure(node) == structure
@@ -144,7 +133,7 @@ def choose(
         if not is_part(rest):
             return rest
         leaves = zip(leaves_and_holes(part), leaves_and_holes(rest), index, strict=True)
-        chosen = [b if _is_hole(b) else jnp.where(flags[i], a, b) for a, b, i in leaves]
+        chosen = [b if i is None or _is_hole(b) else jnp.where(flag[i], a, b) for a, b, i in leaves]
         return jax.tree.unflatten(structure, chosen)
 
     return jax.tree.map(
@@ -169,13 +158,51 @@ def _is_own(node: Any) -> bool:
     return isinstance(node, OwnCounts)
 
 
-def _map_counts(function: Callable[[Array], OwnCounts], state: optax.OptState) -> optax.OptState:
+def _index(params: PyTree) -> list[int | None]:
+    """Return the numbers of the parameters; None for a hole."""
+    number = itertools.count()
+    return [None if _is_hole(leaf) else next(number) for leaf in leaves_and_holes(params)]
+
+
+def _is_each(node: Any) -> bool:
+    return isinstance(node, Each)
+
+
+def _latest(leaf: Any) -> Any:
+    return leaf.latest if _is_each(leaf) else leaf
+
+
+def _owners(tree: PyTree, params: PyTree) -> list[int | None]:
+    """Say which parameter each leaf of a tree belongs to: of subtrees built like the parameters."""
+    structure, index = _structure(params), _index(params)
+
+    def is_part(node: Any) -> bool:
+        return not isinstance(node, JOINT) and _structure(node) == structure
+
+    owners: list[int | None] = []
+    for node in jax.tree.leaves(tree, is_leaf=lambda n: isinstance(n, JOINT) or is_part(n)):
+        if is_part(node):
+            leaves = zip(index, leaves_and_holes(node), strict=True)
+            owners += [k for k, leaf in leaves if not _is_hole(leaf)]
+        else:
+            owners += [None] * len(jax.tree.leaves(node))
+    return owners
+
+
+def _map_counts(function: Callable[[Any], OwnCounts], state: optax.OptState) -> optax.OptState:
     """Replace every count of steps, by its name in optax, that is not of a joint memory."""
 
     def one(key_path: tuple[Any, ...], leaf: Any) -> Any:
         named = bool(key_path) and getattr(key_path[-1], "name", None) == "count"
-        return function(leaf) if named and jnp.ndim(leaf) == 0 else leaf
+        if not named or isinstance(leaf, JOINT) or jnp.ndim(_latest(leaf)) != 0:
+            return leaf
+        return function(leaf)
 
     return jax.tree_util.tree_map_with_path(
-        one, state, is_leaf=lambda node: isinstance(node, JOINT)
+        one, state, is_leaf=lambda node: isinstance(node, (Each, *JOINT))
     )
+
+
+def separated(vector: Shaped[Array | np.ndarray, " n"]) -> list[Shaped[Array, ""]]:
+    """Return the elements of a vector, of all at once: a slice for each is a kernel of its own."""
+    return [one.reshape(()) for one in jax.lax.split(jnp.asarray(vector), [1] * len(vector))]

@@ -1,0 +1,231 @@
+"""A step whose small parameters travel side by side, in one vector."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.tree_util import DictKey, keystr, tree_leaves_with_path
+from jaxtyping import Array, Int, PyTree
+
+from fitkit._fit.merge import SMALL, Merged
+from fitkit._fit.step import Controls, FitState, Step, StepInfo
+from fitkit._paths import named_leaves
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """How the leaves of a state travel: small ones that belong together side by side in a vector.
+
+    Together are leaves whose paths differ only in the path of a parameter: the first moments of
+    all parameters, say.
+
+    Attributes
+    ----------
+    structure
+        That of the tree.
+    shapes
+        Those of its leaves.
+    groups
+        Which leaves are side by side in each array.
+    """
+
+    structure: Any
+    shapes: tuple[tuple[int, ...], ...]
+    groups: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, tree: PyTree, params: PyTree) -> "Packing":
+        """Group the leaves of a tree, which may be abstract, by the paths of parameters."""
+        paths = {path for path, _ in tree_leaves_with_path(params)}
+        names = set(named_leaves(params))
+        leaves = tree_leaves_with_path(tree)
+        together: dict[Any, list[int]] = {}
+        for index, (path, leaf) in enumerate(leaves):
+            small = leaf.size <= SMALL and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+            key = (_kind(path, paths, names), str(leaf.dtype)) if small else index
+            together.setdefault(key, []).append(index)
+        shapes = tuple(leaf.shape for _, leaf in leaves)
+        return cls(jax.tree.structure(tree), shapes, tuple(map(tuple, together.values())))
+
+    @classmethod
+    def alone(cls, tree: PyTree) -> "Packing":
+        """Leave every leaf of a tree, which may be abstract, by itself."""
+        leaves, structure = jax.tree.flatten(tree)
+        shapes = tuple(jnp.shape(leaf) for leaf in leaves)
+        return cls(structure, shapes, tuple((index,) for index in range(len(leaves))))
+
+    def packed(self, tree: PyTree) -> "Packed":
+        """Lay a tree out."""
+        return Packed(self.pack(tree), self)
+
+    def pack(self, tree: PyTree, numpy: Any = jnp) -> list[Any]:
+        """Return the arrays in which a tree is laid out; with NumPy nothing compiles."""
+        leaves = jax.tree.leaves(tree)
+        return [
+            leaves[group[0]]
+            if len(group) == 1
+            else numpy.concatenate([numpy.ravel(leaves[index]) for index in group])
+            for group in self.groups
+        ]
+
+    def unpack(self, arrays: Sequence[Any], numpy: Any = jnp) -> PyTree:
+        """Build the tree again."""
+        leaves: dict[int, Array] = {}
+        for group, array in zip(self.groups, arrays, strict=True):
+            if len(group) == 1:
+                leaves[group[0]] = array
+                continue
+            shapes = [self.shapes[index] for index in group]
+            sizes = [math.prod(shape) for shape in shapes]
+            parts = (
+                lax.split(array, sizes)
+                if numpy is jnp
+                else np.split(np.asarray(array), np.cumsum(sizes)[:-1])
+            )
+            for index, shape, part in zip(group, shapes, parts, strict=True):
+                leaves[index] = jnp.asarray(part.reshape(shape))
+        return jax.tree.unflatten(self.structure, [leaves[i] for i in range(len(leaves))])
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["packing"]
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Packed:
+    """A state as it travels."""
+
+    arrays: list[Any]
+    packing: Packing
+
+    @classmethod
+    def of(cls, state: "FitState | Packed") -> "Packed":
+        """Lay a state out, if it is not yet."""
+        if isinstance(state, Packed):
+            return state
+        packing = Packing.of(state, state.params)
+        return cls(packing.pack(state, np), packing)
+
+    @property
+    def tree(self) -> FitState:
+        """The state as its users know it."""
+        return self.packing.unpack(self.arrays, np)
+
+
+class PackedFunction:
+    """A function of trees on their packed forms, its arithmetic merged.
+
+    Parameters
+    ----------
+    function
+        Returns a tree built like the first of `trees`, and any others.
+    packings, trees
+        How each argument is packed, and the arguments, which may be abstract.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., tuple],
+        packings: Sequence[Packing],
+        trees: Sequence[PyTree],
+    ) -> None:
+        leaves, structure = jax.tree.flatten(tuple(trees))
+        rests: list[PyTree] = []
+
+        def of_leaves(*leaves: Array) -> list[Array]:
+            first, *rest = function(*jax.tree.unflatten(structure, leaves))
+            rests.append(rest)
+            return [*jax.tree.leaves(first), *jax.tree.leaves(rest)]
+
+        closed, shapes = jax.make_jaxpr(of_leaves, return_shape=True)(*leaves)
+        self._packing, count = packings[0], len(packings[0].shapes)
+        self._structure = jax.tree.structure(rests[-1])
+        #: What it returns besides the first tree, by shape.
+        self.rest = jax.tree.unflatten(self._structure, shapes[count:])
+        groups, start = [], 0
+        for packing in packings:
+            groups += [[start + index for index in group] for group in packing.groups]
+            start += len(packing.shapes)
+        self._merged = Merged(closed, groups)
+        self._groups = [*self._packing.groups, *([index] for index in range(count, len(shapes)))]
+
+    def __call__(self, *packed: Packed) -> tuple[Packed, list]:
+        """Compute the first result, packed, and the others."""
+        out = self._merged([array for one in packed for array in one.arrays], self._groups)
+        count = len(self._packing.groups)
+        rest = jax.tree.unflatten(self._structure, out[count:])
+        return Packed(out[:count], self._packing), rest
+
+
+class PackedStep:
+    """A step on a packed state.
+
+    Parameters
+    ----------
+    step
+        The step on a state as it is.
+    state, controls, args
+        What it starts from, for their shapes.
+    """
+
+    def __init__(self, step: Step, state: Packed, controls: Controls, args: PyTree) -> None:
+        self._evaluate, self._controls = step.evaluate, Packing.alone(controls)
+        tree = state.packing.unpack(state.arrays)
+        params = tree.params
+        # A gradient is built like the parameters.
+        self._gradient = Packing.of(params, params)
+        loss = jax.eval_shape(lambda: step.evaluate(params, args)[0])
+        self._loss, self._args = Packing.alone(loss), Packing.alone(args)
+        others = self._loss, self._gradient, self._controls, self._args
+        self._move = PackedFunction(
+            step.move, [state.packing, *others], [tree, loss, params, controls, args]
+        )
+        self._begin = PackedFunction(
+            lambda *given: (step.begin(*given),), [state.packing, self._controls], [tree, controls]
+        )
+        self._end = PackedFunction(
+            lambda *given: (step.end(*given),), [state.packing, state.packing], [tree, tree]
+        )
+
+    @property
+    def info(self) -> StepInfo:
+        """What is recorded of a step, by shape."""
+        return self._move.rest[0]
+
+    def begin(self, state: Packed, controls: Controls) -> Packed:
+        """Return the state from which steps are taken."""
+        return self._begin(state, self._controls.packed(controls))[0]
+
+    def end(self, after: Packed, before: Packed) -> Packed:
+        """Return the state that they lead to."""
+        return self._end(after, before)[0]
+
+    def __call__(
+        self, state: Packed, controls: Controls, args: PyTree
+    ) -> tuple[Packed, StepInfo, Int[Array, ""]]:
+        """Take the step."""
+        loss, gradient = self._evaluate(state.packing.unpack(state.arrays).params, args)
+        after, (info, outcome) = self._move(
+            state,
+            self._loss.packed(loss),
+            self._gradient.packed(gradient),
+            self._controls.packed(controls),
+            self._args.packed(args),
+        )
+        return after, info, outcome
+
+
+def _kind(path: tuple[Any, ...], paths: set[tuple[Any, ...]], names: set[str]) -> str:
+    """Write a leaf's path without the parameter in it."""
+    for length in range(len(path), 0, -1):
+        if path[-length:] in paths:
+            path = (*path[:-length], DictKey("*"))
+            break
+    return keystr(
+        tuple(DictKey("*") if getattr(key, "key", None) in names else key for key in path)
+    )

@@ -1,0 +1,134 @@
+"""Traced functions, read as a list of instructions."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax.extend.core as jex
+import numpy as np
+
+# What only calls another function.
+_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
+
+# What does the same to every element. Operands are of the result's shape, or scalars.
+# fmt: off
+ELEMENTWISE = frozenset((
+    "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh",
+    "cbrt", "ceil", "clamp", "convert_element_type", "copy", "cos", "cosh", "div", "eq", "erf",
+    "exp", "exp2", "expm1", "floor", "ge", "gt", "imag", "integer_pow", "is_finite", "le", "log",
+    "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter", "not", "or", "pow",
+    "real", "rem", "round", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "square", "sub",
+    "tan", "tanh", "xor",
+))
+# fmt: on
+
+
+class Constant(NamedTuple):
+    """An operand that is known when a function is traced."""
+
+    value: Any
+
+
+class Instruction(NamedTuple):
+    """One operation.
+
+    Attributes
+    ----------
+    equation
+        As JAX has it: the primitive, its parameters and the shapes of its results.
+    operands
+        A `Constant`, or the number of a value: that of an input or of an earlier result.
+    results
+        The numbers of what it computes.
+    """
+
+    equation: Any
+    operands: tuple[int | Constant, ...]
+    results: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the primitive."""
+        return self.equation.primitive.name
+
+
+class Listing(NamedTuple):
+    """A function as instructions, those of the functions that it calls among them.
+
+    Attributes
+    ----------
+    inputs
+        The numbers of its inputs.
+    instructions
+        In an order in which they can be carried out.
+    outputs
+        What it returns.
+    """
+
+    inputs: tuple[int, ...]
+    instructions: tuple[Instruction, ...]
+    outputs: tuple[int | Constant, ...]
+
+
+def listing(closed: Any) -> Listing:
+    """List the instructions of a function as `jax.make_jaxpr` traces it."""
+    known: dict[Any, int | Constant] = {}
+    count = 0
+
+    def number(variable: Any) -> int:
+        nonlocal count
+        count += 1
+        known[variable] = count - 1
+        return count - 1
+
+    def operand(atom: Any) -> int | Constant:
+        if isinstance(atom, jex.Literal):
+            aval: Any = atom.aval
+            return Constant(np.asarray(atom.val, aval.dtype))
+        return known[atom]
+
+    def read(jaxpr: Any, constants: Sequence[Any]) -> Iterator[Instruction]:
+        known.update(zip(jaxpr.constvars, map(Constant, constants), strict=True))
+        for equation in jaxpr.eqns:
+            operands = tuple(map(operand, equation.invars))
+            inner = equation.params.get(_CALLS.get(equation.primitive.name, ""))
+            if inner is None:
+                yield Instruction(equation, operands, tuple(map(number, equation.outvars)))
+                continue
+            # JAX traces a function once, so that the same variables may stand for many calls.
+            known.update(zip(inner.jaxpr.invars, operands, strict=True))
+            yield from read(inner.jaxpr, inner.consts)
+            results = map(operand, inner.jaxpr.outvars)
+            known.update(zip(equation.outvars, list(results), strict=True))
+
+    inputs = tuple(map(number, closed.jaxpr.invars))
+    instructions = tuple(read(closed.jaxpr, closed.consts))
+    return Listing(inputs, instructions, tuple(map(operand, closed.jaxpr.outvars)))
+
+
+def evaluate(equation: Any, values: Sequence[Any]) -> list[Any]:
+    """Evaluate one equation on values of all its operands, literals too."""
+    if equation.primitive.name in ELEMENTWISE:
+        return [equation.primitive.bind(*values, **equation.params)]
+    return single(equation)(*values)
+
+
+def single(equation: Any) -> Callable[..., list[Any]]:
+    """Make a function of all operands of an equation (literals too) from it."""
+    fresh = [(k, v) for k, v in enumerate(equation.invars) if not isinstance(v, jex.Literal)]
+    # A variable may stand twice among the operands, and a jaxpr binds each input once.
+    unique = list({id(v): (k, v) for k, v in reversed(fresh)}.values())
+    jaxpr = jex.Jaxpr(
+        (),
+        [v for _, v in unique],
+        equation.outvars,
+        [equation],
+        equation.effects,
+        _debug_info(len(unique), len(equation.outvars)),
+    )
+    closed = jex.ClosedJaxpr(jaxpr, ())  # pyright: ignore[reportPrivateImportUsage]
+    function = jex.jaxpr_as_fun(closed)
+    return lambda *values: function(*(values[k] for k, _ in unique))
+
+
+def _debug_info(inputs: int, outputs: int) -> Any:
+    return jex.DebugInfo("replay", "fitkit", tuple(f"x{k}" for k in range(inputs)), ("",) * outputs)
