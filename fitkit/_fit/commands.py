@@ -84,7 +84,8 @@ def resolved(
     """Make one transformation of what the user gave, and note which optimiser moves what."""
     if not isinstance(optimiser, Mapping):
         one: Any = as_optax(optimiser)
-        return own_counts(one), assign(named_leaves(params), one, event=event)
+        assignment = assign(named_leaves(params), one, event=event)
+        return own_counts(one), assignment
     # One object for several keys stays one.
     converted = {id(one): as_optax(one) for one in optimiser.values()}
     mapped = {key: converted[id(one)] for key, one in optimiser.items()}
