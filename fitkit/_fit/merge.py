@@ -107,7 +107,8 @@ class Merged:
             stretches.define(source, jnp.asarray(value))
         for term in sorted(self._lines, key=self._depths.__getitem__):
             lines = self._lines[term]
-            if len(lines) > 1 and self._is_merged(lines[0]):
+            # What is the same for all (a count of steps, say) stays as it was traced.
+            if len(lines) > 1 and self._many[term]:
                 _compute_together(stretches, lines)
             else:
                 for line in lines:
@@ -134,12 +135,15 @@ class Merged:
             start += aval.size
         return source
 
-    def _term(self, key: Hashable, below: Sequence[int], many: bool = False) -> int:
-        """Return the number of an expression; equal ones have equal numbers."""
+    def _term(self, key: Hashable, below: Sequence[int], many: bool) -> int:
+        """Return the number of an expression; equal ones have equal numbers.
+
+        There may be many arrays that are the same expression, or but one.
+        """
         term = self._terms.setdefault((key, tuple(below)), len(self._terms))
         if term == len(self._depths):
             self._depths.append(1 + max((self._depths[one] for one in below), default=0))
-            self._many.append(many or any(self._many[one] for one in below))
+            self._many.append(many)
         return term
 
     def _value(self, operand: int | Constant) -> _Value:
@@ -150,12 +154,13 @@ class Merged:
             kind = str(value.dtype)
             if np.size(value) == 1 and isinstance(value, np.ndarray | np.generic):
                 one = Constant(np.reshape(value, ()))
-                term = self._term(("number", kind), ())
+                term = self._term(("number", kind), (), many=False)
                 self._constants[id(value)] = _Value(one, np.shape(value), term)
             else:
                 source = self._source()
                 self._arrays.append((source, value))
-                term = self._term(("constant", kind, np.size(value) <= SMALL or source), ())
+                alike = np.size(value) <= SMALL or source
+                term = self._term(("constant", kind, alike), (), many=False)
                 place = Place(source, 0, np.size(value))
                 self._constants[id(value)] = _Value(place, np.shape(value), term)
         return self._constants[id(value)]
@@ -172,7 +177,8 @@ class Merged:
             self._values.update(zip(instruction.results, moved, strict=True))
             return
         terms = [one.term for one in operands]
-        term = self._term(self._key(equation, operands), terms)
+        key, alike = self._key(equation, operands)
+        term = self._term(key, terms, many=alike and any(self._many[one] for one in terms))
         shape = results[0].shape if results else ()
         same = term, tuple(_identity(one.place) for one in operands), shape
         line = self._known.get(same)
@@ -181,26 +187,23 @@ class Merged:
             self._lines.setdefault(term, []).append(line)
             self._known[same] = line
         for k, (result, aval) in enumerate(zip(instruction.results, results, strict=True)):
-            own = term if len(results) == 1 else self._term(("result", k), (term,))
+            own = term if len(results) == 1 else self._term(("result", k), (term,), many=False)
             place = Place(line.sources[k], 0, getattr(aval, "size", 1))
             self._values[result] = _Value(place, getattr(aval, "shape", ()), own)
 
-    def _key(self, equation: Any, operands: Sequence[_Value]) -> Hashable:
-        """Return what must be equal for two instructions to be merged, besides the operands."""
-        name = equation.primitive.name
-        # What is the same for all (a count of steps, its bias correction) stays as it was traced.
-        if any(self._many[one.term] for one in operands):
-            out = equation.outvars[0].aval
-            if name in ELEMENTWISE and out.size <= SMALL:
-                params = tuple(sorted((key, str(one)) for key, one in equation.params.items()))
-                return name, params, str(out.dtype)
-            if _is_reduction(name, operands, out):
-                return "reduction", name, str(out.dtype)
-        return name, id(equation)
+    def _key(self, equation: Any, operands: Sequence[_Value]) -> tuple[Hashable, bool]:
+        """Return what tells an expression from others of the same operands.
 
-    def _is_merged(self, line: _Line) -> bool:
-        key = self._key(line.equation, line.operands)
-        return key != (line.equation.primitive.name, id(line.equation))
+        And whether it is such that many of them may be computed as one.
+        """
+        name: str = equation.primitive.name
+        out: Any = equation.outvars[0].aval if equation.outvars else None
+        if name in ELEMENTWISE and out.size <= SMALL:
+            params = tuple(sorted((key, str(one)) for key, one in equation.params.items()))
+            return (name, params, str(out.dtype)), True
+        if _is_reduction(name, operands, out):
+            return ("reduction", name, str(out.dtype)), True
+        return (name, id(equation)), False
 
 
 def _compute_alone(stretches: Stretches, line: _Line) -> None:
@@ -284,6 +287,8 @@ def _moved(
 def _is_reduction(name: str, operands: Sequence[_Value], out: Any) -> bool:
     """Whether one number is made of all elements of a small array."""
     if name not in _REDUCTIONS or out.shape != () or not 1 < operands[0].wanted <= SMALL:
+        return False
+    if any(isinstance(one.place, Constant) for one in operands):
         return False
     # A product of an array by itself is a sum of squares; of two, one may be a matrix.
     return all(one.place == operands[0].place for one in operands)

@@ -83,12 +83,15 @@ def of_each(
         lambda: jax.vmap(numbers)(*counts),
     )
     each = dict(zip(wanted, own, strict=True))
-    parts = {number: lax.split(vector, [1] * n) for number, vector in each.items()}
+    parts = {
+        number: [part.reshape(part.shape[1:]) for part in lax.split(vector, [1] * n)]
+        for number, vector in each.items()
+    }
     for one in read.instructions:
         who = _owner_of(one, belongs)
         if len(who) == 1:
             (k,) = who
-            mine = {o: parts[o][k][0] for o in one.operands if isinstance(o, int) and o in parts}
+            mine = {o: parts[o][k] for o in one.operands if isinstance(o, int) and o in parts}
             _carry_out([one], values, mine)
         elif who:
             _carry_out([one], values)
