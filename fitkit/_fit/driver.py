@@ -113,8 +113,7 @@ class Driver:
             program = dataclasses.replace(program, settings=run.settings)
         if kept is not place.kept or program is not place.program:
             place = Place(place.step, kept, program)
-        changes: dict[str, Any] = {"place": place, "status": self._status(), "target": run.target}
-        changes["until"] = run.until
+        changes: dict[str, Any] = {"place": place, "status": self._status()}
         changes |= {"stop_reason": "", "optimiser_status": "", "error": None, "failure": None}
         self._owner.update(lambda now: now.but(**changes))
 

@@ -257,6 +257,8 @@ class Engine:
                 if self._busy in (None, threading.current_thread()):
                     run.driver = driver
                     self._run = run
+                    # At once: whoever started the run may look before its thread has begun.
+                    self._snapshot = self._snapshot.but(target=run.target, until=run.until)
                     return
                 self._changed.wait(0.05)
 
