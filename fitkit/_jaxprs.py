@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.extend.core as jex
+import jax.numpy as jnp
 import numpy as np
 
 # What only calls another function.
@@ -132,3 +134,86 @@ def single(equation: Any) -> Callable[..., list[Any]]:
 
 def _debug_info(inputs: int, outputs: int) -> Any:
     return jex.DebugInfo("replay", "fitkit", tuple(f"x{k}" for k in range(inputs)), ("",) * outputs)
+
+
+def passed_through(closed: Any) -> set[Any]:
+    """Collect the floating dtypes that values made of a function's inputs pass through."""
+    found: set[Any] = set()
+    _walk(closed.jaxpr, [True] * len(closed.jaxpr.invars), found)
+    return found
+
+
+def _walk(jaxpr: Any, depends: list[bool], found: set) -> list[bool]:
+    """Collect the floating dtypes of what depends on the inputs marked; mark the outputs."""
+    marked = {variable for variable, mark in zip(jaxpr.invars, depends, strict=True) if mark}
+    for equation in jaxpr.eqns:
+        inputs = [_among(v, marked) for v in equation.invars]
+        if not any(inputs):
+            continue
+        for variable, mark in zip(equation.outvars, _outputs(equation, inputs, found), strict=True):
+            if mark:
+                marked.add(variable)
+                dtype: Any = getattr(variable.aval, "dtype", None)
+                if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
+                    found.add(dtype)
+    return [_among(v, marked) for v in jaxpr.outvars]
+
+
+def _among(variable: Any, marked: set) -> bool:
+    return not isinstance(variable, jex.Literal) and variable in marked
+
+
+def _outputs(equation: Any, inputs: list[bool], found: set) -> list[bool]:
+    """Mark the outputs of an equation, walking the functions inside it."""
+    every = [True] * len(equation.outvars)
+    inner = _inner(equation)
+    if not inner:
+        return every
+    name, params = equation.primitive.name, equation.params
+    if name == "scan":
+        if "ft_in" in params:  # Newer JAX keeps trees in place of counts.
+            constants, carry = (
+                len(jax.tree.leaves(one, is_leaf=lambda leaf: leaf is None))
+                for one in params["ft_in"][:2]
+            )
+        else:
+            constants, carry = params["num_consts"], params["num_carry"]
+        return _fixed_point(inner[0], inputs, constants, carry, found)
+    if name == "while":
+        inner = [params["body_jaxpr"].jaxpr]
+        passed = inputs[params["cond_nconsts"] :]
+        return _fixed_point(inner[0], passed, params["body_nconsts"], len(every), found)
+    marks = [False] * len(every)
+    for one in inner:
+        # What chooses a branch comes before its operands.
+        count = len(one.invars)
+        passed = inputs[len(inputs) - count :] if count <= len(inputs) else [True] * count
+        reached = _walk(one, passed, found)
+        if len(reached) != len(every):
+            return every
+        marks = [mark or reach for mark, reach in zip(marks, reached, strict=True)]
+    return marks
+
+
+def _fixed_point(
+    inner: Any, passed: list[bool], start: int, carried: int, found: set
+) -> list[bool]:
+    """Walk the body of a loop until what it carries is marked for good."""
+    while True:
+        marks = _walk(inner, passed, found)
+        grown = [*passed]
+        for i in range(carried):
+            grown[start + i] |= marks[i]
+        if grown == passed:
+            return marks
+        passed = grown
+
+
+def _inner(equation: Any) -> list[Any]:
+    values = [
+        one
+        for value in equation.params.values()
+        for one in (value if isinstance(value, tuple | list) else (value,))
+    ]
+    found = [one.jaxpr if isinstance(one, jex.ClosedJaxpr) else one for one in values]  # pyright: ignore[reportPrivateImportUsage]
+    return [one for one in found if isinstance(one, jex.Jaxpr)]

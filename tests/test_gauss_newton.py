@@ -464,3 +464,20 @@ def test_freezing_during_a_run_is_no_plateau():
 def test_a_loss_needs_an_optimiser():
     with pytest.raises(ValueError, match="a loss needs an `optimiser`"):
         fk.Fit(loss=lambda params, args: params**2, params=1.0)
+
+
+def test_single_precision_inside_a_model_is_rounding():
+    """Rounding there hides what the last step gains; the slopes still tell where it leads."""
+    t = np.linspace(0, 3, 60)
+    y = 2 * np.exp(-1.3 * t) + 0.01 * np.random.default_rng(0).normal(size=60)
+
+    def residuals(params, args):
+        a, k = params["a"].astype(jnp.float32), params["k"].astype(jnp.float32)
+        model = a * jnp.exp(-k * t.astype(np.float32))
+        return (model.astype(jnp.float64) - y) / 0.01
+
+    fit = fk.Fit(residuals=residuals, params={"a": 1.0, "k": 1.0})
+    fit.run(100, progress=False)
+    assert fit.status == "converged"
+    assert fit.result().success
+    assert fit.result().assessment.distance < 1e-3

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fitkit._fisher import check_residuals, norm, rank_rtol, scaled_columns, transposed_jacobian
 from fitkit._input import converted, explained
+from fitkit._jaxprs import passed_through
 from fitkit._optimisers.convergence import assess, decomposed
 from fitkit._optimisers.diagnostics import Diagnostics, Verdict
 from fitkit._optimisers.trust_region import Model, search
@@ -201,7 +202,10 @@ def _advance(
     # The coarsest dtype says what is rounding, and the finest computes.
     coarse = max(dtypes, key=lambda dtype: float(jnp.finfo(dtype).eps))
     fine = common_dtype(flat, rows)
-    eps, rtol = float(jnp.finfo(coarse).eps), rank_rtol(coarse)
+    rtol = rank_rtol(coarse)
+    # Float32 inside a model with float64 parameters rounds as float32 does.
+    inside = passed_through(jax.make_jaxpr(function)(flat))
+    eps = max(float(jnp.finfo(dtype).eps) for dtype in (coarse, *inside))
     # Zeros keep NaN out of the decompositions; the verdict overrules what comes of them.
     residuals = jnp.where(finite, residuals, 0).astype(fine)
     jacobian = jnp.where(finite, rows, 0).astype(fine).T

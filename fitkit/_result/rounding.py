@@ -7,8 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal  # pyright: ignore[reportPrivateImportUsage]
 from jaxtyping import Array, Float, PyTree
+
+from fitkit._jaxprs import passed_through
 
 # Distance of the points at which noise is measured, in units of rounding of the parameters: far
 # enough that they are distinct, and near enough that curvature shows nothing (Moré and Wild,
@@ -33,86 +34,8 @@ def coarsest_eps(function: Callable, free: PyTree, held: PyTree, args: Any) -> F
     def of_leaves(leaves: list) -> Any:
         return function(eqx.combine(jax.tree.unflatten(structure, leaves), held), args)
 
-    closed = jax.make_jaxpr(of_leaves)(leaves)
-    found: set[Any] = {leaf.dtype for leaf in leaves}
-    _walk(closed.jaxpr, [True] * len(leaves), found)
+    found = {leaf.dtype for leaf in leaves} | passed_through(jax.make_jaxpr(of_leaves)(leaves))
     return jnp.asarray(max(float(jnp.finfo(dtype).eps) for dtype in found), float)
-
-
-def _walk(jaxpr: Jaxpr, depends: list[bool], found: set) -> list[bool]:
-    """Collect the floating dtypes of what depends on the inputs marked; mark the outputs."""
-    marked = {variable for variable, mark in zip(jaxpr.invars, depends, strict=True) if mark}
-    for equation in jaxpr.eqns:
-        inputs = [_among(v, marked) for v in equation.invars]
-        if not any(inputs):
-            continue
-        for variable, mark in zip(equation.outvars, _outputs(equation, inputs, found), strict=True):
-            if mark:
-                marked.add(variable)
-                dtype: Any = getattr(variable.aval, "dtype", None)
-                if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
-                    found.add(dtype)
-    return [_among(v, marked) for v in jaxpr.outvars]
-
-
-def _among(variable: Any, marked: set) -> bool:
-    return not isinstance(variable, Literal) and variable in marked
-
-
-def _outputs(equation: Any, inputs: list[bool], found: set) -> list[bool]:
-    """Mark the outputs of an equation, walking the functions inside it."""
-    every = [True] * len(equation.outvars)
-    inner = _inner(equation)
-    if not inner:
-        return every
-    name, params = equation.primitive.name, equation.params
-    if name == "scan":
-        if "ft_in" in params:  # Newer JAX keeps trees in place of counts.
-            constants, carry = (
-                len(jax.tree.leaves(one, is_leaf=lambda leaf: leaf is None))
-                for one in params["ft_in"][:2]
-            )
-        else:
-            constants, carry = params["num_consts"], params["num_carry"]
-        return _fixed_point(inner[0], inputs, constants, carry, found)
-    if name == "while":
-        inner = [params["body_jaxpr"].jaxpr]
-        passed = inputs[params["cond_nconsts"] :]
-        return _fixed_point(inner[0], passed, params["body_nconsts"], len(every), found)
-    marks = [False] * len(every)
-    for one in inner:
-        # What chooses a branch comes before its operands.
-        count = len(one.invars)
-        passed = inputs[len(inputs) - count :] if count <= len(inputs) else [True] * count
-        reached = _walk(one, passed, found)
-        if len(reached) != len(every):
-            return every
-        marks = [mark or reach for mark, reach in zip(marks, reached, strict=True)]
-    return marks
-
-
-def _fixed_point(
-    inner: Jaxpr, passed: list[bool], start: int, carried: int, found: set
-) -> list[bool]:
-    """Walk the body of a loop until what it carries is marked for good."""
-    while True:
-        marks = _walk(inner, passed, found)
-        grown = [*passed]
-        for i in range(carried):
-            grown[start + i] |= marks[i]
-        if grown == passed:
-            return marks
-        passed = grown
-
-
-def _inner(equation: Any) -> list[Jaxpr]:
-    values = [
-        one
-        for value in equation.params.values()
-        for one in (value if isinstance(value, tuple | list) else (value,))
-    ]
-    found = [one.jaxpr if isinstance(one, ClosedJaxpr) else one for one in values]
-    return [one for one in found if isinstance(one, Jaxpr)]
 
 
 def measured_noise(
