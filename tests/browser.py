@@ -293,7 +293,10 @@ class Notebook:
 
     def until(self, true: Callable[[dict[str, Any]], Any], what: str) -> dict[str, Any]:
         """Wait until what the kernel tells is so, and give it."""
-        return wait_until(lambda: true(told := self.told()) and told, what)
+        try:
+            return wait_until(lambda: true(told := self.told()) and told, what)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; the kernel told last: {self.told()}") from None
 
     def button(self, name: str) -> Any:
         """Find a button of the dashboard by its name, or a part of it."""

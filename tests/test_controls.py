@@ -40,10 +40,17 @@ class Person(browser.Notebook):
     def press(self, button):
         browser.wait_until(button.is_enabled, f"{button} to be enabled")
         if self.keys:
-            button.focus()
+            self.focus(button)
             self.page.keyboard.press("Space")
         else:
             button.click()
+
+    def focus(self, control):
+        # JupyterLab moves the focus too, when it has run the cells.
+        browser.wait_until(
+            lambda: control.evaluate("it => (it.focus(), it === document.activeElement)"),
+            f"{control} to have the focus",
+        )
 
     def row(self, label):
         return self.board.locator(".fitkit-row").filter(
@@ -52,16 +59,17 @@ class Person(browser.Notebook):
 
     def write(self, box, words):
         if self.keys:
-            box.focus()
+            self.focus(box)
             self.page.keyboard.press("Control+A")
             self.page.keyboard.type(words)
+            browser.wait_until(lambda: box.input_value() == words, f"{words} in {box}")
         else:
             box.fill(words)
         self.page.keyboard.press("Enter")
 
     def slide(self, slider, keys):
         if self.keys:
-            slider.focus()
+            self.focus(slider)
             for key in keys:
                 self.page.keyboard.press(key)
         else:
