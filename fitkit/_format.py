@@ -6,6 +6,7 @@ errors and logs. With ``typeset=True`` they are ``−`` and ``∞``: for dashboa
 
 import math
 import re
+from decimal import Decimal
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -26,32 +27,33 @@ def number(value: complex | None, digits: int = 4, *, typeset: bool = False) -> 
     return _typeset(_short(f"{value:.{digits}g}"), typeset)
 
 
-def value_and_error(value: float, error: float, *, typeset: bool = False) -> tuple[str, str]:
-    """Write a value to the second digit of its standard error, and the error.
+def with_error(value: float, error: float, *, typeset: bool = False) -> str:
+    """Write a value and its standard error, rounded as the Particle Data Group does.
 
-    An error of zero, or one that is not finite, says nothing of the digits: the value has six then.
+    If the first three digits of the error are 354 or less, it has two digits, otherwise one; 950
+    or more are rounded up to 1000, of which two are kept (Review of Particle Physics,
+    "Introduction", section 5.3). The value ends at the same digit, and both share one exponent. An
+    error of zero, or one that is not finite, says nothing of the digits: the value has six then.
 
-    >>> value_and_error(12.34567, 0.0234)
-    ('12.346', '0.023')
-    >>> value_and_error(1234.5, 250.0), value_and_error(-1.234567e-7, 2.3e-10)
-    (('1230', '250'), ('-1.2346e-7', '2.3e-10'))
-    >>> value_and_error(3.0, math.inf, typeset=True)
-    ('3', '∞')
+    >>> with_error(12.34567, 0.0234), with_error(0.827, 0.367)
+    ('12.346 ± 0.023', '0.8 ± 0.4')
+    >>> with_error(1234567.0, 100.0), with_error(0.000123, 0.0001, typeset=True)
+    ('(1.23457 ± 0.00010)e6', '(1.2 ± 1.0)e−4')
+    >>> with_error(3.0, math.inf, typeset=True)
+    '3 ± ∞'
     """
     if not math.isfinite(value) or not math.isfinite(error) or error <= 0:
-        return number(value, 6, typeset=typeset), number(error, 2, typeset=typeset)
-    # The error rounded first: 0.0996 is 0.10, and its second digit the hundredth.
-    second = _exponent(error, 2) - 1
-    largest = max(_exponent(value, 1) if value else second, second + 1)
-    if largest - second >= _MOST_DIGITS:
-        return number(value, _MOST_DIGITS, typeset=typeset), number(error, 2, typeset=typeset)
-    if -4 <= largest < 6:
-        decimals = max(-second, 0)
-        texts = [f"{round(one, -second):.{decimals}f}" for one in (value, error)]
-    else:
-        first = _short(f"{value:.{largest - second}e}") if value else "0"
-        texts = [first, _short(f"{error:.1e}")]
-    return _typeset(texts[0], typeset), _typeset(texts[1], typeset)
+        return _typeset(f"{number(value, 6)} ± {number(error, 2)}", typeset)
+    digits, exponent = f"{error:.{_MOST_DIGITS}e}".split("e")
+    last = int(exponent) - (float(digits) < 3.55)
+    # Where the error's own first digit counts, 0.096 say, it has become 0.10.
+    first = max(_exponent(value, 1) if value else last, int(f"{round(error, -last):.0e}"[2:]))
+    if first - last >= _MOST_DIGITS:
+        return _typeset(f"{number(value, _MOST_DIGITS)} ± {number(error, 2)}", typeset)
+    # Up to six digits before the point and two zeros after it are read at a glance.
+    shift = 0 if -3 <= first < 6 else first
+    text = " ± ".join(_rounded(one, last, shift) for one in (value, error))
+    return _typeset(f"({text})e{shift}" if shift else text, typeset)
 
 
 def power(value: float) -> str:
@@ -79,6 +81,12 @@ def count(value: float) -> str:
 def _short(text: str) -> str:
     """Shorten Python's exponent: ``1e-07`` to ``1e-7``, ``1e+07`` to ``1e7``."""
     return re.sub(r"e([+-]\d+)", lambda found: f"e{int(found[1])}", text)
+
+
+def _rounded(value: float, last: int, shift: int) -> str:
+    """Write a value to the digit of the power `last` of ten, in units of the power `shift`."""
+    unit = Decimal(1).scaleb(last)
+    return f"{Decimal(value).quantize(unit).scaleb(-shift):f}"
 
 
 def _exponent(value: float, digits: int) -> int:

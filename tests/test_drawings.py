@@ -85,6 +85,7 @@ def test_the_model_is_drawn_below_and_in_the_saved_figure(fit):
         axes.twinx().plot(X, X)
         axes.set_title("line", loc="left")
 
+    fit.fisher()  # Known, so that no spectrum arrives between two frames.
     dashboard = fk.Dashboard(fit, draw=draw)
     frames = set()
     for _ in range(3):

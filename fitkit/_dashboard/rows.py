@@ -14,7 +14,7 @@ import ipywidgets as widgets
 import numpy as np
 
 from fitkit._fit import Fit
-from fitkit._format import number, value_and_error
+from fitkit._format import number, with_error
 from fitkit._paths import Paths
 
 Act = Callable[[Callable[[], Any]], None]  # do it, and show what it raises
@@ -52,7 +52,7 @@ def describe(leaf: Any, errors: np.ndarray | None = None) -> str:
     if values.size == 1:
         value = float(values.reshape(()))
         if largest and np.isfinite(largest) and np.isfinite(value):
-            return " ± ".join(value_and_error(value, largest, typeset=True))
+            return with_error(value, largest, typeset=True)
         return number(value, typeset=True) + error
     low, high = (number(float(one), typeset=True) for one in (values.min(), values.max()))
     return f"{low} … {high}{error} ({'×'.join(map(str, values.shape))})"

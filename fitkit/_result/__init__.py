@@ -44,4 +44,3 @@ from fitkit._result.assessment import Assessment as Assessment
 from fitkit._result.assessment import Kind as Kind
 from fitkit._result.make_result import make_result as make_result
 from fitkit._result.result import Result as Result
-from fitkit._result.result import written as written

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from fitkit._fisher import FisherMatrix
-from fitkit._format import number, value_and_error
+from fitkit._format import number, with_error
 from fitkit._paths import element_name
 from fitkit._result.assessment import Assessment, Kind
 
@@ -72,8 +72,8 @@ class Result:
     >>> fit.result()
     Fit converged after ... steps, ... standard errors from the minimum
     reduced chi-square 1.212 (10.91 over 9 degrees of freedom)
-      offset  1.009 ± 0.056
-      slope   3.000 ± 0.095
+      offset  1.01 ± 0.06   5.6 %
+      slope   3.00 ± 0.10   3.2 %
     """
 
     params: PyTree
@@ -170,29 +170,49 @@ class Result:
         return str(self)
 
     def __str__(self) -> str:
-        rows = [(name, *written(value, error, held)) for name, value, error, held in self.rows()]
-        widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
+        cells = [
+            (name, *value.partition(" ±")[::2], of_value)
+            for name, value, of_value in self._written()
+        ]
+        widths = [max((len(row[column]) for row in cells), default=0) for column in range(3)]
         table = [
-            f"  {name:<{widths[0]}}  {value:>{widths[1]}} {rest}" for name, value, rest in rows
+            f"  {name:<{widths[0]}}  {value:>{widths[1]}} {'±' if error else ' '}"
+            f"{error:<{widths[2]}}  {of_value}"
+            for name, value, error, of_value in cells
         ]
         return "\n".join([self.message, *self._facts(), *(line.rstrip() for line in table)])
 
     def _repr_html_(self) -> str:
         cells = "".join(
             f"<tr><td style='text-align:left'><code>{html.escape(name)}</code></td>"
-            f"<td>{value}</td><td style='text-align:left'>{rest}</td></tr>"
-            for name, (value, rest) in (
-                (name, written(value, error, held)) for name, value, error, held in self.rows()
-            )
+            f"<td style='text-align:left'>{value}</td><td>{of_value}</td></tr>"
+            for name, value, of_value in self._written(typeset=True)
         )
         facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in self._facts())
         mark = "✓" if self.success else "⚠"
         return (
             f"<div><b>{mark} {html.escape(self.message)}</b><ul>{facts}</ul>"
-            "<table><thead><tr><th style='text-align:left'>parameter</th><th>value</th>"
-            "<th style='text-align:left'>error</th></tr></thead>"
+            "<table><thead><tr><th style='text-align:left'>parameter</th>"
+            "<th style='text-align:left'>value ± standard error</th><th></th></tr></thead>"
             f"<tbody>{cells}</tbody></table></div>"
         )
+
+    def _written(self, typeset: bool = False) -> list[tuple[str, str, str]]:
+        """Write each element: its name, its value with its error, and what that is of the value."""
+        written = []
+        for name, value, error, fixed in self.rows():
+            text = number(value, 6, typeset=typeset)
+            if fixed:
+                written.append((name, text, "fixed"))
+            elif math.isinf(error):
+                written.append(
+                    (name, f"{text} ± {number(error, typeset=typeset)}", "unconstrained")
+                )
+            else:
+                ratio = abs(error / value) if value else math.inf
+                share = f"{number(100 * ratio, 2, typeset=typeset)} %" if ratio < 1 else ""
+                written.append((name, with_error(value, error, typeset=typeset), share))
+        return written
 
     def _facts(self) -> list[str]:
         facts = []
@@ -219,11 +239,3 @@ class Result:
 def names_of_elements(path: str, leaf: np.ndarray) -> tuple[str, ...]:
     """Name the elements of one leaf, in the order of ``leaf.flat``."""
     return tuple(element_name(path, index) for index in np.ndindex(leaf.shape))
-
-
-def written(value: float, error: float, fixed: bool) -> tuple[str, str]:
-    """Write a value to the second digit of its error."""
-    if fixed:
-        return number(value, 6), "(fixed)"
-    shown, spread = value_and_error(value, error)
-    return shown, f"± {spread}" + (" (unconstrained)" if math.isinf(error) else "")
