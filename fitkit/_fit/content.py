@@ -121,6 +121,8 @@ class _Reader:
             return self._parts("method", (value.__func__, value.__self__))
         if kind is functools.partial:
             return self._parts("partial", (value.func, value.args, value.keywords))
+        if isinstance(value, jax.tree_util.PyTreeDef):
+            return self._parts("tree", (jax.tree.unflatten(value, [0] * value.num_leaves),))
         if isinstance(value, np.dtype):
             return _digest("dtype", repr(value))
         return self._instance(value, kind)
@@ -184,18 +186,26 @@ class _Reader:
         read = functools.partial(self.read, may_change=changes)
         parts = [facts.digest, read(function.__defaults__), read(function.__kwdefaults__)]
         extra = {k: one for k, one in vars(function).items() if k != "__wrapped__"}
-        parts.append(read(extra) if users else b"")
+        parts.append(self.read(extra) if users else b"")
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-            parts.append(b"" if name in facts.written else read(_inside(cell)))
+            value = _inside(cell)
+            parts.append(self._written(value, users) if name in facts.written else read(value))
         if users:
             for chain in facts.chains:
                 parts.append(self._global(function.__globals__, chain, changes))
-        if facts.written or (users and facts.unseen):
+        if users and (facts.written or facts.unseen):
             self.shareable = False
         digest = _digest("function", *parts)
         if users:
             self.functions.append((function, digest))
         return digest
+
+    def _written(self, value: Any, users: bool) -> bytes:
+        """Read a variable that a function writes to while it is traced."""
+        if not users and type(value) in (int, float):
+            return self.read(float(value))  # Schedules of optax turn their integers into floats.
+        self.shareable = False
+        return b""
 
     def _global(self, scope: dict[str, Any], chain: Sequence[str], may_change: bool) -> bytes:
         """Read a global, or an attribute of a module: ``("np", "fft", "fft2")``."""
