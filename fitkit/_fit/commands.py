@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 from fitkit._fit.advance import at_lowest, with_event
 from fitkit._fit.diagnose import explain_start
 from fitkit._fit.history import History
+from fitkit._fit.jax_settings import JaxSettings
 from fitkit._fit.loop import Program
 from fitkit._fit.problem import Params
 from fitkit._fit.snapshots import Lowest, Mark, Place, Snapshot, Timeline
@@ -72,10 +73,8 @@ def with_program(
 
 def program_for(now: Snapshot, optimiser: Optimiser) -> Program:
     """Build the program of another optimiser, or of several by path."""
-    place = now.place
-    return place.program.with_optimiser(
-        *resolved(optimiser, place.state.params, "change_optimiser")
-    )
+    one, assignment = resolved(optimiser, now.place.state.params, "change_optimiser")
+    return now.place.program.but(optimiser=one, assignment=assignment)
 
 
 def resolved(
@@ -138,17 +137,33 @@ def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Par
         problem = dataclasses.replace(problem, static_params=static_params, static_args=static_args)
     if args is not None or params is not None:
         problem = problem.checked(arrays, data, "restart")
-    if problem is not program.problem:
-        program = Program.build(
-            problem,
-            data,
-            program.bounds,
-            program.on_nonfinite,
-            program.optimiser,
-            program.assignment,
-        )
-    program = dataclasses.replace(program, args=data)
-    return arrays, program
+    return arrays, program.but(problem=problem, args=data, params=arrays)
+
+
+def refreshed(now: Snapshot, settings: JaxSettings) -> dict[str, Any]:
+    """Read the user's functions again, and take JAX's settings: for whatever comes next.
+
+    A global that a function reads may have another value since it was traced; then it is traced
+    again, and of earlier states none can be gone back to.
+    """
+    old, place = now.place.program, now.place
+    program = old.but(settings=settings)
+    if program.traced.content.digest == old.traced.content.digest:
+        same = program.traced is old.traced and program.compiled is old.compiled
+        return {} if same else {"place": Place(place.step, place.kept, program)}
+    problem = old.problem.checked(place.state.params, old.args)
+    place = Place(place.step, place.kept, old.but(problem=problem, settings=settings))
+    controls = now.steering.controls
+    lowest = Lowest(place.step, place.loss, place, controls)
+    return {
+        "place": place,
+        "lowest": lowest,
+        "timeline": Timeline.starting(Mark(place, controls, lowest)),
+        "known_fisher": None,
+        # What was gained stays so, whatever the loss is now.
+        "start_loss": now.start_loss + place.loss - now.place.loss,
+        "events": with_event(now, "what the function reads has changed"),
+    }
 
 
 def require_finite(event: str, place: Place) -> None:

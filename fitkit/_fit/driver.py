@@ -1,7 +1,6 @@
 """Takes the steps of a run: queues chunks, reads them, and looks up between two of them."""
 
 import contextlib
-import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -12,8 +11,9 @@ import numpy as np
 from fitkit._fit.advance import VERDICTS, Rows, advanced, passed_over, undone, with_passed
 from fitkit._fit.callbacks import Callback
 from fitkit._fit.chunk import capacity
+from fitkit._fit.commands import refreshed
 from fitkit._fit.forks import refuse_in_fork
-from fitkit._fit.loop import Pace, Program, Queued
+from fitkit._fit.loop import Pace, Queued
 from fitkit._fit.run import CONVERGED, Run
 from fitkit._fit.snapshots import Place, Snapshot
 from fitkit._fit.status import Status
@@ -39,7 +39,6 @@ class Owner(Protocol):
     def note(self, text: str) -> None: ...
     def carry_out_commands(self) -> None: ...
     def call_back(self, due: Callable[[Callback, Snapshot], bool]) -> None: ...
-    def has_compiled(self, program: Program, now: bool = False) -> bool: ...
 
 
 class Driver:
@@ -104,22 +103,19 @@ class Driver:
             owner.update(lambda now: now.but(**changes))
 
     def _begin(self) -> None:
-        run, place = self._run, self._owner.snapshot.place
-        program, kept, optimiser = place.program, place.kept, place.state.optimiser
+        now = self._owner.snapshot
+        changes: dict[str, Any] = {"place": now.place, **refreshed(now, self._run.settings)}
+        place, optimiser = changes["place"], now.place.state.optimiser
         if knows_verdict(optimiser) and int(verdict_of(optimiser)):
             # What the optimiser judged may have changed; a mere pause must change nothing.
-            kept = program.judged_anew(place.state)
-        if not run.settings.same_as(program.settings):
-            program = dataclasses.replace(program, settings=run.settings)
-        if kept is not place.kept or program is not place.program:
-            place = Place(place.step, kept, program)
-        changes: dict[str, Any] = {"place": place, "status": self._status()}
+            kept = place.program.judged_anew(place.state)
+            changes["place"] = Place(place.step, kept, place.program)
+        changes["status"] = self._status()
         changes |= {"stop_reason": "", "optimiser_status": "", "error": None, "failure": None}
         self._owner.update(lambda now: now.but(**changes))
 
     def _status(self) -> Status:
-        compiled = self._owner.has_compiled(self._owner.snapshot.place.program)
-        return Status.RUNNING if compiled else Status.COMPILING
+        return Status.RUNNING if self._owner.snapshot.place.program.ready else Status.COMPILING
 
     def _next_size(self) -> int:
         """Compute the length of the next chunk; 0 where none may be queued."""
@@ -159,7 +155,6 @@ class Driver:
         if status is Status.COMPILING:
             # The first call compiles before it returns; that is not the chunk's time.
             began = time.perf_counter()
-            owner.has_compiled(program, now=True)
         self._queue.append(Queued(chunk, start, start + size, controls, began))
 
     def _read(self) -> Rows:

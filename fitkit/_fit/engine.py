@@ -15,7 +15,6 @@ from fitkit._fit.advance import Rows, at_rest, with_event
 from fitkit._fit.callbacks import Callback
 from fitkit._fit.driver import Driver
 from fitkit._fit.interrupts import uninterrupted
-from fitkit._fit.loop import Program
 from fitkit._fit.run import Command, Run
 from fitkit._fit.snapshots import Snapshot
 from fitkit._fit.status import Status
@@ -47,7 +46,6 @@ class Engine:
         self._run: Run | None = None
         self._busy: threading.Thread | None = None
         self._commands: deque[Command] = deque()
-        self._compiled: set[int] = set()
         self._make_locks()
         _ENGINES.add(self)
 
@@ -230,12 +228,6 @@ class Engine:
             except Exception as error:
                 self.note(f"callback {one.name} raised {type(error).__name__}: {error}")
                 traceback.print_exception(error)
-
-    def has_compiled(self, program: Program, now: bool = False) -> bool:
-        """Return whether a program has been compiled; remember it if it is `now`."""
-        if now:
-            self._compiled.add(id(program.chunk))
-        return id(program.chunk) in self._compiled
 
     # Who may change the state.
 

@@ -159,7 +159,9 @@ class Fit:
                 )
             optimiser = gauss_newton()
         limits = None if bounds is None else bounded(bounds, arrays)
-        program = Program.build(problem, data, limits, on_nonfinite, *resolved(optimiser, arrays))
+        one, assignment = resolved(optimiser, arrays)
+        given = (problem, data, limits, on_nonfinite, one, assignment, arrays)
+        program = Program.build(*given)
         place = Place(0, program.begin(arrays), program)
         require_finite("Fit", place)
         self._engine = Engine(Snapshot.starting(place), weakref.ref(self))
@@ -507,9 +509,10 @@ class Fit:
         optimiser = in_eigenbasis(inner, self.snapshot.place.state.params, fisher)
         built = program_for(self.snapshot, optimiser)
         known = self._bases.get(id(inner))
-        if known is not None and known.problem is built.problem:
+        if known is not None and known.traced is built.traced:
             # The basis is data in the optimiser's state, so what was compiled serves it, too.
-            built = dataclasses.replace(built, step=known.step, chunk=known.chunk)
+            compiled = dataclasses.replace(built.compiled, value=known.chunk)
+            built = dataclasses.replace(built, step=known.step, compiled=compiled)
         self._bases = {id(inner): built}
         self._inner = inner
         if not self.in_eigenbasis:

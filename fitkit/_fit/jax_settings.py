@@ -1,7 +1,7 @@
 """The JAX settings in force in a thread, so that another thread can work under the same."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -36,11 +36,13 @@ class JaxSettings:
     def __init__(self) -> None:
         self._values = _present()
         self._mesh = jax.sharding.get_mesh()
+        self._global = tuple(sorted(map(repr, jax.config.values.items())))
         self._context: Context = copy_context()
 
-    def same_as(self, other: "JaxSettings") -> bool:
-        """Return whether the JAX settings are the same."""
-        return self._values == other._values and self._mesh == other._mesh
+    @property
+    def key(self) -> Hashable:
+        """What tells them from others."""
+        return (*self._values.values(), self._mesh, self._global)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import time
+import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +15,7 @@ from fitkit._fit.chunk import Chunk, capacity, make_chunk
 from fitkit._fit.jax_settings import JaxSettings, no_debugging
 from fitkit._fit.packing import Packed
 from fitkit._fit.problem import Params, Problem
+from fitkit._fit.shared import Programs, Shared
 from fitkit._fit.step import (
     GOOD,
     Controls,
@@ -30,8 +33,40 @@ _CHUNK_SECONDS = 0.05
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Traced:
+    """A problem as it is traced, and what was compiled of it.
+
+    Attributes
+    ----------
+    problem
+        The functions that are traced, of the first fit of this content.
+    loss
+        Compiled.
+    chunks
+        Many steps, compiled, by optimiser.
+    """
+
+    problem: Problem
+    loss: Any
+    chunks: Programs[Callable[..., Chunk]]
+
+    @classmethod
+    def of(cls, problem: Problem) -> "Traced":
+        """Trace nothing yet."""
+        return cls(problem, jax.jit(problem.loss), Programs(_MOST_CHUNKS))
+
+
+#: What fits share: a few megabytes each, of compiled code and of what the functions hold.
+_MOST_PROBLEMS, _MOST_CHUNKS = 16, 4
+_TRACED: Programs[Traced] = Programs(_MOST_PROBLEMS)
+_READY: weakref.WeakSet[Callable[..., Chunk]] = weakref.WeakSet()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Program:
     """One optimiser on one problem and its data, compiled when it is first used.
+
+    What is compiled is shared with other fits of the same content.
 
     Attributes
     ----------
@@ -39,10 +74,14 @@ class Program:
         What is fitted.
     optimiser, assignment
         One optax transformation for all parameters, and which optimiser moves each of them.
-    step, chunk, loss
-        The pure step, many of them compiled, and the compiled loss.
+    params
+        The parameters, by shape.
     settings
         The JAX settings under which all of this runs.
+    step
+        The pure step.
+    traced, compiled
+        What is shared: the problem as it is traced, and many steps, compiled.
     """
 
     problem: Problem
@@ -51,10 +90,11 @@ class Program:
     on_nonfinite: str
     optimiser: optax.GradientTransformation
     assignment: Assignment
-    step: Step
-    chunk: Any
-    loss: Any
+    params: PyTree
     settings: JaxSettings
+    step: Step
+    traced: Shared[Traced]
+    compiled: Shared[Callable[..., Chunk]]
 
     @classmethod
     def build(
@@ -65,33 +105,59 @@ class Program:
         on_nonfinite: str,
         optimiser: optax.GradientTransformation,
         assignment: Assignment,
+        params: Params,
+        settings: JaxSettings | None = None,
+        own: "Program | None" = None,
     ) -> "Program":
-        """Build the program of an optimiser; nothing is compiled yet."""
+        """Build the program of an optimiser, of what is compiled already; nothing compiles yet.
+
+        What serves of the fit's `own` program is kept.
+        """
+        settings = settings or JaxSettings()
+        params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+        traced = _TRACED.find(
+            problem.parts,
+            (_shapes(params), _shapes(args), settings.key),
+            lambda: Traced.of(problem),
+            own and own.traced,
+        )
+
+        def steps() -> Callable[..., Chunk]:
+            return make_chunk(make_step(traced.value.problem, optimiser, bounds, on_nonfinite))
+
+        compiled = traced.value.chunks.find(
+            (optimiser.init, optimiser.update, bounds),
+            on_nonfinite,
+            steps,
+            own.compiled if own is not None and own.traced is traced else None,
+        )
         step = make_step(problem, optimiser, bounds, on_nonfinite)
-        chunk, loss = make_chunk(step), jax.jit(problem.loss)
-        own = (optimiser, assignment, step, chunk, loss)
-        return cls(problem, args, bounds, on_nonfinite, *own, JaxSettings())
+        given = (problem, args, bounds, on_nonfinite, optimiser, assignment, params, settings)
+        return cls(*given, step, traced, compiled)
+
+    def but(self, **changes: Any) -> "Program":
+        """Build the program in which some of what it is made of is different."""
+        made_of = {name: getattr(self, name) for name in _MADE_OF}
+        return Program.build(**{**made_of, **changes}, own=self)
+
+    @property
+    def chunk(self) -> Callable[..., Chunk]:
+        """Many steps, compiled."""
+        return self.compiled.value
+
+    @property
+    def ready(self) -> bool:
+        """Whether they have been compiled."""
+        return self.chunk in _READY
 
     @property
     def unmapped(self) -> frozenset[str]:
         """The parameters that no optimiser moves."""
         return frozenset(path for path, own in self.assignment.items() if own is None)
 
-    def with_optimiser(
-        self, optimiser: optax.GradientTransformation, assignment: Assignment
-    ) -> "Program":
-        """Build the program of another optimiser on the same problem."""
-        built = Program.build(
-            self.problem, self.args, self.bounds, self.on_nonfinite, optimiser, assignment
-        )
-        return dataclasses.replace(built, loss=self.loss, settings=self.settings)
-
     def on(self, other: "Program") -> "Program":
         """Return this optimiser's program on the problem and data of another."""
-        own = self
-        if self.problem is not other.problem:
-            own = other.with_optimiser(self.optimiser, self.assignment)
-        return dataclasses.replace(own, args=other.args, settings=other.settings)
+        return self.but(**{name: getattr(other, name) for name in ("problem", "args", "settings")})
 
     def begin(self, params: Params) -> FitState:
         """Build the state before the first step."""
@@ -107,11 +173,13 @@ class Program:
         """Queue a chunk of steps on the device."""
         arguments = (state, controls, self.args, np.int32(size), outcome)
         try:
-            return self.chunk(*arguments)
+            chunk = self.chunk(*arguments)
         except FloatingPointError:
             # Under jax.debug_nans JAX raises at the chunk that holds it; we find the step.
             with no_debugging():
-                return self.chunk(*arguments)
+                chunk = self.chunk(*arguments)
+        _READY.add(self.chunk)
+        return chunk
 
     def replay(
         self, state: FitState | Packed, controls: Controls, steps: int
@@ -129,7 +197,17 @@ class Program:
     def loss_at(self, state: FitState) -> float:
         """Evaluate the loss at a state."""
         with self.settings.applied(), no_debugging():
-            return float(self.loss(state.params, self.args))
+            return float(self.traced.value.loss(state.params, self.args))
+
+
+_MADE_OF = ("problem", "args", "bounds", "on_nonfinite", "optimiser", "assignment", "params") + (
+    "settings",
+)
+
+
+def _shapes(tree: PyTree) -> tuple[Any, ...]:
+    """Return what tells the leaves of a tree from those of others when they are traced."""
+    return tuple((leaf.shape, leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(tree))
 
 
 class Taken(NamedTuple):

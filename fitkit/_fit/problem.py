@@ -33,6 +33,11 @@ class Problem:
     #: Whether reverse mode does not exist, so that the loss brings a gradient made forward.
     forward_only: bool = False
 
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """What it is made of."""
+        return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
     def loss(self, params: Params, args: PyTree) -> Float[Array, ""]:
         """Evaluate the loss, which `jax.grad` can take; of residuals, half the sum of squares."""
         if self.forward_only:

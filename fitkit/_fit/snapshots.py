@@ -72,7 +72,7 @@ class Place:
     @property
     def functions(self) -> dict[str, Any]:
         """Arguments of `fisher_matrix` or `assess`: functions of arrays alone."""
-        problem = self.program.problem
+        problem = self.program.traced.value.problem
         by_loss = problem.residuals_function is None
         return {
             "residuals": None if by_loss else problem.residuals,

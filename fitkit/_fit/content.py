@@ -1,0 +1,363 @@
+"""What a function computes, as a key: made of what it reads, not of which object it is.
+
+A notebook's cell that runs again makes new functions of the same content. They may share compiled
+programs if nothing they read can differ, so everything that a function names is read when its key
+is computed: bytecode and constants, defaults, closure cells, globals, and all of that of the
+functions named. What can change where we do not look (objects and classes of the user's own, large
+arrays, files, random numbers) is known by identity alone, and then the key is not shareable.
+"""
+
+import builtins
+import dataclasses
+import dis
+import enum
+import functools
+import hashlib
+import sys
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from fitkit._input import is_user_file
+
+#: Bytes of arrays that are read for a key: at a gigabyte a second, ten milliseconds at most, where
+#: compiling takes seconds.
+MOST_BYTES = 10_000_000
+#: Elements of one container: longer ones are data, and reading them would take as long.
+MOST_ELEMENTS = 1000
+
+_PLAIN = (int, float, complex, bool, str, bytes, type(None), type(...), range)
+# Answers of the world outside, which differ from one time to the next.
+_OUTSIDE = frozenset(
+    {"random", "numpy.random", "time", "datetime", "os", "posix", "nt", "io", "pathlib", "secrets"}
+)
+_UNSEEN = frozenset({"eval", "exec", "globals", "locals", "vars", "open", "input", "__import__"})
+_FILES = frozenset({"load", "loadtxt", "genfromtxt", "fromfile", "memmap"})
+_CHANGES = frozenset(
+    {"append", "extend", "insert", "add", "update", "pop", "popitem", "clear", "remove"}
+    | {"setdefault", "discard", "fill", "put", "sort", "reverse", "appendleft", "setattr"}
+)
+
+
+class Content(NamedTuple):
+    """What some objects are made of.
+
+    Attributes
+    ----------
+    digest
+        Equal for equal content.
+    shareable
+        Whether nothing of it is known by identity alone.
+    functions
+        The user's functions in it, each with its own digest.
+    held
+        What is known by identity, which is kept so that no other object gets that identity.
+    """
+
+    digest: bytes
+    shareable: bool
+    functions: tuple[tuple[Callable, bytes], ...]
+    held: tuple[Any, ...]
+
+
+def content_of(*values: Any) -> Content:
+    """Read what some functions and other objects are made of, which takes about a millisecond."""
+    reader = _Reader()
+    digest = reader.read(values)
+    held = tuple(reader.held)
+    return Content(digest, reader.shareable, tuple(reader.functions), held)
+
+
+class _Reader:
+    """Reads a graph of objects once; equal parts have equal digests."""
+
+    def __init__(self) -> None:
+        self.shareable = True
+        self.functions: list[tuple[Callable, bytes]] = []
+        self.held: list[Any] = []
+        # By identity, each with the object, so that the identity stays its own.
+        self._known: dict[int, tuple[bytes, Any]] = {}
+        self._bytes = 0
+
+    def read(self, value: Any, may_change: bool = False) -> bytes:
+        """Return the digest of a value; `may_change` says that a function may write to it."""
+        if type(value) in _PLAIN:
+            return _digest(type(value).__name__, repr(value))
+        if may_change and isinstance(value, list | dict | set | np.ndarray):
+            return self._by_identity(value)
+        if id(value) not in self._known:
+            # What contains itself is met again while it is read.
+            self._known[id(value)] = _digest("again", str(len(self._known))), value
+            try:
+                digest = self._read(value)
+            except Exception:  # An object of anybody's may raise where it is looked at.
+                digest = self._by_identity(value)
+            self._known[id(value)] = digest, value
+        return self._known[id(value)][0]
+
+    def _read(self, value: Any) -> bytes:
+        kind = type(value)
+        if kind in (tuple, list) and len(value) <= MOST_ELEMENTS:
+            return self._parts(kind.__name__, value)
+        if kind in (dict, types.MappingProxyType) and len(value) <= MOST_ELEMENTS:
+            return self._parts("dict", [*value.keys(), *value.values()])
+        if kind in (set, frozenset) and len(value) <= MOST_ELEMENTS:
+            return _digest(kind.__name__, *sorted(map(self.read, value)))
+        if kind is slice:
+            return self._parts("slice", (value.start, value.stop, value.step))
+        if isinstance(value, np.ndarray | np.generic | jax.Array):
+            return self._array(value)
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        if isinstance(value, types.ModuleType):
+            return self._by_identity(value) if _is_users(value) else _package(value)
+        if isinstance(value, type):
+            return _named(value) or self._by_identity(value)
+        if isinstance(value, types.MethodType):
+            return self._parts("method", (value.__func__, value.__self__))
+        if kind is functools.partial:
+            return self._parts("partial", (value.func, value.args, value.keywords))
+        if isinstance(value, jax.tree_util.PyTreeDef):
+            return self._parts("tree", (jax.tree.unflatten(value, [0] * value.num_leaves),))
+        if isinstance(value, np.dtype):
+            return _digest("dtype", repr(value))
+        return self._instance(value, kind)
+
+    def _instance(self, value: Any, kind: type) -> bytes:
+        """Read an object that is no more than its fields, of a class that does not change."""
+        itself, name = _named(value), _named(kind)
+        if itself is not None:
+            return itself
+        if kind.__name__ == "PjitFunction":
+            return self._jitted(value)
+        if name is None:
+            return self._by_identity(value)
+        if isinstance(value, enum.Enum):
+            return _digest("enum", name, value.name)
+        if kind.__name__ == "_JitWrapper" and hasattr(value, "_cached"):
+            # Equinox's jit: beside the function it holds what JAX keeps the traces of.
+            self.functions.append((value._cached.__wrapped__, self.read(value.fn)))
+            return self._parts(name, (value.fn, value.donate_first, value.donate_rest))
+        if isinstance(value, jax.custom_jvp | jax.custom_vjp):
+            return self._parts(name, [*vars(value).items()])
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return self._parts(name, tuple(value))
+        if dataclasses.is_dataclass(value) and _is_frozen(value):
+            fields = [field.name for field in dataclasses.fields(value)]
+            return self._parts(name, [(one, getattr(value, one, None)) for one in fields])
+        return self._by_identity(value)
+
+    def _jitted(self, value: Any) -> bytes:
+        info = getattr(value, "_jit_info", None)
+        static = [getattr(info, f"static_{kind}", None) for kind in ("argnums", "argnames")]
+        return self._parts("jit", (value.__wrapped__, *static))
+
+    def _array(self, value: Any) -> bytes:
+        if type(value) is not np.ndarray and not isinstance(value, np.generic | jax.Array):
+            return self._by_identity(value)  # A subclass, which may hold anything.
+        where = ""
+        if isinstance(value, jax.Array):
+            if isinstance(value, jax.core.Tracer) or value.is_deleted():
+                return self._by_identity(value)
+            where = f"{value.sharding} {value.weak_type} {value.dtype}"
+            if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+                value = jax.random.key_data(value)
+        self._bytes += value.nbytes
+        if value.dtype.hasobject or self._bytes > MOST_BYTES:
+            return self._by_identity(value)
+        array = np.asarray(value)
+        kind = type(value).__name__
+        return _digest(kind, where, repr(array.dtype), str(array.shape), array.tobytes())
+
+    def _function(self, function: types.FunctionType) -> bytes:
+        name = _named(function)
+        if name is not None:
+            return name
+        code, users = function.__code__, is_user_file(function.__code__.co_filename)
+        facts = _facts(code)
+        if code.co_filename.endswith("ad_checkpoint.py"):
+            # JAX keeps what it traced of a function under jax.checkpoint, whatever that reads now.
+            self.shareable = False
+        changes = users and facts.changes
+        read = functools.partial(self.read, may_change=changes)
+        parts = [facts.digest, read(function.__defaults__), read(function.__kwdefaults__)]
+        extra = {k: one for k, one in vars(function).items() if k != "__wrapped__"}
+        parts.append(self.read(extra) if users else b"")
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            value = _inside(cell)
+            parts.append(self._written(value, users) if name in facts.written else read(value))
+        if users:
+            for chain in facts.chains:
+                parts.append(self._global(function.__globals__, chain, changes))
+        if users and (facts.written or facts.unseen):
+            self.shareable = False
+        digest = _digest("function", *parts)
+        if users:
+            self.functions.append((function, digest))
+        return digest
+
+    def _written(self, value: Any, users: bool) -> bytes:
+        """Read a variable that a function writes to while it is traced."""
+        if not users and type(value) in (int, float):
+            return self.read(float(value))  # Schedules of optax turn their integers into floats.
+        self.shareable = False
+        return b""
+
+    def _global(self, scope: dict[str, Any], chain: Sequence[str], may_change: bool) -> bytes:
+        """Read a global, or an attribute of a module: ``("np", "fft", "fft2")``."""
+        first, *rest = chain
+        if chain[-1] in _FILES or (first in _UNSEEN and first not in scope):
+            self.shareable = False
+        value = scope.get(first, getattr(builtins, first, _MISSING))
+        above = None
+        for name in rest:
+            if not isinstance(value, types.ModuleType):
+                break
+            above, value = value, vars(value).get(name, _MISSING)
+        if above is None or _is_users(above):
+            return self.read(value, may_change)
+        if callable(value) and not isinstance(value, types.FunctionType):
+            # Of a package, which holds it for good: another in its place has another identity.
+            return _digest(above.__name__, *chain, str(id(value)))
+        return self.read(value, may_change)
+
+    def _by_identity(self, value: Any) -> bytes:
+        self.shareable = False
+        self.held.append(value)
+        return _digest("object", str(id(value)))
+
+    def _parts(self, kind: str | bytes, parts: Any) -> bytes:
+        return _digest(kind, *map(self.read, parts))
+
+
+class _Facts(NamedTuple):
+    """What the code of a function says, which never changes.
+
+    Attributes
+    ----------
+    digest
+        Of its instructions and constants, whatever the lines they stand on.
+    chains
+        The globals it reads, with the attributes that follow.
+    written
+        Globals and cells that it writes to.
+    changes
+        Whether it may change a list, an array or the like.
+    unseen
+        Whether it imports something.
+    """
+
+    digest: bytes
+    chains: tuple[tuple[str, ...], ...]
+    written: frozenset[str]
+    changes: bool
+    unseen: bool
+
+
+@functools.lru_cache(maxsize=1024)
+def _facts(code: types.CodeType) -> _Facts:
+    chains: dict[tuple[str, ...], None] = {}
+    written: set[str] = set()
+    changes = bool(_CHANGES & {*code.co_names})
+    unseen, chain = False, ()
+    for one in dis.get_instructions(code):
+        name = one.opname
+        if name in ("LOAD_ATTR", "LOAD_METHOD") and chain:
+            chain = (*chain, str(one.argval))
+            continue
+        if chain:
+            chains[chain] = None
+            chain = ()
+        if name in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
+            chain = (str(one.argval),)
+        elif name in ("STORE_GLOBAL", "DELETE_GLOBAL", "STORE_DEREF", "DELETE_DEREF"):
+            # A cell of its own, which functions within it read, is no one else's.
+            written |= {one.argval} - {*code.co_cellvars}
+        elif name in ("STORE_SUBSCR", "DELETE_SUBSCR", "STORE_ATTR", "STORE_SLICE"):
+            changes = True
+        elif name == "IMPORT_NAME":
+            unseen = True
+    within = [_facts(one) for one in code.co_consts if isinstance(one, types.CodeType)]
+    for one in within:
+        chains |= dict.fromkeys(one.chains)
+        written |= one.written - {*code.co_cellvars}
+        changes, unseen = changes or one.changes, unseen or one.unseen
+    written_globals = written - {*code.co_freevars}
+    digest = _digest(
+        code.co_code,
+        code.co_exceptiontable,
+        repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)),
+        repr((code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)),
+        *(_constant(one) for one in code.co_consts),
+        *(one.digest for one in within),
+    )
+    kept = tuple(chain for chain in chains if chain[0] not in written_globals)
+    return _Facts(digest, kept, frozenset(written), changes, unseen)
+
+
+def _constant(value: Any) -> bytes:
+    if isinstance(value, types.CodeType):
+        return b"code"
+    if isinstance(value, tuple):
+        return _digest("tuple", *map(_constant, value))
+    if isinstance(value, frozenset):
+        return _digest("frozenset", *sorted(map(_constant, value)))
+    return _digest(type(value).__name__, repr(value))
+
+
+_MISSING = "<missing>"
+
+
+def _digest(*parts: str | bytes) -> bytes:
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        # With its length, so that parts cannot run into each other.
+        found.update(len(data).to_bytes(8, "little"))
+        found.update(data)
+    return found.digest()
+
+
+def _inside(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _MISSING
+
+
+def _is_users(module: types.ModuleType) -> bool:
+    """Whether a module is the user's own, or answers differently from one time to the next."""
+    if module.__name__ in _OUTSIDE:
+        return True
+    file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    if file is None:
+        return module.__name__ not in sys.builtin_module_names
+    return is_user_file(file)
+
+
+def _package(module: types.ModuleType) -> bytes:
+    root = sys.modules.get(module.__name__.partition(".")[0])
+    return _digest("module", module.__name__, str(getattr(root, "__version__", "")))
+
+
+def _named(value: Any) -> bytes | None:
+    """Return the digest of what an installed module has under its own name; None of all else."""
+    home, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if isinstance(value, types.BuiltinFunctionType):
+        home = getattr(value.__self__, "__name__", None)
+    name = name or getattr(value, "__name__", None)
+    module = sys.modules.get(home or "")
+    if module is None or not isinstance(name, str) or _is_users(module):
+        return None
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    return _digest("named", _package(module), name) if found is value else None
+
+
+def _is_frozen(value: Any) -> bool:
+    return isinstance(value, eqx.Module) or value.__dataclass_params__.frozen
