@@ -1,7 +1,11 @@
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import fitkit as fk
 from fitkit._fit.history import History
+from fitkit._fit.record import Columns, recorded
 
 
 def rows(count, start=0):
@@ -10,7 +14,7 @@ def rows(count, start=0):
 
 
 def test_rows_are_exact_until_the_bins_are_full():
-    history = History.empty(["a"])
+    history = History.empty(Columns(["a"], {}))
     for start in range(0, 1000, 125):
         history = history.extended(rows(125, start))
     assert len(history) == 1000
@@ -24,7 +28,7 @@ def test_rows_are_exact_until_the_bins_are_full():
 def test_ten_million_steps_stay_small_and_keep_their_extremes():
     rng = np.random.default_rng(0)
     names = [f"p{i}" for i in range(3)]
-    history = History.empty(names)
+    history = History.empty(Columns(names, {}))
     spike, dip = 7_654_321, 1_234_567
     total, chunk = 10_000_000, 40_000
     for start in range(0, total, chunk):
@@ -50,7 +54,7 @@ def test_ten_million_steps_stay_small_and_keep_their_extremes():
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000, 5000])
 def test_bins_do_not_depend_on_how_rows_arrive(chunk):
-    whole, parts = History.empty(["a"]), History.empty(["a"])
+    whole, parts = History.empty(Columns(["a"], {})), History.empty(Columns(["a"], {}))
     data = rows(9001)
     whole = whole.extended(data)
     for start in range(0, len(data), chunk):
@@ -63,7 +67,7 @@ def test_bins_do_not_depend_on_how_rows_arrive(chunk):
 @pytest.mark.parametrize("total", [100, 9001])
 @pytest.mark.parametrize("keep", [0, 1, 57, 99])
 def test_truncated_history_goes_on(total, keep):
-    history = History.empty(["a"])
+    history = History.empty(Columns(["a"], {}))
     history = history.extended(rows(total))
     history = history.truncated(keep)
     assert len(history) == keep
@@ -75,7 +79,78 @@ def test_truncated_history_goes_on(total, keep):
 
 
 def test_many_parameters_have_fewer_bins():
-    history = History.empty([f"p{i}" for i in range(1000)])
+    history = History.empty(Columns([f"p{i}" for i in range(1000)], {}))
     history = history.extended(np.zeros((3000, 2001)))
     assert history._data.nbytes < 11_000_000
     assert len(history) == 3000
+
+
+def moving(shapes):
+    """Build a fit by steps of a tenth of each value: after n of them 0.9ⁿ of it is left."""
+    params = {name: 1 + jnp.arange(float(np.prod(s))).reshape(s) for name, s in shapes.items()}
+    return fk.Fit(
+        loss=lambda p, _: 0.5 * sum(jnp.sum(leaf**2) for leaf in p.values()),
+        params=params,
+        optimiser=optax.sgd(0.1),
+    ), params
+
+
+def test_values_are_those_that_steps_start_from():
+    fit, start = moving({"flux": (), "tilt": (2, 3), "image": (65,)})
+    fit.run(30, progress=False)
+    values = fit.history.values
+    assert list(values) == ["flux", "tilt"]
+    assert values["tilt"].shape == (30, 2, 3)
+    left = 0.9 ** np.arange(30.0)
+    # Thirty products, each rounded.
+    np.testing.assert_allclose(values["flux"], left, rtol=30 * 2e-16)
+    np.testing.assert_allclose(
+        values["tilt"], left[:, None, None] * np.asarray(start["tilt"]), rtol=30 * 2e-16
+    )
+    assert next(fit.steps(1)).values["flux"] == values["flux"][-1] * 0.9
+    with pytest.raises(KeyError, match="'image' is not recorded"):
+        values["image"]
+
+
+def test_extremes_of_values_are_kept_element_by_element():
+    columns = Columns(["a"], {"a": (2,)})
+    history = History.empty(columns)
+    rows = np.zeros((10_000, columns.count))
+    rows[1234, 3], rows[4321, 4] = 5.0, -7.0
+    history = history.extended(rows)
+    assert history.width > 1
+    bins = history.summary("values", "a")
+    assert bins.maximum.shape == (len(history.steps), 2)
+    np.testing.assert_array_equal(bins.maximum.max(axis=0), [5.0, 0.0])
+    np.testing.assert_array_equal(bins.minimum.min(axis=0), [0.0, -7.0])
+
+
+def test_values_survive_rewinding_saving_and_another_start(tmp_path):
+    shapes = {"flux": (), "tilt": (3,)}
+    fit, start = moving(shapes)
+    fit.run(20, progress=False)
+    before = fit.history.values
+    fit.save(tmp_path / "fit")
+    fit.rewind(12)
+    assert len(fit.history.values["flux"]) == 12
+    fit.run(8, progress=False)
+    for name in shapes:
+        np.testing.assert_array_equal(fit.history.values[name], before[name])
+    again = fk.Fit.load(
+        tmp_path / "fit",
+        loss=lambda p, _: 0.5 * sum(jnp.sum(leaf**2) for leaf in p.values()),
+        params=start,
+        optimiser=optax.sgd(0.1),
+    )
+    np.testing.assert_array_equal(again.history.values["tilt"], before["tilt"])
+    fit.restart()
+    assert fit.history.values["tilt"].shape == (0, 3)
+
+
+def test_of_thousands_of_elements_the_values_of_the_smallest_are_recorded():
+    many = {f"v{k:02d}": jnp.zeros(60) for k in range(20)}
+    scalars = {f"s{k}": jnp.array(0.0) for k in range(100)}
+    chosen = recorded(many | scalars)
+    assert set(scalars) < set(chosen)
+    assert sum(leaf.size for leaf in chosen.values()) == 1000
+    assert list(chosen) == [name for name in sorted(many | scalars) if name in chosen]

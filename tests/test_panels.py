@@ -14,6 +14,7 @@ from matplotlib.text import Text
 
 import fitkit as fk
 from fitkit._fit import Event, History, Status
+from fitkit._fit.record import Columns
 from fitkit._plotting import PANELS, Entry, Frame
 from fitkit._plotting import axes as axes_module
 from fitkit._plotting.curves import COLUMNS, merge_columns
@@ -26,7 +27,7 @@ def history_of(losses, norms=None, names=("a", "b")):
     losses = np.asarray(losses, dtype=float)
     norms = np.ones((len(losses), len(names))) if norms is None else np.asarray(norms)
     rows = np.column_stack([losses, np.ones((len(losses), len(names))), norms])
-    return History.empty(names).extended(rows)
+    return History.empty(Columns(names, {})).extended(rows)
 
 
 def coloured(**numbers):

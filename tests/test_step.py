@@ -13,12 +13,12 @@ import zodiax as zdx
 import fitkit as fk
 from fitkit._fit.chunk import make_chunk
 from fitkit._fit.problem import make_problem
+from fitkit._fit.record import Columns, StepInfo, recorded
 from fitkit._fit.step import (
     BAD_EVALUATION,
     BAD_UPDATE,
     GOOD,
     Controls,
-    StepInfo,
     initial_state,
     make_step,
 )
@@ -70,9 +70,10 @@ def test_chunk_is_the_loop_one_would_write(optimiser):
 
     params, optimiser_state, rows = state.params, state.optimiser, []
     for _ in range(20):
+        values = [float(params[name]) for name in START]
         params, optimiser_state, value, grad, updates = by_hand(params, optimiser_state)
         norms = [abs(float(tree[name])) for tree in (grad, updates) for name in START]
-        rows.append([float(value), *norms])
+        rows.append([float(value), *norms, *values])
     assert int(chunk.steps) == 20
     assert int(chunk.outcome) == GOOD
     # The same operations, but fused differently: rounding, not more.
@@ -206,8 +207,11 @@ def test_any_tree_of_parameters(params):
 
 
 def test_row_and_back():
-    info = StepInfo(jnp.array(1.0), jnp.array([2.0, 3.0]), jnp.array([4.0, 5.0]))
-    again = StepInfo.of_row(np.asarray(info.row()))
+    params = {"a": jnp.array(6.0), "b": jnp.arange(4.0).reshape(2, 2)}
+    info = StepInfo(jnp.array(1.0), jnp.array([2.0, 3.0]), jnp.array([4.0, 5.0]), recorded(params))
+    again = Columns.of(params).read(np.asarray(info.row()))
     assert again.loss == 1.0
     np.testing.assert_array_equal(again.gradient_norms, [2.0, 3.0])
     np.testing.assert_array_equal(again.step_norms, [4.0, 5.0])
+    assert again.values["a"] == 6.0
+    np.testing.assert_array_equal(again.values["b"], params["b"])

@@ -9,4 +9,4 @@ from fitkit._fit.snapshots import Event as Event
 from fitkit._fit.snapshots import Snapshot as Snapshot
 from fitkit._fit.status import Status as Status
 from fitkit._fit.steering import LearningRates as LearningRates
-from fitkit._fit.step import StepInfo as StepInfo
+from fitkit._fit.record import StepInfo as StepInfo

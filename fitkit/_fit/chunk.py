@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from fitkit._fit.packing import Packed, PackedStep
-from fitkit._fit.step import GOOD, Controls, FitState, Step, StepInfo
+from fitkit._fit.step import GOOD, Controls, FitState, Step
 from fitkit._optimisers import verdict_of
 
 #: Memory for what a chunk records, in bytes: of a hundred parameters, a thousand steps, in
@@ -30,9 +30,8 @@ class Chunk(eqx.Module):
     verdict: Int[Array, ""]
 
 
-def capacity(leaves: int) -> int:
+def capacity(columns: int) -> int:
     """Compute how many steps one chunk may take: as many as its record has room for."""
-    columns = 1 + 2 * leaves
     return max(16, min(16384, _RECORD_BUDGET // (8 * columns)))
 
 
@@ -60,15 +59,15 @@ def make_chunk(step: Step) -> Callable:
             return verdict_of(state.packing.unpack(state.arrays).optimiser)
 
         def goes_on(carry: Chunk) -> Array:
-            return (carry.steps < steps) & (carry.outcome == GOOD) & (carry.verdict == 0)
+            return (carry.steps < most) & (carry.outcome == GOOD) & (carry.verdict == 0)
 
         def body(carry: Chunk) -> Chunk:
-            state, info, outcome = take(carry.state, controls, args)
-            rows = lax.dynamic_update_index_in_dim(carry.rows, info.row(), carry.steps, 0)
+            state, row, outcome = take(carry.state, controls, args)
+            rows = lax.dynamic_update_index_in_dim(carry.rows, row, carry.steps, 0)
             return Chunk(state, carry.steps + 1, rows, outcome, verdict(state))
 
-        row = jax.eval_shape(StepInfo.row, take.info)
-        rows = jnp.zeros((capacity(len(controls.multipliers)), *row.shape), row.dtype)
+        most = jnp.minimum(steps, capacity(take.row.size))
+        rows = jnp.zeros((capacity(take.row.size), *take.row.shape), take.row.dtype)
         begun = take.begin(state, controls)
         start = Chunk(begun, jnp.int32(0), rows, jnp.asarray(outcome), verdict(state))
         done = lax.while_loop(goes_on, body, start)

@@ -15,6 +15,7 @@ from fitkit._fit.history import History
 from fitkit._fit.jax_settings import JaxSettings
 from fitkit._fit.loop import Program
 from fitkit._fit.problem import Params
+from fitkit._fit.record import Columns
 from fitkit._fit.snapshots import Lowest, Mark, Place, Snapshot, Timeline
 from fitkit._fit.status import Status
 from fitkit._fit.step import started
@@ -105,7 +106,7 @@ def restarted(now: Snapshot, params: Params, program: Program) -> dict[str, Any]
         "place": place,
         "lowest": lowest,
         "timeline": Timeline.starting(Mark(place, controls, lowest)),
-        "history": History.empty(now.history.names),
+        "history": History.empty(Columns.of(params)),
         "failure": None,
         "known_fisher": None,
         "start_loss": place.loss,

@@ -132,7 +132,7 @@ class Driver:
             if step in stops:
                 return 0  # A callback is due where the chunk that was sent last ends.
         rest = min([run.left(step), *(stop - step for stop in stops)])
-        limits = [capacity(len(now.steering.names)), rest]
+        limits = [capacity(now.history.row_length), rest]
         if self._stop_rule is not None:
             limits.append(self._stop_rule.limit(step))
         return int(min(run.every or self._pace.size, *limits))

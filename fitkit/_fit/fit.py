@@ -44,7 +44,7 @@ from fitkit._fit.saving import from_record, to_record
 from fitkit._fit.snapshots import Best, Event, Place, Snapshot
 from fitkit._fit.status import Status
 from fitkit._fit.steering import LearningRates, Steering
-from fitkit._fit.step import StepInfo
+from fitkit._fit.record import Columns, StepInfo
 from fitkit._format import number
 from fitkit._input import check_optimiser, named_arguments
 from fitkit._nonfinite import NonFiniteReport
@@ -321,7 +321,7 @@ class Fit:
         Yields
         ------
         StepInfo
-            The loss and norms recorded of the last step taken, as numpy numbers and arrays.
+            What is recorded of the last step taken, as numpy numbers and arrays.
 
         Examples
         --------
@@ -738,7 +738,7 @@ class Fit:
 
     @property
     def history(self) -> History:
-        """Loss, gradient norms and step norms of every step, in bounded memory."""
+        """Loss, gradient norms, step norms and values of every step, in bounded memory."""
         return self.snapshot.history
 
     @property
@@ -889,7 +889,7 @@ class Fit:
     def _infos(self, run: Run) -> Iterator[StepInfo]:
         # A method, so that the fit lives as long as somebody iterates.
         for rows in self._engine.steps(run):
-            yield StepInfo.of_row(rows[-1])
+            yield Columns.of(self.snapshot.place.state.params).read(rows[-1])
 
     def _begin(self, run: Run) -> None:
         try:

@@ -1,46 +1,67 @@
 """What every step did, in bounded memory: columns of bins that double in width when they fill."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-#: Memory that the bins of one history may take, in bytes: some megabytes for a live view.
-_BUDGET = 4_000_000
+from fitkit._fit.record import Columns
+
+#: Memory that the bins of one history may take, in bytes: of a hundred scalars, 664 bins.
+_BUDGET = 8_000_000
 
 #: Rows of a bin that its median is taken of: more take far longer than the extremes do.
 _NINE = 9
 
 
 class Summary(NamedTuple):
-    """What the steps of each bin were: the first, the last, and the extremes between them."""
+    """What the steps of each bin were: the first, the last, and the extremes between them.
 
-    first: Float[np.ndarray, " bins"]
-    last: Float[np.ndarray, " bins"]
-    minimum: Float[np.ndarray, " bins"]
-    maximum: Float[np.ndarray, " bins"]
-    median: Float[np.ndarray, " bins"]
+    Of values every array has the shape of the parameter after the axis of bins, and each of its
+    elements is summarised by itself.
+    """
+
+    first: Float[np.ndarray, "bins ..."]
+    last: Float[np.ndarray, "bins ..."]
+    minimum: Float[np.ndarray, "bins ..."]
+    maximum: Float[np.ndarray, "bins ..."]
+    median: Float[np.ndarray, "bins ..."]
+
+
+class _Values(dict):
+    """Arrays by path, which say why one is missing."""
+
+    def __init__(self, columns: Columns, arrays: Mapping[str, np.ndarray]) -> None:
+        super().__init__(arrays)
+        self._columns = columns
+
+    def __missing__(self, name: str) -> np.ndarray:
+        self._columns.place("values", name)
+        raise KeyError(name)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class History:
-    """Loss, gradient norms and step norms of every step, in bounded memory.
+    """Loss, gradient norms, step norms and values of every step, in bounded memory.
 
-    A row belongs to a step: the loss and the gradient norms at the parameters that the step
-    started from, and how far it moved them. Rows are exact until the bins are full; then two
+    A row belongs to a step: the loss, the gradient norms and the values of the parameters that the
+    step started from, and how far it moved them. Values are those of parameters of up to 64
+    elements, the smallest ones up to 1,000 elements together; of others the norms alone are
+    recorded.
+
+    Rows are exact until the bins are full, of which there are 2,048 for a few parameters, 664 for a
+    hundred scalars and never fewer than 128; then two
     neighbouring bins become one, again and again, so that ten million steps take no more memory
     than a thousand. First, last, minimum and maximum of a bin are exact; its median is Tukey's
     ninther (the median of three medians of three of its rows, evenly spread) and, of a merged bin,
-    the mean of the medians of the two.
+    the mean of the medians of the two. All of it is found element by element.
 
     A history never changes: `Fit.history` of a running fit is that of one moment.
 
     Attributes
     ----------
-    names : tuple[str, ...]
-        The paths of the parameters.
     width : int
         How many steps a bin holds.
 
@@ -60,10 +81,12 @@ class History:
     [1.0, 0.25, 0.0625]
     >>> fit.history.step_norms["flux"].round(4).tolist()
     [0.5, 0.25, 0.125]
+    >>> fit.history.values["flux"].round(4).tolist()
+    [1.0, 0.5, 0.25]
     """
 
-    names: tuple[str, ...]
     width: int
+    _columns: Columns
     # Shape (5, bins, columns). Those who extend a history fill bins beyond `_full` in place, which
     # earlier histories do not look at; everything else makes a new array.
     _data: np.ndarray
@@ -71,19 +94,22 @@ class History:
     _pending: tuple[np.ndarray, ...]
 
     @classmethod
-    def empty(cls, names: Iterable[str]) -> "History":
-        """Build the history of a fit before its first step.
-
-        Parameters
-        ----------
-        names
-            The paths of the parameters.
-        """
-        names = tuple(names)
-        columns = 1 + 2 * len(names)
-        per_bin = len(Summary._fields) * 8 * columns
+    def empty(cls, columns: Columns) -> "History":
+        """Build the history of a fit before its first step."""
+        per_bin = len(Summary._fields) * 8 * columns.count
         bins = int(np.clip(_BUDGET // per_bin, 128, 2048)) // 2 * 2
-        return cls(names, 1, np.zeros((len(Summary._fields), bins, columns)), 0, ())
+        data = np.zeros((len(Summary._fields), bins, columns.count))
+        return cls(1, columns, data, 0, ())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The paths of the parameters."""
+        return self._columns.names
+
+    @property
+    def row_length(self) -> int:
+        """How many numbers are recorded of a step."""
+        return self._columns.count
 
     def __len__(self) -> int:
         """Count the steps recorded."""
@@ -113,26 +139,41 @@ class History:
         """The norm of the gradient by each parameter at the last step of every bin."""
         return {name: self.summary("gradient_norms", name).last for name in self.names}
 
+    @property
+    def values(self) -> dict[str, Float[np.ndarray, "bins ..."]]:
+        """The values of each small parameter at the last step of every bin, by path.
+
+        They are those from which that step started, so that the first is where the fit began.
+        """
+        shapes = self._columns.shapes
+        last = {name: self.summary("values", name).last for name in shapes}
+        return _Values(self._columns, last)
+
     def summary(self, quantity: str, name: str | None = None) -> Summary:
         """Summarise a quantity bin by bin.
 
         Parameters
         ----------
         quantity
-            ``"loss"``, ``"gradient_norms"`` or ``"step_norms"``.
+            ``"loss"``, ``"gradient_norms"``, ``"step_norms"`` or ``"values"``.
         name
-            The path of the parameter, for the two norms.
+            The path of the parameter, for all but the loss.
+
+        Raises
+        ------
+        KeyError
+            If it is not recorded.
         """
-        offset = {"loss": 0, "gradient_norms": 1, "step_norms": 1 + len(self.names)}[quantity]
-        column = offset if name is None else offset + self.names.index(name)
-        complete = self._data[:, : self._full, column]
-        if not self._pending:
-            return Summary(*complete)
-        rest = _summarise(np.concatenate([rows[:, [column]] for rows in self._pending])[None])
-        return Summary(*np.concatenate([complete, rest[:, :, 0]], axis=1))
+        where, shape = self._columns.place(quantity, name)
+        parts = [self._data[:, : self._full, where]]
+        if self._pending:
+            rest = np.concatenate([rows[:, where] for rows in self._pending])
+            parts.append(_summarise(rest[None]))
+        bins = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return Summary(*bins.reshape(*bins.shape[:2], *shape))
 
     def extended(self, rows: Float[np.ndarray, "steps columns"]) -> "History":
-        """Add one row per step: loss, gradient norms and step norms in the order of `names`.
+        """Add one row per step, as its columns say.
 
         Of several histories that go on from the same one, only the latest may be used.
         """
@@ -221,7 +262,7 @@ class History:
             data, full, width = np.zeros_like(data), full // 2, 2 * width
             data[:, :full] = _merge(self._data[:, 0::2], self._data[:, 1::2])
         pending = (rest,) if len(rest) else ()
-        return History(self.names, width, data, full, pending)
+        return History(width, self._columns, data, full, pending)
 
 
 def _summarise(

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, PyTree
 
-from fitkit._fit.chunk import Chunk, capacity, make_chunk
+from fitkit._fit.chunk import Chunk, make_chunk
 from fitkit._fit.jax_settings import JaxSettings, no_debugging
 from fitkit._fit.packing import Packed
 from fitkit._fit.problem import Params, Problem
@@ -188,8 +188,8 @@ class Program:
         rows = []
         with self.settings.applied(), no_debugging():
             while steps > 0:
-                size = min(steps, capacity(len(self.assignment)))
-                chunk = self.chunk(state, controls, self.args, np.int32(size), np.int32(GOOD))
+                chunk = self.chunk(state, controls, self.args, np.int32(steps), np.int32(GOOD))
+                size = min(steps, len(chunk.rows))  # No more than its record has room for.
                 state, steps = chunk.state, steps - size
                 rows.append(np.asarray(chunk.rows)[:size])
         return state, np.concatenate(rows) if rows else np.empty((0, 0))

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.tree_util import DictKey, keystr, tree_leaves_with_path
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from fitkit._fit.merge import SMALL, Merged
-from fitkit._fit.step import Controls, FitState, Step, StepInfo
+from fitkit._fit.step import Controls, FitState, Step
 from fitkit._paths import named_leaves
 
 
@@ -182,9 +182,13 @@ class PackedStep:
         loss = jax.eval_shape(lambda: step.evaluate(params, args)[0])
         self._loss, self._args = Packing.alone(loss), Packing.alone(args)
         others = self._loss, self._gradient, self._controls, self._args
-        self._move = PackedFunction(
-            step.move, [state.packing, *others], [tree, loss, params, controls, args]
-        )
+
+        def move(*given: PyTree) -> tuple[FitState, Array, Array]:
+            after, info, outcome = step.move(*given)
+            return after, info.row(), outcome
+
+        given = [tree, loss, params, controls, args]
+        self._move = PackedFunction(move, [state.packing, *others], given)
         self._begin = PackedFunction(
             lambda *given: (step.begin(*given),), [state.packing, self._controls], [tree, controls]
         )
@@ -193,7 +197,7 @@ class PackedStep:
         )
 
     @property
-    def info(self) -> StepInfo:
+    def row(self) -> jax.ShapeDtypeStruct:
         """What is recorded of a step, by shape."""
         return self._move.rest[0]
 
@@ -207,17 +211,17 @@ class PackedStep:
 
     def __call__(
         self, state: Packed, controls: Controls, args: PyTree
-    ) -> tuple[Packed, StepInfo, Int[Array, ""]]:
-        """Take the step."""
+    ) -> tuple[Packed, Float[Array, " columns"], Int[Array, ""]]:
+        """Take the step: where it leads, the row that is recorded of it, and whether it was good."""
         loss, gradient = self._evaluate(state.packing.unpack(state.arrays).params, args)
-        after, (info, outcome) = self._move(
+        after, (row, outcome) = self._move(
             state,
             self._loss.packed(loss),
             self._gradient.packed(gradient),
             self._controls.packed(controls),
             self._args.packed(args),
         )
-        return after, info, outcome
+        return after, row, outcome
 
 
 def _kind(path: tuple[Any, ...], paths: set[tuple[Any, ...]], names: set[str]) -> str:

@@ -15,6 +15,7 @@ from fitkit._fit.history import History
 from fitkit._fit.loop import Program
 from fitkit._fit.packing import Packed
 from fitkit._fit.problem import Params
+from fitkit._fit.record import Columns
 from fitkit._fit.status import Status
 from fitkit._fit.steering import Steering
 from fitkit._fit.step import Controls, FitState
@@ -239,7 +240,7 @@ class Snapshot:
     target : int | None
         The step at which the run ends; None for one without an end, the present step without one.
     history : History
-        Loss, gradient norms and step norms of every step.
+        Loss, gradient norms, step norms and values of every step.
     events : tuple[Event, ...]
         What happened to the fit, the latest last.
     error : BaseException | None
@@ -329,7 +330,7 @@ class Snapshot:
             stop_reason="",
             optimiser_status="",
             target=0,
-            history=History.empty(names),
+            history=History.empty(Columns.of(place.state.params)),
             events=(),
             error=None,
             steps_per_second=0.0,

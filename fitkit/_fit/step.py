@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fitkit._fisher import quick_norm
 from fitkit._fit.problem import Params, Problem
+from fitkit._fit.record import StepInfo, recorded
 from fitkit._nonfinite import zero_nan_check
 from fitkit._optimisers import Bounds, put_aside, put_back, separated, tolerant
 
@@ -58,29 +59,6 @@ class Controls(eqx.Module):
     def of(cls, multipliers: Iterable[float]) -> "Controls":
         """Take plain numbers, in one fixed dtype: a Python float would retrace."""
         return cls(np.array(list(multipliers), np.float32))
-
-
-class StepInfo(eqx.Module):
-    """What is recorded of a step: looked at, never carried.
-
-    The loss and the norms of its gradient by each parameter (0 for a frozen one) are those at the
-    parameters that the step started from; the step norms say how far it moved each parameter, in
-    the parameter's unit.
-    """
-
-    loss: Float[Array | np.ndarray, ""]
-    gradient_norms: Float[Array | np.ndarray, " leaves"]
-    step_norms: Float[Array | np.ndarray, " leaves"]
-
-    def row(self) -> Float[Array, " columns"]:
-        """Lay the numbers out as `History.append` takes them."""
-        return jnp.concatenate([self.loss[None], self.gradient_norms, self.step_norms])
-
-    @classmethod
-    def of_row(cls, row: Float[np.ndarray, " columns"]) -> "StepInfo":
-        """Read a row of a chunk's record, as numpy numbers."""
-        gradient_norms, step_norms = np.split(row[1:], 2)
-        return cls(np.asarray(row[0]), gradient_norms, step_norms)
 
 
 class Step(NamedTuple):
@@ -210,7 +188,8 @@ def make_step(
         if bounds is not None:
             moved = bounds.project(moved)
             step_norms = norms(jax.tree.map(jnp.subtract, moved, params))
-        info = StepInfo(loss.astype(step_norms.dtype), gradient_norms, step_norms)
+        loss = loss.astype(step_norms.dtype)
+        info = StepInfo(loss, gradient_norms, step_norms, recorded(params))
         outcome = outcome.astype(jnp.int32)
         after = FitState(moved, optimiser_state, state.frozen, state.nonfinite)
         if state.nonfinite is not None:
