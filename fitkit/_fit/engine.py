@@ -19,6 +19,7 @@ from fitkit._fit.loop import Program
 from fitkit._fit.run import Command, Run
 from fitkit._fit.snapshots import Snapshot
 from fitkit._fit.status import Status
+from fitkit._sharding import automatic_axes, users_axes
 
 T = TypeVar("T")
 
@@ -107,6 +108,7 @@ class Engine:
         ends_run
             Whether a run that is under way ends there; one whose own callback asks goes on.
         """
+        function = automatic_axes()(function)
         if self._may_change():
             return function()
         command = Command(function, ends_run)
@@ -226,7 +228,8 @@ class Engine:
                 continue
             one.called(now.step, time.monotonic())
             try:
-                one.function(fit)
+                with users_axes():
+                    one.function(fit)
             except Exception as error:
                 self.note(f"callback {one.name} raised {type(error).__name__}: {error}")
                 traceback.print_exception(error)

@@ -57,6 +57,7 @@ from fitkit._optimisers import (
 )
 from fitkit._paths import Paths
 from fitkit._result import Result, make_result
+from fitkit._sharding import automatic_axes
 
 #: For how long interrupts only ask for the pause that the first one asked for, in seconds.
 _PATIENCE = 3.0
@@ -131,6 +132,7 @@ class Fit:
     """
 
     @named_arguments("Fit")
+    @automatic_axes()
     def __init__(
         self,
         *,
@@ -450,6 +452,7 @@ class Fit:
 
         self._engine.command(go_back, ends_run=True)
 
+    @automatic_axes()
     def change_optimiser(self, optimiser: Optimiser) -> None:
         """Go on with another optimiser, started anew; a running fit goes on by itself.
 
@@ -484,6 +487,7 @@ class Fit:
         program = program_for(self.snapshot, optimiser)
         self._use(program, "changed the optimiser")
 
+    @automatic_axes()
     def enter_eigenbasis(self, inner: One | None = None) -> None:
         """Go on in the Fisher eigenbasis of the present parameters, where no eigenvector is stiff.
 
@@ -583,6 +587,7 @@ class Fit:
         """
         self._engine.remove_callback(function)
 
+    @automatic_axes()
     def save(self, path: str | os.PathLike) -> None:
         """Write the fit to a file: state, best state, history, learning rates, events, target.
 
@@ -609,6 +614,7 @@ class Fit:
         checkpoint.write(path, *to_record(now))
 
     @classmethod
+    @automatic_axes()
     def load(cls, path: str | os.PathLike, **problem: Any) -> "Fit":
         """Go on with a fit that was saved, to the very bits.
 

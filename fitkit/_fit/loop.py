@@ -24,6 +24,7 @@ from fitkit._fit.step import (
     strongly_typed,
 )
 from fitkit._optimisers import Assignment, Bounds, restart_judged
+from fitkit._sharding import replicated
 
 #: How long a chunk should take, in seconds: short enough for sliders and pause to feel immediate.
 _CHUNK_SECONDS = 0.05
@@ -68,7 +69,8 @@ class Program:
     ) -> "Program":
         """Build the program of an optimiser; nothing is compiled yet."""
         step = make_step(problem, optimiser, bounds, on_nonfinite)
-        chunk, loss = make_chunk(step), jax.jit(problem.loss)
+        chunk = make_chunk(step, problem.mesh)
+        loss = jax.jit(problem.loss, out_shardings=replicated(problem.mesh))
         own = (optimiser, assignment, step, chunk, loss)
         return cls(problem, args, bounds, on_nonfinite, *own, JaxSettings())
 
