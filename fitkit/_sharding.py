@@ -65,6 +65,11 @@ def is_explicit(mesh: Mesh | None) -> bool:
     return mesh is not None and AxisType.Explicit in mesh.axis_types
 
 
+def is_shared(mesh: Mesh | None) -> bool:
+    """Whether devices of several processes are in a mesh."""
+    return mesh is not None and mesh.is_multi_process
+
+
 def replicated(mesh: Mesh | None) -> NamedSharding | None:
     """Return the sharding of what lies on every device whole; None where there is no mesh."""
     return None if mesh is None else NamedSharding(automatic(mesh), PartitionSpec())

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, PyTree
 
+from fitkit._fit.agree import require_all
 from fitkit._fit.chunk import Chunk, capacity, make_chunk
 from fitkit._fit.jax_settings import JaxSettings, no_debugging
 from fitkit._fit.packing import Packed
@@ -119,6 +120,7 @@ class Program:
         self, state: FitState | Packed, controls: Controls, steps: int
     ) -> tuple[FitState | Packed, Float[np.ndarray, "steps columns"]]:
         """Take good steps once more: the state they lead to, and their rows."""
+        require_all(self.problem.mesh, "An earlier state")
         rows = []
         with self.settings.applied(), no_debugging():
             while steps > 0:
@@ -130,6 +132,7 @@ class Program:
 
     def loss_at(self, state: FitState) -> float:
         """Evaluate the loss at a state."""
+        require_all(self.problem.mesh, "The loss")
         with self.settings.applied(), no_debugging():
             return float(self.loss(state.params, self.args))
 
