@@ -75,6 +75,22 @@ def replicated(mesh: Mesh | None) -> NamedSharding | None:
     return None if mesh is None else NamedSharding(automatic(mesh), PartitionSpec())
 
 
+def everywhere(tree: T, mesh: Mesh | None) -> T:
+    """Lay arrays that every process has on every device of a mesh, and nothing compiles twice."""
+    there = replicated(mesh)
+
+    def one(leaf: Any) -> Any:
+        if getattr(leaf, "sharding", None) == there:
+            return leaf
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+            return jax.device_put(leaf, there)
+        # No process waits for the others, as it would in `jax.device_put`.
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, there, lambda index: whole[index])
+
+    return tree if there is None else jax.tree.map(one, tree)
+
+
 def under(mesh: Mesh | None, function: Callable) -> Callable:
     """Let a function of (params, args) see its mesh as its user does, and its caller none."""
     return UnderMesh(function, mesh) if mesh is not None and is_explicit(mesh) else function

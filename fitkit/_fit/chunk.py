@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from fitkit._fit.packing import Packed, PackedStep
 from fitkit._fit.step import GOOD, Controls, FitState, Step, StepInfo
 from fitkit._optimisers import verdict_of
-from fitkit._sharding import replicated
+from fitkit._sharding import everywhere, replicated
 
 #: Memory for what a chunk records, in bytes: of a hundred parameters, a thousand steps, in
 #: which the cost of a call does not show.
@@ -79,7 +79,11 @@ def make_chunk(step: Step, mesh: Mesh | None = None) -> Callable:
         done = lax.while_loop(goes_on, body, start)
         return dataclasses.replace(done, state=take.end(done.state, state))
 
-    def packing(state: FitState | Packed, *others: Any) -> Chunk:
-        return chunk(Packed.of(state), *others)
+    def packing(
+        state: FitState | Packed, controls: Controls, args: PyTree, steps: Any, outcome: Any
+    ) -> Chunk:
+        # Where they are belongs to what is compiled.
+        state, outcome = everywhere((Packed.of(state), outcome), mesh)
+        return chunk(state, controls, args, steps, outcome)
 
     return packing

@@ -25,7 +25,7 @@ from fitkit._fit.step import (
     strongly_typed,
 )
 from fitkit._optimisers import Assignment, Bounds, restart_judged
-from fitkit._sharding import replicated
+from fitkit._sharding import everywhere, replicated
 
 #: How long a chunk should take, in seconds: short enough for sliders and pause to feel immediate.
 _CHUNK_SECONDS = 0.05
@@ -134,7 +134,8 @@ class Program:
         """Evaluate the loss at a state."""
         require_all(self.problem.mesh, "The loss")
         with self.settings.applied(), no_debugging():
-            return float(self.loss(state.params, self.args))
+            params = everywhere(state.params, self.problem.mesh)
+            return float(self.loss(params, self.args))
 
 
 class Taken(NamedTuple):
