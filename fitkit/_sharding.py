@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
@@ -77,18 +78,20 @@ def replicated(mesh: Mesh | None) -> NamedSharding | None:
 
 def everywhere(tree: T, mesh: Mesh | None) -> T:
     """Lay arrays that every process has on every device of a mesh, and nothing compiles twice."""
+    if mesh is None:
+        return tree
     there = replicated(mesh)
 
     def one(leaf: Any) -> Any:
         if getattr(leaf, "sharding", None) == there:
             return leaf
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             return jax.device_put(leaf, there)
         # No process waits for the others, as it would in `jax.device_put`.
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(whole.shape, there, lambda index: whole[index])
 
-    return tree if there is None else jax.tree.map(one, tree)
+    return jax.tree.map(one, tree)
 
 
 def under(mesh: Mesh | None, function: Callable) -> Callable:
@@ -147,6 +150,28 @@ def users_axes() -> Iterator[None]:
         _LEFT.reset(token)
 
 
+def on_automatic_axes(update: Callable) -> Callable:
+    """Let an optimiser's update take residuals whose types say how they are spread.
+
+    It is called as ``update(grads, state, params, residuals=…)``.
+    """
+
+    def called(
+        grads: Any, state: Any, params: PyTree = None, residuals: Any = None, **extra: Any
+    ) -> Any:
+        mesh = _explicit_mesh(residuals, params) if residuals is not None else None
+        if mesh is None:
+            return update(grads, state, params, residuals=residuals, **extra)
+        seen = jax.sharding.explicit_axes(residuals, in_sharding=PartitionSpec())
+        around = jax.sharding.auto_axes(
+            lambda state, params: update(grads, state, params, residuals=seen, **extra),
+            out_sharding=NamedSharding(mesh, PartitionSpec()),
+        )
+        return around(state, params)
+
+    return called
+
+
 def relabelled(tree: T, mesh: Mesh | None) -> T:
     """Return the same arrays as of a mesh of the same devices, but perhaps other types of axes."""
 
@@ -173,6 +198,17 @@ def to_host(array: Any) -> np.ndarray:
         everywhere = replicated(find_mesh(array))
         array = jax.jit(lambda whole: whole, out_shardings=everywhere)(array)
     return np.asarray(array)
+
+
+def _explicit_mesh(function: Callable, params: PyTree) -> Any:
+    """Return the mesh of explicit axes on which the values of a function lie; None if on none."""
+    if jax.device_count() == 1:
+        return None
+    for leaf in jax.tree.leaves(jax.eval_shape(function, params)):
+        mesh = getattr(leaf.sharding, "mesh", None)
+        if mesh is not None and is_explicit(mesh):
+            return mesh
+    return None
 
 
 def _cast(tree: PyTree, mesh: Mesh) -> PyTree:
