@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = (
     "_format",
     "_jaxprs",
+    "_sharding",
     "_paths",
     "_input",
     "_fisher",

@@ -186,6 +186,8 @@ class Dashboard:
             live.show_failure(error)
 
     def _ipython_display_(self) -> None:
+        if not self.fit.leads:
+            return
         if execute_request() is None:
             print(self)
             return
@@ -238,10 +240,11 @@ class Dashboard:
         """End a cell that moved the fit with the picture of where it went."""
         now = self.fit.snapshot
         if now.version != self._kept[0] and not now.status.busy:
-            if self._live is None and "spectrum" in self.panels and self.fit.spectrum is None:
+            fit, alone = self.fit, not self.fit.shared
+            if alone and self._live is None and "spectrum" in self.panels and fit.spectrum is None:
                 # What the background computes of a fit at rest, where there is a background.
                 with contextlib.suppress(Exception):
-                    self.fit.fisher()
+                    fit.fisher()
             with DRAWING_LOCK:
                 self._keep_picture(self.fit.snapshot)
 

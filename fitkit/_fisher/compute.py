@@ -22,6 +22,15 @@ from fitkit._paths import (
     named_leaves,
     path_of,
 )
+from fitkit._sharding import (
+    automatic,
+    automatic_axes,
+    find_mesh,
+    held_by,
+    relabelled,
+    to_host,
+    under,
+)
 
 # The Jacobian, its copy in double precision, and that of the QR decomposition.
 COPIES = 3
@@ -123,14 +132,21 @@ def fisher_matrix(
         raise ValueError(f"fisher_matrix: pass either residuals or loss=, got {got}.")
     if loss is not None and weights is not None:
         raise ValueError("fisher_matrix: weights belong to residuals; put them into the loss.")
-    free, rest = split_params(params, frozen)
     args = converted(args, "fisher_matrix", "args")
     weights = converted(weights, "fisher_matrix", "weights")
+    function: Any
     kind, function = ("loss", loss) if residuals is None else ("residuals", residuals)
     with explained("fisher_matrix", kind, function, params, args):
-        if residuals is None:
-            return _from_loss(loss, free, rest, args, rtol)
-        return _from_residuals(residuals, free, rest, args, weights, rtol, memory)
+        mesh = find_mesh(args, params, weights) or held_by(function, params, args)
+        function = under(mesh, function)
+    with automatic_axes():
+        if mesh is not None:
+            params, weights = relabelled((params, weights), automatic(mesh))
+        free, rest = split_params(params, frozen)
+        with explained("fisher_matrix", kind, function, params, args):
+            if residuals is None:
+                return _from_loss(function, free, rest, args, rtol)
+            return _from_residuals(function, free, rest, args, weights, rtol, memory)
 
 
 def _from_residuals(
@@ -204,7 +220,7 @@ def _triangle(jacobian: Float[AnyArray, "m n"]) -> Float[AnyArray, "k n"]:
 
 def _host(array: Any) -> Any:
     """Bring known values to the host in double precision, which JAX may have switched off."""
-    return array.astype(float) if is_traced(array) else np.asarray(array, dtype=np.float64)
+    return array.astype(float) if is_traced(array) else to_host(array).astype(np.float64)
 
 
 def resolve_rtol(rtol: float | None, default: float) -> float:
@@ -254,7 +270,7 @@ def split_params(params: PyTree, frozen: Paths) -> tuple[PyTree, PyTree]:
 def _refuse_nonfinite(values: Array, what: str) -> None:
     if is_traced(values):
         return
-    bad = np.count_nonzero(~np.isfinite(np.asarray(values)))
+    bad = np.count_nonzero(~np.isfinite(to_host(values)))
     if bad:
         raise ValueError(
             f"fisher_matrix: {bad} of {values.size} values of the {what} are not finite at these "

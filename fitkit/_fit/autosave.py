@@ -93,6 +93,12 @@ class Autosave:
         """Begin to save `fit`, and return at once."""
         if self._fit() is not fit:
             self._fit = weakref.ref(fit)
+        if fit.shared:
+            # All processes compute what is saved, here and now, and one writes it.
+            _ = fit.best
+            if fit.leads:
+                self._save(fit)
+            return
         with self._lock:
             self._due = True
             # One that was never started was interrupted on the way.
@@ -120,7 +126,7 @@ class Autosave:
     def save_if_changed(self) -> None:
         """Save the fit here and now, unless it is as it was saved last."""
         fit = self._fit()
-        if fit is not None:
+        if fit is not None and fit.leads:
             self._save(fit)
 
     def _work(self, fit: Any) -> None:

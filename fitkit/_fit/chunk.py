@@ -1,6 +1,7 @@
 """The chunk: many compiled steps, which end by themselves where one fails."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
 from fitkit._fit.packing import Packed, PackedStep
 from fitkit._fit.step import GOOD, Controls, FitState, Step
 from fitkit._optimisers import verdict_of
+from fitkit._sharding import everywhere, replicated
 
 #: Memory for what a chunk records, in bytes: of a hundred parameters, a thousand steps, in
 #: which the cost of a call does not show.
@@ -35,7 +38,7 @@ def capacity(columns: int) -> int:
     return max(16, min(16384, _RECORD_BUDGET // (8 * columns)))
 
 
-def make_chunk(step: Step) -> Callable:
+def make_chunk(step: Step, mesh: Mesh | None = None) -> Callable:
     """Compile a run of at most `steps` steps.
 
     The run ends at the first step that is not good, or once the optimiser's verdict is no longer
@@ -43,9 +46,11 @@ def make_chunk(step: Step) -> Callable:
     after a step that failed is not kept: a select in every step costs more than running the good
     ones again, which is what the caller does then. A chunk whose predecessor failed does nothing,
     so that it can be queued before that is known.
+
+    Data may be spread over a mesh of devices: what comes back lies on all of them.
     """
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def chunk(
         state: Packed,
         controls: Controls,
@@ -73,7 +78,11 @@ def make_chunk(step: Step) -> Callable:
         done = lax.while_loop(goes_on, body, start)
         return dataclasses.replace(done, state=take.end(done.state, state))
 
-    def packing(state: FitState | Packed, *others: Any) -> Chunk:
-        return chunk(Packed.of(state), *others)
+    def packing(
+        state: FitState | Packed, controls: Controls, args: PyTree, steps: Any, outcome: Any
+    ) -> Chunk:
+        # Where they are belongs to what is compiled.
+        state, outcome = everywhere((Packed.of(state), outcome), mesh)
+        return chunk(state, controls, args, steps, outcome)
 
     return packing

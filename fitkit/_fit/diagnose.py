@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from fitkit._fit.agree import require_all
 from fitkit._fit.forks import is_forked
 from fitkit._fit.jax_settings import no_debugging
 from fitkit._fit.loop import Program
@@ -44,6 +45,8 @@ class Reports:
         """Return the report of what ended the latest run; None where that was finite."""
         if snapshot.failure is None or snapshot.status.busy:
             return None
+        if self._latest[0] is not snapshot.failure:
+            require_all(snapshot.place.program.problem.mesh, "report")
         with self._lock:
             if self._latest[0] is not snapshot.failure:
                 self._latest = snapshot.failure, explain_failure(snapshot)

@@ -8,16 +8,20 @@ import time
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from jax.sharding import Mesh
+
 from fitkit._fit.advance import Rows, at_rest, with_event
+from fitkit._fit.agree import in_step, leads, note_run, require_all
 from fitkit._fit.callbacks import Callback
 from fitkit._fit.driver import Driver
 from fitkit._fit.interrupts import uninterrupted
 from fitkit._fit.run import Command, Run
 from fitkit._fit.snapshots import Snapshot
 from fitkit._fit.status import Status
+from fitkit._sharding import automatic_axes, is_shared, users_axes
 
 T = TypeVar("T")
 
@@ -67,6 +71,16 @@ class Engine:
         """Whether a run is under way."""
         return self._run is not None
 
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices over which the data are spread."""
+        return self._snapshot.place.program.problem.mesh
+
+    @property
+    def follows(self) -> bool:
+        """Whether another process steers the run that is under way."""
+        return self.active and not leads(self.mesh) and not self._may_change()
+
     def wait_for_change(self, since: int, timeout: float | None) -> int:
         """Sleep until the version is no longer `since`; return the new one."""
         end = None if timeout is None else time.monotonic() + timeout
@@ -88,6 +102,18 @@ class Engine:
             self._changed.notify_all()
             return self._snapshot
 
+    def put(self, changes: dict[str, Any]) -> Snapshot:
+        """Replace parts of the snapshot.
+
+        Where several processes fit together, nothing is left to compute of them for who reads it.
+        """
+        if is_shared(self.mesh):
+            if "place" in changes:
+                _ = changes["place"].loss
+            if "lowest" in changes:
+                _ = changes["lowest"].place
+        return self.update(lambda now: now.but(**changes))
+
     def note(self, text: str) -> None:
         """Record an event."""
         self.update(lambda now: now.but(events=with_event(now, text)))
@@ -105,8 +131,10 @@ class Engine:
         ends_run
             Whether a run that is under way ends there; one whose own callback asks goes on.
         """
+        function = automatic_axes()(function)
         if self._may_change():
             return function()
+        require_all(self.mesh, "A change of a running fit")
         command = Command(function, ends_run)
         with self._lock:
             self._commands.append(command)
@@ -158,7 +186,11 @@ class Engine:
         run.begun = True
         chunks = Driver(self, run).chunks()
         try:
-            for rows in chunks:
+            while True:
+                with in_step():
+                    rows = next(chunks, None)
+                if rows is None:
+                    return
                 if not len(rows):
                     continue
                 self._suspend(run)
@@ -169,8 +201,9 @@ class Engine:
                 if not goes_on:
                     return
         finally:
-            chunks.close()
-            self._finish(run)
+            with in_step():
+                chunks.close()
+                self._finish(run)
 
     def pause(self, request: Status, block: bool) -> None:
         """Ask the run to end after the chunk at hand, as ``PAUSED`` or ``STOPPED``."""
@@ -216,15 +249,16 @@ class Engine:
         if self._fit() is None and self._run is not None:
             self._run.ask(Status.STOPPED)
 
-    def call_back(self, due: Callable[[Callback, Snapshot], bool]) -> None:
+    def call_back(self, callbacks: Sequence[Callback]) -> None:
         """Call the callbacks that are due; what one raises is reported and changes nothing."""
-        for one in self.callbacks:
+        for one in callbacks:
             now, fit = self._snapshot, self._fit()
-            if fit is None or not due(one, now):
+            if fit is None or one not in self.callbacks:
                 continue
             one.called(now.step, time.monotonic())
             try:
-                one.function(fit)
+                with users_axes():
+                    one.function(fit)
             except Exception as error:
                 self.note(f"callback {one.name} raised {type(error).__name__}: {error}")
                 traceback.print_exception(error)
@@ -249,6 +283,7 @@ class Engine:
                 if self._busy in (None, threading.current_thread()):
                     run.driver = driver
                     self._run = run
+                    note_run(self.mesh, run, under_way=True)
                     # At once: whoever started the run may look before its thread has begun.
                     self._snapshot = self._snapshot.but(target=run.target, until=run.until)
                     return
@@ -271,6 +306,7 @@ class Engine:
             run.cancelled = True
             if self._run is run:
                 self._run = None
+                note_run(self.mesh, run, under_way=False)
         run.over.set()
 
     def _work(self, run: Run) -> None:
@@ -278,12 +314,13 @@ class Engine:
             if run.cancelled:
                 return
             run.begun = True
-        try:
-            # What it raises is kept in the snapshot, and raised again where the user waits.
-            with contextlib.suppress(BaseException):
-                run.settings.call(lambda: deque(Driver(self, run).chunks(), maxlen=0))
-        finally:
-            run.settings.call(lambda: self._finish(run))
+        with in_step():
+            try:
+                # What it raises is kept in the snapshot, and raised again where the user waits.
+                with contextlib.suppress(BaseException):
+                    run.settings.call(lambda: deque(Driver(self, run).chunks(), maxlen=0))
+            finally:
+                run.settings.call(lambda: self._finish(run))
 
     def _suspend(self, run: Run) -> None:
         with self._lock:
@@ -313,11 +350,13 @@ class Engine:
             changes = {"status": status, "stop_reason": reason, "error": run.error, **known}
             if status in (Status.FINISHED, Status.STOPPED):
                 changes |= {"target": self._snapshot.step, "until": None}
-            self.update(lambda now: now.but(**changes))
-            self.call_back(lambda one, now: one.due_at_end(now.step))
+            self.put(changes)
+            step = self._snapshot.step
+            self.call_back([one for one in self.callbacks if one.due_at_end(step)])
         finally:
             with self._lock:
                 self._run = None
+                note_run(self.mesh, run, under_way=False)
                 self._changed.notify_all()
             run.over.set()
 
@@ -336,6 +375,7 @@ class Engine:
         """Begin anew in a forked child, where no thread of the parent is."""
         self._make_locks()
         run, self._run, self._busy = self._run, None, None
+        note_run(self.mesh, run, under_way=False)
         self._commands.clear()
         if run is not None:
             self.update(lambda now: now.but(status=Status.PAUSED, stop_reason="the process forked"))

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -17,6 +18,7 @@ from jaxtyping import PyTree
 from fitkit._fisher import FisherMatrix, fisher_matrix
 from fitkit._fit import checkpoint
 from fitkit._fit.advance import given_up, with_event
+from fitkit._fit.agree import leads, require_all
 from fitkit._fit.autosave import Autosave
 from fitkit._fit.callbacks import Callback
 from fitkit._fit.commands import (
@@ -57,6 +59,7 @@ from fitkit._optimisers import (
 )
 from fitkit._paths import Paths
 from fitkit._result import Result, make_result
+from fitkit._sharding import automatic_axes, is_shared
 
 #: For how long interrupts only ask for the pause that the first one asked for, in seconds.
 _PATIENCE = 3.0
@@ -131,6 +134,7 @@ class Fit:
     """
 
     @named_arguments("Fit")
+    @automatic_axes()
     def __init__(
         self,
         *,
@@ -224,11 +228,13 @@ class Fit:
 
         def start_and_wait() -> None:
             self._engine.start(self._new_run("run", n, until))
-            self._engine.wait(meanwhile=self._show_progress if progress else None)
+            self._engine.wait(meanwhile=self._show_progress if shows else None)
+
+        shows = progress and self.leads
 
         self._pausing_on_interrupt(start_and_wait)
         report = self.report
-        if progress:
+        if shows:
             print(f"\r{self.message:<100}", flush=True)
         self._conclude(report)
 
@@ -377,8 +383,7 @@ class Fit:
         def begin_anew() -> None:
             now = self.snapshot
             arrays, program = reread(now, self._start, params, args)
-            changes = restarted(now, arrays, program)
-            self._engine.update(lambda now: now.but(**changes))
+            self._engine.put(restarted(now, arrays, program))
             self._start = arrays
 
         self._engine.command(begin_anew, ends_run=True)
@@ -447,11 +452,11 @@ class Fit:
             raise ValueError(f"rewind: step {step!r} is no whole number.")
 
         def go_back() -> None:
-            changes = rewound(self.snapshot, int(step))
-            self._engine.update(lambda now: now.but(**changes))
+            self._engine.put(rewound(self.snapshot, int(step)))
 
         self._engine.command(go_back, ends_run=True)
 
+    @automatic_axes()
     def change_optimiser(self, optimiser: Optimiser) -> None:
         """Go on with another optimiser, started anew; a running fit goes on by itself.
 
@@ -486,6 +491,7 @@ class Fit:
         program = program_for(self.snapshot, optimiser)
         self._use(program, "changed the optimiser")
 
+    @automatic_axes()
     def enter_eigenbasis(self, inner: One | None = None) -> None:
         """Go on in the Fisher eigenbasis of the present parameters, where no eigenvector is stiff.
 
@@ -586,6 +592,7 @@ class Fit:
         """
         self._engine.remove_callback(function)
 
+    @automatic_axes()
     def save(self, path: str | os.PathLike) -> None:
         """Write the fit to a file: state, best state, history, learning rates, events, target.
 
@@ -609,9 +616,12 @@ class Fit:
             now = now.but(
                 **with_program(now, outside, "left the eigenbasis", self._factors_outside)
             )
-        checkpoint.write(path, *to_record(now))
+        _ = now.lowest.place
+        if self.leads:
+            checkpoint.write(path, *to_record(now))
 
     @classmethod
+    @automatic_axes()
     def load(cls, path: str | os.PathLike, **problem: Any) -> "Fit":
         """Go on with a fit that was saved, to the very bits.
 
@@ -684,6 +694,7 @@ class Fit:
             If errors of a loss are to be scaled, which has no scatter to scale them by.
         """
         now = self.snapshot
+        require_all(self._engine.mesh, "result")
         frozen = tuple(sorted(now.frozen))
         fisher = None if len(frozen) == len(now.steering.names) else self._fisher(now)
         with now.place.program.settings.applied(), no_debugging():
@@ -825,6 +836,19 @@ class Fit:
         return 0 if counts is None else int(counts.zeroed)
 
     @property
+    def shared(self) -> bool:
+        """Whether several processes fit together, because the data are spread over them."""
+        return is_shared(self._engine.mesh)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process decides, shows and saves: of several that fit together, the first.
+
+        Without others it is True.
+        """
+        return leads(self._engine.mesh)
+
+    @property
     def message(self) -> str:
         """What the fit is doing, in a line."""
         now = self.snapshot
@@ -916,13 +940,19 @@ class Fit:
 
         def change() -> None:
             now = self.snapshot
-            changes = with_program(now, program.on(now.place.program), text, factors)
-            self._engine.update(lambda now: now.but(**changes))
+            self._engine.put(with_program(now, program.on(now.place.program), text, factors))
 
         self._engine.command(change)
 
     def _steer(self, change: Callable[[Steering, float], Steering], undoing: bool = False) -> None:
         """Change what steers the next chunk, and record it."""
+        if self._engine.follows:
+            warnings.warn(
+                "While several processes fit together, the first one steers: what is set in this "
+                "process is ignored until the fit stands still.",
+                stacklevel=4,
+            )
+            return
         when = time.monotonic()
 
         def steered(now: Snapshot) -> Snapshot:
@@ -946,6 +976,8 @@ class Fit:
         return self._own_rates[1]
 
     def _fisher(self, now: Snapshot) -> FisherMatrix:
+        require_all(self._engine.mesh, "fisher")
+
         def compute() -> FisherMatrix:
             with now.place.program.settings.applied(), no_debugging():
                 return fisher_matrix(**now.place.functions, frozen=tuple(sorted(now.frozen)))
@@ -957,7 +989,7 @@ class Fit:
         if self._autosave is not None:
             self._autosave(self)  # Where the fit stands now, unless that is written already.
             self._autosave.wait()
-        if report is not None:
+        if report is not None and self.leads:
             print(report, flush=True)
         if self.error is not None:
             raise self.error

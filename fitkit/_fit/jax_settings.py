@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from fitkit._sharding import automatic_axes, users_mesh
+
 #: What a ``with`` can set for one thread alone: the name in ``jax.config``, and the manager.
 _MANAGERS: dict[str, Callable[[Any], contextlib.AbstractContextManager]] = {
     "jax_enable_x64": jax.enable_x64,
@@ -35,7 +37,7 @@ class JaxSettings:
 
     def __init__(self) -> None:
         self._values = _present()
-        self._mesh = jax.sharding.get_mesh()
+        self._mesh = users_mesh()
         self._global = tuple(sorted(map(repr, jax.config.values.items())))
         self._context: Context = copy_context()
 
@@ -52,8 +54,9 @@ class JaxSettings:
             for name, value in self._values.items():
                 if present[name] != value:
                     stack.enter_context(_MANAGERS[name](value))
-            if jax.sharding.get_mesh() != self._mesh:
+            if users_mesh() != self._mesh:
                 stack.enter_context(jax.set_mesh(self._mesh))
+            stack.enter_context(automatic_axes())
             yield
 
     def call(self, function: Callable[[], Any]) -> Any:

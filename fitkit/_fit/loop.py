@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, PyTree
 
+from fitkit._fit.agree import require_all
 from fitkit._fit.chunk import Chunk, make_chunk
 from fitkit._fit.jax_settings import JaxSettings, no_debugging
 from fitkit._fit.packing import Packed
@@ -27,6 +28,7 @@ from fitkit._fit.step import (
     strongly_typed,
 )
 from fitkit._optimisers import Assignment, Bounds, restart_judged
+from fitkit._sharding import everywhere, replicated
 
 #: How long a chunk should take, in seconds: short enough for sliders and pause to feel immediate.
 _CHUNK_SECONDS = 0.05
@@ -53,7 +55,8 @@ class Traced:
     @classmethod
     def of(cls, problem: Problem) -> "Traced":
         """Trace nothing yet."""
-        return cls(problem, jax.jit(problem.loss), Programs(_MOST_CHUNKS))
+        loss = jax.jit(problem.loss, out_shardings=replicated(problem.mesh))
+        return cls(problem, loss, Programs(_MOST_CHUNKS))
 
 
 #: What fits share: a few megabytes each, of compiled code and of what the functions hold.
@@ -123,7 +126,8 @@ class Program:
         )
 
         def steps() -> Callable[..., Chunk]:
-            return make_chunk(make_step(traced.value.problem, optimiser, bounds, on_nonfinite))
+            step = make_step(traced.value.problem, optimiser, bounds, on_nonfinite)
+            return make_chunk(step, problem.mesh)
 
         compiled = traced.value.chunks.find(
             (optimiser.init, optimiser.update, bounds),
@@ -185,6 +189,7 @@ class Program:
         self, state: FitState | Packed, controls: Controls, steps: int
     ) -> tuple[FitState | Packed, Float[np.ndarray, "steps columns"]]:
         """Take good steps once more: the state they lead to, and their rows."""
+        require_all(self.problem.mesh, "An earlier state")
         rows = []
         with self.settings.applied(), no_debugging():
             while steps > 0:
@@ -196,8 +201,10 @@ class Program:
 
     def loss_at(self, state: FitState) -> float:
         """Evaluate the loss at a state."""
+        require_all(self.problem.mesh, "The loss")
         with self.settings.applied(), no_debugging():
-            return float(self.traced.value.loss(state.params, self.args))
+            params = everywhere(state.params, self.problem.mesh)
+            return float(self.traced.value.loss(params, self.args))
 
 
 _MADE_OF = ("problem", "args", "bounds", "on_nonfinite", "optimiser", "assignment", "params") + (

@@ -8,10 +8,12 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from fitkit._fisher import check_residuals, gradient_by_columns, has_reverse
 from fitkit._input import checked_params, outcome, shortened, split_args
+from fitkit._sharding import find_mesh, held_by, under
 
 Params: TypeAlias = PyTree
 LossFunction: TypeAlias = Callable[[Params, Any], Float[ArrayLike, ""]]
@@ -32,6 +34,8 @@ class Problem:
     static_args: PyTree
     #: Whether reverse mode does not exist, so that the loss brings a gradient made forward.
     forward_only: bool = False
+    #: The devices over which its data are spread.
+    mesh: Mesh | None = None
 
     @property
     def parts(self) -> tuple[Any, ...]:
@@ -46,7 +50,7 @@ class Problem:
 
     def _loss(self, params: Params, args: PyTree) -> Float[Array, ""]:
         if self.loss_function is not None:
-            return jnp.asarray(self.loss_function(*self._whole(params, args)))
+            return jnp.asarray(self._call(self.loss_function, params, args))
         squares = [jnp.sum(jnp.square(r)) for r in jax.tree.leaves(self.residuals(params, args))]
         with jax.numpy_dtype_promotion("standard"):
             return 0.5 * functools.reduce(jnp.add, squares)
@@ -55,7 +59,7 @@ class Problem:
         """Evaluate (model - data) / sigma."""
         if self.residuals_function is None:
             raise ValueError("This problem was given a loss and has no residuals.")
-        return self.residuals_function(*self._whole(params, args))
+        return self._call(self.residuals_function, params, args)
 
     def whole_params(self, params: Params) -> PyTree:
         """Put back what is no array, so that the user sees the tree that came."""
@@ -66,19 +70,25 @@ class Problem:
 
         By shape and dtype: nothing compiles. Returns a problem that knows the mode.
         """
-        whole = self._whole(params, args)
+        whole = self.whole_params(params), eqx.combine(args, self.static_args)
+        mesh = find_mesh(args)
         if self.loss_function is not None:
-            _check_loss(outcome(event, "loss", self.loss_function, *whole), event)
+            _check_loss(outcome(event, "loss", under(mesh, self.loss_function), *whole), event)
+            mesh = mesh or held_by(self.loss_function, *whole)
         else:
-            assert self.residuals_function is not None
-            _check_residuals(outcome(event, "residuals", self.residuals_function, *whole), event)
-        forward_only = not has_reverse(event, lambda p: self._loss(p, args), params)
-        if forward_only == self.forward_only:
+            function = self.residuals_function
+            assert function is not None
+            _check_residuals(outcome(event, "residuals", under(mesh, function), *whole), event)
+            mesh = mesh or held_by(function, *whole)
+        checked = dataclasses.replace(self, mesh=mesh)
+        forward_only = not has_reverse(event, lambda p: checked._loss(p, args), params)
+        if (forward_only, mesh) == (self.forward_only, self.mesh):
             return self
-        return dataclasses.replace(self, forward_only=forward_only)
+        return dataclasses.replace(checked, forward_only=forward_only)
 
-    def _whole(self, params: Params, args: PyTree) -> tuple[PyTree, PyTree]:
-        return self.whole_params(params), eqx.combine(args, self.static_args)
+    def _call(self, function: Callable, params: Params, args: PyTree) -> Any:
+        whole = self.whole_params(params), eqx.combine(args, self.static_args)
+        return under(self.mesh, function)(*whole)
 
 
 def make_problem(

@@ -19,6 +19,7 @@ from fitkit._fit.record import Columns
 from fitkit._fit.status import Status
 from fitkit._fit.steering import Steering
 from fitkit._fit.step import Controls, FitState
+from fitkit._sharding import is_explicit, relabelled
 
 #: Memory that earlier states may take, in bytes, and how many are kept at most.
 _BUDGET = 64_000_000
@@ -68,7 +69,9 @@ class Place:
     @property
     def params(self) -> PyTree:
         """The parameters, built as they came."""
-        return self.program.problem.whole_params(self.state.params)
+        problem = self.program.problem
+        mesh = problem.mesh if is_explicit(problem.mesh) else None
+        return problem.whole_params(relabelled(self.state.params, mesh))
 
     @property
     def functions(self) -> dict[str, Any]:

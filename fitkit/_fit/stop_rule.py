@@ -46,10 +46,13 @@ class StopRule:
     ----------
     note
         Records an event.
+    beside
+        Whether assessments may be computed beside the running fit; if not, it stands still for
+        them, as where several processes must compute in step.
     """
 
-    def __init__(self, note: Callable[[str], None]) -> None:
-        self._note = note
+    def __init__(self, note: Callable[[str], None], beside: bool = True) -> None:
+        self._note, self._beside = note, beside
         self._began, self._spent = time.monotonic(), 0.0
         self._asked = 0
         self._check: _Check | None = None
@@ -83,6 +86,9 @@ class StopRule:
         allowed = self._spent <= _SHARE * (time.monotonic() - self._began)
         if now.step >= self._next and allowed and self._is_quiet(now):
             self._next = self._later(now.step)
+            if not self._beside:
+                self.hopeful = True
+                return
             self._check = _Check(now)
             self._check.start()
 

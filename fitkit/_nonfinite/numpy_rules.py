@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from fitkit._jaxprs import single
+from fitkit._sharding import to_host as whole
 
 Value = Any  # a NumPy array, or a JAX array where NumPy lacks the dtype (PRNG keys)
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def to_host(value: Any) -> Value:
         return value
     if jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return value
-    return np.asarray(value)
+    return whole(value)
 
 
 def to_device(value: Value) -> Any:

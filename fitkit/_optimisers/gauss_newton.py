@@ -17,6 +17,7 @@ from fitkit._optimisers.convergence import assess, decomposed
 from fitkit._optimisers.diagnostics import Diagnostics, Verdict
 from fitkit._optimisers.trust_region import Model, search
 from fitkit._paths import common_dtype, ravel, spread
+from fitkit._sharding import on_automatic_axes
 
 
 class GaussNewtonState(NamedTuple):
@@ -168,7 +169,7 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
         )
         return unravel(scaled(lambda factors: 1 / jnp.maximum(factors, 1), step)), state
 
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+    return optax.GradientTransformationExtraArgs(init, on_automatic_axes(update))
 
 
 def _scaling(factors: PyTree | Callable | None, params: PyTree) -> Callable:

@@ -16,6 +16,7 @@ from fitkit._fisher import (
     second_derivative_norms,
 )
 from fitkit._paths import ravel
+from fitkit._sharding import to_host
 
 
 class Derivatives:
@@ -84,11 +85,11 @@ class Derivatives:
 
     def no_data(self) -> Bool[np.ndarray, " m"]:
         """Which values are zero and have no derivative: masked, or of weight zero."""
-        return np.asarray(insensitive(*self._parts))
+        return to_host(insensitive(*self._parts))
 
     def _there(self, array: np.ndarray) -> Any:
         return np.asarray(array, self._dtype)
 
 
 def _host(array: Any) -> np.ndarray:
-    return np.asarray(array, np.float64)
+    return np.asarray(to_host(array), np.float64)

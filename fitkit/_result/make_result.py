@@ -19,6 +19,7 @@ from fitkit._result.assessment import Assessment, Kind
 from fitkit._result.goodness import goodness_warning
 from fitkit._result.mean_loss import is_mean
 from fitkit._result.result import Result
+from fitkit._sharding import to_host
 
 # A hundredth of a standard error is of no consequence.
 DOUBT = 1e-2
@@ -124,7 +125,7 @@ def make_result(
 
 
 def _evaluated(function: Callable, params: PyTree, args: Any) -> Float[np.ndarray, " m"]:
-    return np.asarray(_flat_values(function, *eqx.partition(params, eqx.is_array_like), args))
+    return to_host(_flat_values(function, *eqx.partition(params, eqx.is_array_like), args))
 
 
 @eqx.filter_jit
