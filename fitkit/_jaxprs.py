@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
@@ -188,10 +187,7 @@ def _outputs(equation: Any, inputs: list[bool], found: set) -> list[bool]:
     name, params = equation.primitive.name, equation.params
     if name == "scan":
         if "ft_in" in params:  # Newer JAX keeps trees in place of counts.
-            constants, carry = (
-                len(jax.tree.leaves(one, is_leaf=lambda leaf: leaf is None))
-                for one in params["ft_in"][:2]
-            )
+            constants, carry = (len(one) for one in params["ft_in"].unpack()[:2])
         else:
             constants, carry = params["num_consts"], params["num_carry"]
         return _fixed_point(inner[0], inputs, constants, carry, found)

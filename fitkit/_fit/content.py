@@ -22,7 +22,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from fitkit._input import is_user_file
+from fitkit._input import is_user_file, package_of
 
 #: Bytes of arrays that are read for a key: at a gigabyte a second, ten milliseconds at most, where
 #: compiling takes seconds.
@@ -53,7 +53,7 @@ class Content(NamedTuple):
     shareable
         Whether nothing of it is known by identity alone.
     functions
-        The user's functions in it, each with its own digest.
+        The user's functions in it, also jitted ones, each with its own digest.
     held
         What is known by identity, which is kept so that no other object gets that identity.
     """
@@ -140,8 +140,8 @@ class _Reader:
             return _digest("enum", name, value.name)
         if kind.__name__ == "_JitWrapper" and hasattr(value, "_cached"):
             # Equinox's jit: beside the function it holds what JAX keeps the traces of.
-            self.functions.append((value._cached.__wrapped__, self.read(value.fn)))
-            return self._parts(name, (value.fn, value.donate_first, value.donate_rest))
+            self.functions.append((value._cached, self.read(value.__wrapped__)))
+            return self._parts(name, (value.__wrapped__,))
         if isinstance(value, jax.custom_jvp | jax.custom_vjp):
             return self._parts(name, [*vars(value).items()])
         if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -178,6 +178,9 @@ class _Reader:
         if name is not None:
             return name
         code, users = function.__code__, is_user_file(function.__code__.co_filename)
+        if package_of(code.co_filename) == "jaxtyping" or code.co_filename.startswith("<@beartype"):
+            # A check of types around a function changes nothing about it.
+            return self._parts("checked", (function.__wrapped__,))  # pyright: ignore
         facts = _facts(code)
         if code.co_filename.endswith("ad_checkpoint.py"):
             # JAX keeps what it traced of a function under jax.checkpoint, whatever that reads now.

@@ -25,6 +25,7 @@ from fitkit._fit.commands import (
     One,
     Optimiser,
     program_for,
+    refreshed,
     require_finite,
     reread,
     resolved,
@@ -36,7 +37,6 @@ from fitkit._fit.diagnose import Reports
 from fitkit._fit.engine import Engine
 from fitkit._fit.forks import refuse_in_fork
 from fitkit._fit.history import History
-from fitkit._fit.jax_settings import no_debugging
 from fitkit._fit.judgement import assess_place
 from fitkit._fit.loop import Program
 from fitkit._fit.problem import LossFunction, ResidualsFunction, make_problem
@@ -672,7 +672,7 @@ class Fit:
         The parameters that are frozen are taken as known. See `fisher_matrix`. The answer is kept
         as `known_fisher`.
         """
-        now = self.snapshot
+        now = self._read_again()
         fisher = self._fisher(now)
         self._engine.update(lambda later: later.but(known_fisher=(now.step, fisher)))
         return fisher
@@ -693,11 +693,11 @@ class Fit:
         ValueError
             If errors of a loss are to be scaled, which has no scatter to scale them by.
         """
-        now = self.snapshot
         require_all(self._engine.mesh, "result")
+        now = self._read_again()
         frozen = tuple(sorted(now.frozen))
         fisher = None if len(frozen) == len(now.steering.names) else self._fisher(now)
-        with now.place.program.settings.applied(), no_debugging():
+        with now.place.program.applied():
             assess = partial(assess_place, now, now.place)
             result = make_result(
                 **now.place.functions,
@@ -975,11 +975,23 @@ class Fit:
             self._own_rates = state, {path: float(rate) for path, rate in rates.items()}
         return self._own_rates[1]
 
+    def _read_again(self) -> Snapshot:
+        """Return the snapshot; where the fit stands still, of its functions as they are now."""
+
+        def read() -> None:
+            now = self.snapshot
+            if changes := refreshed(now, now.place.program.settings):
+                self._engine.update(lambda now: now.but(**changes))
+
+        if not self._engine.active:
+            self._engine.command(read)
+        return self.snapshot
+
     def _fisher(self, now: Snapshot) -> FisherMatrix:
         require_all(self._engine.mesh, "fisher")
 
         def compute() -> FisherMatrix:
-            with now.place.program.settings.applied(), no_debugging():
+            with now.place.program.applied():
                 return fisher_matrix(**now.place.functions, frozen=tuple(sorted(now.frozen)))
 
         return self._remembered.of(now, "fisher", compute)

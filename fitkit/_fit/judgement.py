@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float
 
 from fitkit._fisher import split_params
-from fitkit._fit.jax_settings import no_debugging
 from fitkit._fit.snapshots import Place, Snapshot
 from fitkit._paths import ravel
 from fitkit._result import Assessment, Kind, assess
@@ -42,7 +41,7 @@ def judge(now: Snapshot) -> Judgement:
 
 def assess_place(now: Snapshot, place: Place, follow: bool = True) -> Assessment:
     """Assess a place under the controls of a snapshot, as `assess` does."""
-    with place.program.settings.applied(), no_debugging():
+    with place.program.applied():
         return assess(
             **place.functions,
             frozen=tuple(sorted(now.frozen)),
@@ -54,7 +53,7 @@ def assess_place(now: Snapshot, place: Place, follow: bool = True) -> Assessment
 
 def _newton(now: Snapshot, step: Float[np.ndarray, " n"]) -> Place:
     place = now.place
-    with place.program.settings.applied(), no_debugging():
+    with place.program.applied():
         free, held = split_params(place.state.params, tuple(sorted(now.frozen)))
         flat, build = ravel(free)
         free = build(flat + step.astype(flat.dtype))

@@ -1,9 +1,10 @@
 """The host side of the compiled step: programs, what a chunk did, how long the next one is."""
 
+import contextlib
 import dataclasses
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +56,8 @@ class Traced:
     @classmethod
     def of(cls, problem: Problem) -> "Traced":
         """Trace nothing yet."""
+        # A new object, of which JAX knows no traces.
+        problem = dataclasses.replace(problem)
         loss = jax.jit(problem.loss, out_shardings=replicated(problem.mesh))
         return cls(problem, loss, Programs(_MOST_CHUNKS))
 
@@ -162,6 +165,13 @@ class Program:
     def on(self, other: "Program") -> "Program":
         """Return this optimiser's program on the problem and data of another."""
         return self.but(**{name: getattr(other, name) for name in ("problem", "args", "settings")})
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put its settings in force, to trace its functions."""
+        with self.settings.applied(), no_debugging():
+            yield
+        _TRACED.forget_changed(self.traced)
 
     def begin(self, params: Params) -> FitState:
         """Build the state before the first step."""

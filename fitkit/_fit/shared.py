@@ -116,5 +116,6 @@ def _forget_traces(content: Content) -> None:
     """
     for function, digest in content.functions:
         if _FRESH.get(function) != digest:
-            jax.jit(function).clear_cache()
+            jitted: Any = function if hasattr(function, "clear_cache") else jax.jit(function)
+            jitted.clear_cache()
             _FRESH[function] = digest

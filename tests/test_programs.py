@@ -1,0 +1,413 @@
+"""Fits of the same content share what was compiled, and no others do."""
+
+import contextlib
+import gc
+import weakref
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fitkit as fk
+
+_COMPILED: list[str] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def listening():
+    def note(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            _COMPILED.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield
+    with contextlib.suppress(AttributeError):
+        jax.monitoring.unregister_event_duration_listener(note)
+
+
+def compiled(action):
+    """Count what XLA compiles during an action."""
+    before = len(_COMPILED)
+    action()
+    return len(_COMPILED) - before
+
+
+CELL = """
+import jax, jax.numpy as jnp, numpy as np, equinox as eqx, functools
+from jax import lax
+
+scale = 2.0
+table = np.array([1.0, 2.0, 3.0])
+config = {"power": 2, "names": ["a", "b"]}
+
+def helper(x):
+    return scale * x
+
+@jax.jit
+def jitted(x):
+    return x * scale
+
+@eqx.filter_jit
+def filtered(x):
+    return x * scale
+
+def body(carry, _):
+    return carry * scale, None
+
+@jax.custom_jvp
+def custom(x):
+    return x * scale
+
+@custom.defjvp
+def custom_jvp(at, along):
+    return custom(at[0]), scale * along[0]
+
+def made(factor):
+    def loss(params, args):
+        return jnp.sum((factor * params["a"] - args) ** 2)
+    return loss
+
+def by_default(params, args, factor=2.0):
+    return jnp.sum((factor * params["a"] - args) ** 2)
+
+closed = made(2.0)
+partial = functools.partial(lambda factor, params, args: made(factor)(params, args), 2.0)
+plain = lambda params, args: jnp.sum((2.0 * params["a"] - args) ** 2)
+reads_global = lambda params, args: jnp.sum((scale * params["a"] - args) ** 2)
+calls_helper = lambda params, args: jnp.sum((helper(params["a"]) - args) ** 2)
+calls_jitted = lambda params, args: jnp.sum((jitted(params["a"]) - args) ** 2)
+calls_filtered = lambda params, args: jnp.sum((filtered(params["a"]) - args) ** 2)
+calls_custom = lambda params, args: jnp.sum((custom(params["a"]) - args) ** 2)
+calls_vmapped = lambda params, args: jnp.sum((jax.vmap(helper)(params["a"]) - args) ** 2)
+scans = lambda params, args: jnp.sum((lax.scan(body, params["a"], None, 1)[0] - args) ** 2)
+reads_table = lambda params, args: jnp.sum((table[1] * params["a"] - args) ** 2)
+reads_config = lambda params, args: jnp.sum((config["power"] * params["a"] - args) ** 2)
+within = lambda params, args: jnp.sum(jnp.array([scale * a for a in params["a"]]) - args) ** 2
+"""
+SHARED = (
+    *("closed", "by_default", "partial", "plain", "reads_global", "calls_helper", "calls_jitted"),
+    *("calls_filtered", "calls_custom", "calls_vmapped", "scans", "reads_table", "reads_config"),
+    "within",
+)
+
+
+def cell(source=CELL):
+    """Run a cell of a notebook, anew."""
+    names = {"__name__": "__main__"}
+    exec(source, names)
+    return names
+
+
+def make_fit(loss, optimiser=None, args=2.0, a=(1.0, 1.0), **more):
+    return fk.Fit(
+        loss=loss,
+        params={"a": jnp.array(a)},
+        args=jnp.asarray(args),
+        optimiser=optimiser or optax.adam(0.1),
+        **more,
+    )
+
+
+def gone_through(fit):
+    fit.run(3, progress=False)
+    fit.fisher()
+    fit.result()
+    return fit
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_cell_that_runs_again_compiles_nothing(name, unchecked):
+    first = gone_through(make_fit(cell()[name]))
+    second = make_fit(cell()[name])
+    assert compiled(lambda: gone_through(second)) == 0
+    np.testing.assert_array_equal(first.history.loss, second.history.loss)
+
+
+OPTIMISERS = {
+    "adam": lambda: optax.adam(0.1),
+    "schedule": lambda: optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(0.1, 100))
+    ),
+    "own schedule": lambda: optax.sgd(lambda step: 0.1 / (1 + step)),
+    "mapping": lambda: {"a": optax.sgd(0.1)},
+    "injected": lambda: optax.inject_hyperparams(optax.sgd)(0.1),
+    "lbfgs": optax.lbfgs,
+    "max_step_size": lambda: optax.chain(optax.sgd(0.1), fk.max_step_size(0.1)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_an_optimiser_made_again_compiles_nothing(name, unchecked):
+    gone_through(make_fit(cell()["plain"], OPTIMISERS[name]()))
+    again = make_fit(cell()["plain"], OPTIMISERS[name]())
+    assert compiled(lambda: gone_through(again)) == 0
+
+
+def test_gauss_newton_made_again_compiles_nothing(unchecked):
+    def make():
+        def residuals(params, args):
+            return params["slope"] * args - 1.0
+
+        return fk.Fit(residuals=residuals, params={"slope": 0.5}, args=jnp.arange(1.0, 5.0))
+
+    gone_through(make())
+    assert compiled(lambda: gone_through(make())) == 0
+
+
+def test_the_user_s_function_is_traced_by_the_first_fit_alone():
+    """But for its check, which a function that was never seen must pass."""
+
+    def loss(params, args):
+        jax.debug.callback(lambda: None)
+        return jnp.sum((params["a"] - args) ** 2)
+
+    fits = [make_fit(loss) for _ in range(2)]
+    one, other = (fit.snapshot.place.program for fit in fits)
+    assert one.traced is other.traced and one.compiled is other.compiled
+
+
+# Never wrongly: the second fit must have the loss of its own function.
+
+FACTS = {
+    "closed": ("made(2.0)", "made(3.0)"),
+    "by_default": ("factor=2.0", "factor=3.0"),
+    "partial": ("args), 2.0)", "args), 3.0)"),
+    "plain": ('2.0 * params["a"] - args) ** 2)', '3.0 * params["a"] - args) ** 2)'),
+    "reads_table": ("[1.0, 2.0, 3.0]", "[1.0, 3.0, 3.0]"),
+    "reads_config": ('"power": 2', '"power": 3'),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_cell_that_was_changed_shares_nothing(name, unchecked):
+    old, new = FACTS.get(name, ("scale = 2.0", "scale = 3.0"))
+    assert old in CELL
+    one = gone_through(make_fit(cell()[name], a=(1.5, 0.5)))
+    changed = cell(CELL.replace(old, new))[name]
+    other = gone_through(make_fit(changed, a=(1.5, 0.5)))
+    start = {"a": jnp.array([1.5, 0.5])}
+    assert other.history.loss[0] == pytest.approx(float(changed(start, 2.0)), rel=1e-12)
+    assert other.history.loss[0] != one.history.loss[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["reads_global", "calls_helper", "calls_jitted", "calls_filtered", "scans", "within"]
+)
+def test_a_global_that_changes_between_two_fits_counts(name, unchecked):
+    """JAX itself keeps what it traced of a jitted function or a loop's body, by the object."""
+    names = cell()
+    gone_through(make_fit(names[name]))
+    names["scale"] = 3.0
+    expected = float(cell(CELL.replace("scale = 2.0", "scale = 3.0"))[name]({"a": jnp.ones(2)}, 2.0))
+    again = make_fit(names[name])
+    again.run(1, progress=False)
+    assert again.history.loss[0] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["reads_global", "calls_helper", "calls_jitted", "reads_table"])
+def test_a_global_that_changes_between_two_runs_counts(name, unchecked):
+    names = cell()
+    fit = make_fit(names[name], optax.sgd(0.0))
+    fit.run(2, progress=False)
+    names["scale"], names["table"] = 3.0, np.array([1.0, 3.0, 3.0])
+    fit.run(2, progress=False)
+    # (2 - 2)² and (3 - 2)², of two elements; the rate is 0.
+    np.testing.assert_array_equal(fit.history.loss, [0.0, 0.0, 2.0, 2.0])
+    assert fit.best.loss == fit.loss == 2.0
+    assert fit.events[-1].text == "what the function reads has changed"
+    names["scale"], names["table"] = 4.0, np.array([1.0, 4.0, 3.0])
+    # Half the square of one standard error is a gain of 1/2: Hessian 2 · 4².
+    np.testing.assert_allclose(fit.fisher().matrix, np.diag([32.0, 32.0]), rtol=1e-12)
+
+
+def test_what_was_traced_by_hand_before_is_not_taken_for_the_present(unchecked):
+    names = cell()
+    jax.jit(names["scans"])({"a": jnp.ones(2)}, jnp.asarray(2.0))
+    names["scale"] = 3.0
+    make_fit(names["scans"]).run(1, progress=False)
+    fresh = make_fit(cell(CELL.replace("scale = 2.0", "scale = 3.0"))["scans"])
+    fresh.run(1, progress=False)
+    assert fresh.history.loss[0] == 2.0
+
+
+def test_a_function_that_was_shared_and_has_changed_since_serves_nobody(unchecked):
+    """The first fit's function is the one that is traced, also later and for the second fit."""
+    names = cell()
+    first = make_fit(names["reads_global"])
+    first.run(1, progress=False)
+    names["scale"] = 3.0
+    second = make_fit(cell()["reads_global"])
+    second.run(1, progress=False)
+    assert second.history.loss[0] == 0.0
+    np.testing.assert_allclose(second.fisher().matrix, np.diag([8.0, 8.0]), rtol=1e-12)
+
+
+def test_another_optimiser_of_the_same_shape_shares_nothing():
+    def last(optimiser):
+        fit = make_fit(lambda params, args: jnp.sum(params["a"] ** 2), optimiser)
+        fit.run(1, progress=False)
+        return float(fit.params["a"][0])
+
+    assert last(optax.sgd(0.25)) == 0.5
+    assert last(optax.sgd(0.125)) == 0.75
+    assert last(optax.sgd(lambda step: 0.25)) == 0.5
+    assert last(optax.sgd(lambda step: 0.125)) == 0.75
+
+
+def test_data_captured_by_a_closure_and_static_parts_count():
+    def of(data, power):
+        def loss(params, args):
+            return jnp.sum((params["f"](params["a"]) - data) ** args["power"])
+
+        return fk.Fit(
+            loss=loss,
+            params={"a": jnp.ones(2), "f": jnp.square if power == 2 else jnp.exp},
+            args={"power": power},
+            optimiser=optax.sgd(0.1),
+        ).loss
+
+    assert of(np.array([0.0, 1.0]), 2) == 1.0
+    assert of(np.array([0.0, 3.0]), 2) == 5.0
+    assert of(jnp.array([0.0, 0.0]), 2) == 2.0
+    assert of(np.array([0.0, 1.0]), 4) == pytest.approx(np.e**4 + (np.e - 1) ** 4)
+
+
+def test_bounds_and_what_is_done_over_nonfinite_values_count():
+    def ending(**more):
+        fit = make_fit(lambda params, args: jnp.sum(params["a"]), optax.sgd(1.0), **more)
+        fit.run(5, progress=False)
+        return float(fit.params["a"][0])
+
+    assert ending() == -4.0
+    assert ending(bounds={"a": (-1, None)}) == -1.0
+    assert ending(bounds={"a": (-2, None)}) == -2.0
+
+
+def test_settings_of_jax_count():
+    def dtype():
+        fit = make_fit(lambda params, args: jnp.sum(params["a"] ** 2))
+        return fit.params["a"].dtype
+
+    assert dtype() == np.float64
+    with jax.enable_x64(False):
+        assert dtype() == np.float32
+    assert dtype() == np.float64
+
+
+# What can change unseen.
+
+
+class Lens:
+    """A class of the user's own."""
+
+    def __init__(self, power):
+        self.power = power
+
+    def loss(self, params, args):
+        return jnp.sum((self.power * params["a"] - args) ** 2)
+
+
+class Sky(eqx.Module):
+    """One that JAX knows."""
+
+    level: float = eqx.field(static=True)
+
+
+def private_losses():
+    lens, noise, count = Lens(2.0), np.random.default_rng(0), {"traces": 0}
+
+    def of_object(params, args):
+        return jnp.sum((lens.power * params["a"] - args) ** 2)
+
+    def random(params, args):
+        return jnp.sum((params["a"] - noise.normal()) ** 2)
+
+    def counting(params, args):
+        count["traces"] += 1
+        return jnp.sum((params["a"] - args) ** 2)
+
+    def large(params, args):
+        return jnp.sum((params["a"] - big[0]) ** 2)
+
+    big = np.ones(2_000_000)
+    return {
+        "object": of_object,
+        "bound method": lens.loss,
+        "random": random,
+        "counting": counting,
+        "large array": large,
+    }
+
+
+@pytest.mark.parametrize("name", private_losses())
+def test_what_can_change_unseen_is_not_shared_but_restarts(name):
+    loss = private_losses()[name]
+    one, other = make_fit(loss), make_fit(loss)
+    for key in ("traced", "compiled"):
+        theirs = [getattr(fit.snapshot.place.program, key) for fit in (one, other)]
+        assert theirs[0] is not theirs[1] or key == "compiled"
+    one.run(2, progress=False)
+
+    def again():
+        one.restart()
+        one.run(2, progress=False)
+        one.run(2, progress=False)
+
+    assert compiled(again) == 0
+
+
+def test_an_object_that_was_changed_is_seen_by_the_next_fit():
+    lens = Lens(2.0)
+    assert make_fit(lens.loss).loss == 0.0
+    lens.power = 3.0
+    assert make_fit(lens.loss).loss == 2.0
+
+
+def test_a_static_field_counts():
+    def loss(params, args):
+        return jnp.sum((params["a"] - args.level) ** 2)
+
+    def of(level):
+        return fk.Fit(
+            loss=loss, params={"a": jnp.ones(2)}, args=Sky(level), optimiser=optax.sgd(0.1)
+        ).loss
+
+    assert (of(1.0), of(2.0)) == (0.0, 2.0)
+
+
+# Changes of one fit.
+
+
+def test_restart_and_another_optimiser_and_back_compile_nothing(unchecked):
+    first, second = optax.sgd(0.1), optax.adam(0.1)
+    fit = gone_through(make_fit(cell()["plain"], first))
+    fit.change_optimiser(second)
+    fit.run(2, progress=False)
+
+    def again():
+        fit.restart(params={"a": jnp.array([3.0, 4.0])}, args=jnp.asarray(1.0))
+        fit.run(2, progress=False)
+        fit.change_optimiser(optax.sgd(0.1))
+        gone_through(fit)
+
+    assert compiled(again) == 0
+
+
+def test_programs_are_kept_in_bounded_number_and_hold_no_data():
+    arrays = []
+
+    def use(number):
+        data = jnp.full(3, float(number))
+        arrays.append(weakref.ref(data))
+        make_fit(lambda params, args: jnp.sum(params["a"]) * number + jnp.sum(args), args=data)
+
+    for number in range(40):
+        use(number)
+    gc.collect()
+    assert not any(one() is not None for one in arrays)
+    from fitkit._fit import loop
+
+    assert len(loop._TRACED._kept) <= loop._MOST_PROBLEMS
