@@ -56,10 +56,7 @@ class Driver:
     def __init__(self, owner: Owner, run: Run) -> None:
         self._owner, self._run = owner, run
         self._queue: deque[Queued] = deque()
-        self._pace = Pace()
-        # A chunk is queued before the last is read, so that the device need not wait for us; but
-        # not where the user looks between two chunks.
-        self._depth = 1 if run.every else 2
+        self._pace = Pace(owner.snapshot.steps_per_second)
         self._stop_rule = StopRule(owner.note) if run.until == CONVERGED else None
 
     def chunks(self) -> Generator[Rows, None, None]:
@@ -75,7 +72,10 @@ class Driver:
                     self._look_up()
                     if run.request or run.ending or not run.left(owner.snapshot.step):
                         return
-                while len(queue) < self._depth and (size := self._next_size()) > 0:
+                # A chunk is queued before the last is read, so that the device need not wait for
+                # us; but not where the user looks between two chunks.
+                depth = 1 if run.every else self._pace.depth
+                while len(queue) < depth and (size := self._next_size()) > 0:
                     self._send(size)
                 if queue:
                     yield self._read()
@@ -105,7 +105,7 @@ class Driver:
 
     def _begin(self) -> None:
         run, place = self._run, self._owner.snapshot.place
-        program, kept, optimiser = place.program, place.kept, place.state.optimiser
+        program, kept, optimiser = place.program, place.kept, place.view.optimiser
         if knows_verdict(optimiser) and int(verdict_of(optimiser)):
             # What the optimiser judged may have changed; a mere pause must change nothing.
             kept = program.judged_anew(place.state)
