@@ -87,7 +87,7 @@ def passed_over(before: Snapshot, after: Place, rows: Rows) -> Event | None:
     """Return where a chunk went on over values that were not finite, and how many."""
     if after.program.on_nonfinite == "stop":
         return None
-    old, new = before.place.state.nonfinite, after.state.nonfinite
+    old, new = before.place.view.nonfinite, after.view.nonfinite
     if old is None or new is None:
         return None
     skipped, zeroed = int(new.skipped) - int(old.skipped), int(new.zeroed) - int(old.zeroed)

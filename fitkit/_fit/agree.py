@@ -38,8 +38,8 @@ class Decision:
         met an error of its own.
     waits
         Whether it must come to rest, for a command.
-    size
-        How many steps the next chunk takes.
+    size, depth
+        How many steps the next chunk takes, and how many chunks may be on their way.
     due
         Which callbacks are due.
     hopeful, met
@@ -51,6 +51,7 @@ class Decision:
     request: Status | None
     waits: bool
     size: int
+    depth: int
     due: tuple[bool, ...]
     hopeful: bool
     met: bool
@@ -81,7 +82,7 @@ class Agreement:
             return own
         said: dict[str, Any] = {}
         if leads(self._mesh):
-            names = ("size", "due", "hopeful", "met")
+            names = ("size", "depth", "due", "hopeful", "met")
             said = {name: getattr(own, name) for name in names}
             if own.steering is not self._told:
                 said["factors"] = dict(own.steering.factors)
@@ -94,6 +95,7 @@ class Agreement:
             request=_REQUESTS[max(code % len(_REQUESTS) for code in codes)],
             waits=any(code >= len(_REQUESTS) for code in codes),
             size=first["size"],
+            depth=first["depth"],
             due=tuple(first["due"]),
             hopeful=first["hopeful"],
             met=first["met"],

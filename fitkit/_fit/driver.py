@@ -65,10 +65,7 @@ class Driver:
     def __init__(self, owner: Owner, run: Run) -> None:
         self._owner, self._run = owner, run
         self._queue: deque[Queued] = deque()
-        self._pace = Pace()
-        # A chunk is queued before the last is read, so that the device need not wait for us; but
-        # not where the user looks between two chunks.
-        self._depth = 1 if run.every else 2
+        self._pace = Pace(owner.snapshot.steps_per_second)
         self._agreement = Agreement(owner.snapshot.place.program.problem.mesh)
         self._stop_rule = None
         if run.until == CONVERGED:
@@ -93,7 +90,7 @@ class Driver:
                     decided = self._decide()
                     if decided.request or run.ending or not run.left(owner.snapshot.step):
                         return
-                while len(queue) < self._depth and (size := self._next_size(decided)) > 0:
+                while len(queue) < decided.depth and (size := self._next_size(decided)) > 0:
                     self._send(size, decided.steering.controls)
                 if queue:
                     yield self._read()
@@ -119,6 +116,9 @@ class Driver:
             request=self._run.request,
             waits=owner.wanted,
             size=self._run.every or self._pace.size,
+            # A chunk is queued before the last is read, so that the device need not wait for us;
+            # but not where the user looks between two chunks.
+            depth=1 if self._run.every else self._pace.depth,
             due=tuple(one.due(now.step, when) for one in self._callbacks),
             hopeful=self._stop_rule is not None and self._stop_rule.hopeful,
             met=self._met,
@@ -162,7 +162,7 @@ class Driver:
     def _begin(self) -> None:
         now = self._owner.snapshot
         changes: dict[str, Any] = {"place": now.place, **refreshed(now, self._run.settings)}
-        place, optimiser = changes["place"], now.place.state.optimiser
+        place, optimiser = changes["place"], now.place.view.optimiser
         if knows_verdict(optimiser) and int(verdict_of(optimiser)):
             # What the optimiser judged may have changed; a mere pause must change nothing.
             kept = place.program.judged_anew(place.state)

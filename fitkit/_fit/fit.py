@@ -40,13 +40,13 @@ from fitkit._fit.history import History
 from fitkit._fit.judgement import assess_place
 from fitkit._fit.loop import Program
 from fitkit._fit.problem import LossFunction, ResidualsFunction, make_problem
+from fitkit._fit.record import Columns, StepInfo
 from fitkit._fit.remembered import Remembered
 from fitkit._fit.run import CONVERGED, Run, Until
 from fitkit._fit.saving import from_record, to_record
 from fitkit._fit.snapshots import Best, Event, Place, Snapshot
 from fitkit._fit.status import Status
 from fitkit._fit.steering import LearningRates, Steering
-from fitkit._fit.record import Columns, StepInfo
 from fitkit._format import number
 from fitkit._input import check_optimiser, named_arguments
 from fitkit._nonfinite import NonFiniteReport
@@ -801,7 +801,7 @@ class Fit:
         them.
         """
         now = self.snapshot
-        found = spectrum_of(now.place.state.optimiser)
+        found = spectrum_of(now.place.view.optimiser)
         return (np.empty(0), 0) if found and now.step == 0 else found
 
     @property
@@ -826,13 +826,13 @@ class Fit:
     @property
     def skipped(self) -> int:
         """How many steps were skipped because they were not finite."""
-        counts = self.snapshot.place.state.nonfinite
+        counts = self.snapshot.place.view.nonfinite
         return 0 if counts is None else int(counts.skipped)
 
     @property
     def zeroed(self) -> int:
         """How many elements of gradients and updates were not finite and became zero."""
-        counts = self.snapshot.place.state.nonfinite
+        counts = self.snapshot.place.view.nonfinite
         return 0 if counts is None else int(counts.zeroed)
 
     @property
@@ -912,8 +912,9 @@ class Fit:
 
     def _infos(self, run: Run) -> Iterator[StepInfo]:
         # A method, so that the fit lives as long as somebody iterates.
+        columns = Columns.of(self.snapshot.place.view.params)
         for rows in self._engine.steps(run):
-            yield Columns.of(self.snapshot.place.state.params).read(rows[-1])
+            yield columns.read(rows[-1])
 
     def _begin(self, run: Run) -> None:
         try:
@@ -968,7 +969,7 @@ class Fit:
 
     def _own_learning_rates(self) -> Mapping[str, float]:
         place = self.snapshot.place
-        state = place.state.optimiser
+        state = place.view.optimiser
         if state is not self._own_rates[0]:
             # A dashboard asks for every row: what is on the device is fetched once for a state.
             rates = jax.device_get(injected_learning_rates(state, place.program.assignment))

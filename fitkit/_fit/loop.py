@@ -34,6 +34,11 @@ from fitkit._sharding import everywhere, replicated
 #: How long a chunk should take, in seconds: short enough for sliders and pause to feel immediate.
 _CHUNK_SECONDS = 0.05
 
+#: How many steps it should take all the same, and for how long at most: memory that a model works
+#: in is allocated once for a chunk, and where that comes from the operating system page by page,
+#: one step a chunk costs a heavy model of a step of 40 ms a third of its speed.
+_FEWEST, _LONGEST = 4, 0.3
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Traced:
@@ -217,8 +222,9 @@ class Program:
             return float(self.traced.value.loss(params, self.args))
 
 
-_MADE_OF = ("problem", "args", "bounds", "on_nonfinite", "optimiser", "assignment", "params") + (
-    "settings",
+_MADE_OF = (
+    *("problem", "args", "bounds", "on_nonfinite"),
+    *("optimiser", "assignment", "params", "settings"),
 )
 
 
@@ -266,16 +272,29 @@ class Queued(NamedTuple):
 
 
 class Pace:
-    """How fast the steps are, and so how many the next chunk should take."""
+    """How fast the steps are, and so how many the next chunk should take.
 
-    def __init__(self) -> None:
-        self.size = 8
+    Parameters
+    ----------
+    steps_per_second
+        How fast they were in the run before; 0 where there was none.
+    """
+
+    def __init__(self, steps_per_second: float) -> None:
+        # Unless steps are known to be quick, what answers first is a short chunk; a later run may
+        # be of other data, so it begins with a few.
+        self.size = int(min(8, _steps(1 / steps_per_second))) if steps_per_second else 1
         self._steps, self._seconds, self._read = 0.0, 0.0, 0.0
 
     @property
     def steps_per_second(self) -> float:
         """How fast the latest chunks were; 0 before the first."""
         return self._steps / self._seconds if self._seconds else 0.0
+
+    @property
+    def depth(self) -> int:
+        """How many chunks to have on their way: of long ones the next may wait for us."""
+        return 1 if self._seconds * _FEWEST > self._steps * _CHUNK_SECONDS else 2
 
     def read(self, count: int, began: float) -> None:
         """Note a chunk of `count` steps that was queued at `began` and has just been read."""
@@ -287,4 +306,9 @@ class Pace:
         # Weighed by steps, so that the short chunks of the beginning, mostly overhead, fade fast.
         self._steps = 0.7 * self._steps + count
         self._seconds = 0.7 * self._seconds + seconds
-        self.size = int(np.clip(_CHUNK_SECONDS / per_step, max(self.size // 4, 1), 16 * self.size))
+        self.size = int(np.clip(_steps(per_step), max(self.size // 4, 1), 16 * self.size))
+
+
+def _steps(seconds: float) -> float:
+    """Return how many steps a chunk should take, if one takes so long."""
+    return max(1, min(max(_CHUNK_SECONDS / seconds, _FEWEST), _LONGEST / seconds))

@@ -62,16 +62,22 @@ class Place:
         return self.kept.tree if isinstance(self.kept, Packed) else self.kept
 
     @functools.cached_property
+    def view(self) -> FitState:
+        """The state to be looked at: its small leaves may be arrays of NumPy."""
+        return self.kept.view if isinstance(self.kept, Packed) else self.kept
+
+    @functools.cached_property
     def loss(self) -> float:
         """The loss here, evaluated when it is first asked for."""
-        return self.program.loss_at(self.state)
+        return self.program.loss_at(self.view)
 
     @property
     def params(self) -> PyTree:
         """The parameters, built as they came."""
         problem = self.program.problem
         mesh = problem.mesh if is_explicit(problem.mesh) else None
-        return problem.whole_params(relabelled(self.state.params, mesh))
+        arrays = jax.tree.map(jnp.asarray, self.view.params)
+        return problem.whole_params(relabelled(arrays, mesh))
 
     @property
     def functions(self) -> dict[str, Any]:
@@ -88,7 +94,7 @@ class Place:
     @property
     def eps(self) -> float:
         """The unit of rounding of the coarsest parameter."""
-        return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(self.state.params))
+        return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(self.view.params))
 
     def with_params(self, params: Params) -> "Place":
         """Return the same step with other parameters."""
@@ -333,7 +339,7 @@ class Snapshot:
             stop_reason="",
             optimiser_status="",
             target=0,
-            history=History.empty(Columns.of(place.state.params)),
+            history=History.empty(Columns.of(place.view.params)),
             events=(),
             error=None,
             steps_per_second=0.0,

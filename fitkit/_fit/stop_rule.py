@@ -131,7 +131,7 @@ class StopRule:
         # What is being computed of another program's fit says nothing of this one.
         self._program, self._check = place.program, None
         self._steered, self.hopeful = (), False
-        self._watching = not knows_verdict(place.state.optimiser)
+        self._watching = not knows_verdict(place.view.optimiser)
         self._freedom = _freedom_of(place)
 
     def _record(self, now: Snapshot) -> None:
