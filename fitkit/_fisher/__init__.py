@@ -9,8 +9,8 @@ from fitkit._fisher.eigen import decompose as decompose
 from fitkit._fisher.eigen import eigen_projection as eigen_projection
 from fitkit._fisher.eigen import rank_rtol as rank_rtol
 from fitkit._fisher.eigen import scaled_columns as scaled_columns
-from fitkit._fisher.gram import gram as gram
 from fitkit._fisher.gram import lengths as lengths
+from fitkit._fisher.gram import products as products
 from fitkit._fisher.gram import triangle as triangle
 from fitkit._fisher.jacobian import linearise as linearise
 from fitkit._fisher.jacobian import transposed_jacobian as transposed_jacobian
@@ -18,6 +18,7 @@ from fitkit._fisher.matrix import FisherMatrix as FisherMatrix
 from fitkit._fisher.modes import NotDifferentiableError as NotDifferentiableError
 from fitkit._fisher.modes import gradient_by_columns as gradient_by_columns
 from fitkit._fisher.modes import has_reverse as has_reverse
+from fitkit._fisher.modes import products_with as products_with
 from fitkit._fisher.norm import norm as norm
 from fitkit._fisher.norm import quick_norm as quick_norm
 from fitkit._fisher.projection import EigenProjectedState as EigenProjectedState
