@@ -201,7 +201,8 @@ def test_a_global_that_changes_between_two_fits_counts(name, unchecked):
     names = cell()
     gone_through(make_fit(names[name]))
     names["scale"] = 3.0
-    expected = float(cell(CELL.replace("scale = 2.0", "scale = 3.0"))[name]({"a": jnp.ones(2)}, 2.0))
+    other = cell(CELL.replace("scale = 2.0", "scale = 3.0"))[name]
+    expected = float(other({"a": jnp.ones(2)}, 2.0))
     again = make_fit(names[name])
     again.run(1, progress=False)
     assert again.history.loss[0] == pytest.approx(expected, rel=1e-12)

@@ -104,9 +104,7 @@ def _products(rows: Float[Array, "n m"]) -> Float[Array, "n n"]:
     if n <= 2 * STRIP:
         return _times(rows, rows)
     strips = [_times(rows[i : i + STRIP], rows[i:]) for i in range(0, n, STRIP)]
-    upper = jnp.concatenate(
-        [jnp.pad(strip, ((0, 0), (n - strip.shape[1], 0))) for strip in strips]
-    )
+    upper = jnp.concatenate([jnp.pad(strip, ((0, 0), (n - strip.shape[1], 0))) for strip in strips])
     return jnp.triu(upper) + jnp.triu(upper, 1).T
 
 

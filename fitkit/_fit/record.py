@@ -95,7 +95,7 @@ class Columns:
             raise KeyError(
                 f"History: {quantity!r} of {name!r} is not recorded. It has the loss, the "
                 "gradient_norms and step_norms of every parameter, and the values of parameters of "
-                f"up to {SMALL} elements, {_MOST_VALUES:,} in all; an add_callback can record others."
+                f"up to {SMALL} elements, {_MOST_VALUES:,} in all; add_callback can record others."
             )
         start, shape = self._places[quantity, name]
         return slice(start, start + math.prod(shape)), shape
