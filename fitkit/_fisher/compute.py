@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
 from fitkit._fisher.eigen import AnyArray, is_traced, matrix_rtol, rank_rtol, scaled_columns
 from fitkit._fisher.jacobian import loss_hessian, residual_derivatives, residual_rows
@@ -148,12 +148,9 @@ def _from_residuals(
     traced = is_traced(free, rest, args, weights)
     most = memory // (COPIES * 8)
     parts = residual_derivatives(residuals, free, rest, args, weights, most, traced or not single)
-    _refuse_nonfinite(parts.residuals, "residuals")
     if parts.transposed is not None:
-        transposed = _host(parts.transposed)
-        _refuse_derivatives(transposed, labels)
-        root = _triangle(transposed.T)
-        return from_root(labels, root, resolve_rtol(rtol, rank_rtol(parts.transposed.dtype) ** 2))
+        return fisher_of_jacobian(labels, parts.residuals, parts.transposed, rtol)
+    _refuse_nonfinite(parts.residuals, "residuals")
     if parts.gram is not None:
         matrix = _host(parts.gram)
         _refuse_derivatives(matrix, labels)
@@ -180,6 +177,20 @@ def _from_residuals(
             matrix[j : j + count, i : i + count] = product.T
     # In double precision the product is more exact than the float32 Jacobian it is made of.
     return from_root(labels, root_of(labels, matrix), resolve_rtol(rtol, rank_rtol(precision) ** 2))
+
+
+def fisher_of_jacobian(
+    labels: tuple[str, ...],
+    residuals: Float[AnyArray, " m"],
+    transposed: Float[AnyArray, "n m"],
+    rtol: float | None = None,
+) -> FisherMatrix:
+    """Fisher matrix from the Jacobian of residuals, transposed."""
+    _refuse_nonfinite(residuals, "residuals")
+    rows = _host(transposed)
+    _refuse_derivatives(rows, labels)
+    root = _triangle(rows.T)
+    return from_root(labels, root, resolve_rtol(rtol, rank_rtol(transposed.dtype) ** 2))
 
 
 def _from_loss(
@@ -251,7 +262,7 @@ def split_params(params: PyTree, frozen: Paths) -> tuple[PyTree, PyTree]:
     return free, rest
 
 
-def _refuse_nonfinite(values: Array, what: str) -> None:
+def _refuse_nonfinite(values: Any, what: str) -> None:
     if is_traced(values):
         return
     bad = np.count_nonzero(~np.isfinite(np.asarray(values)))

@@ -140,7 +140,9 @@ class Program:
 
     def but(self, **changes: Any) -> "Program":
         """Build the program in which some of what it is made of is different."""
-        made_of = {name: getattr(self, name) for name in _MADE_OF}
+        shared = ("step", "traced", "compiled")
+        fields = [one.name for one in dataclasses.fields(self) if one.name not in shared]
+        made_of = {name: getattr(self, name) for name in fields}
         return Program.build(**{**made_of, **changes}, own=self)
 
     @property
@@ -208,11 +210,6 @@ class Program:
         """Evaluate the loss at a state."""
         with self.settings.applied(), no_debugging():
             return float(self.traced.value.loss(state.params, self.args))
-
-
-_MADE_OF = ("problem", "args", "bounds", "on_nonfinite", "optimiser", "assignment", "params") + (
-    "settings",
-)
 
 
 def _shapes(tree: PyTree) -> tuple[Any, ...]:
