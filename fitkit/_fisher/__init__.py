@@ -3,6 +3,7 @@
 from fitkit._fisher.combinations import combination as combination
 from fitkit._fisher.combinations import simplest_basis as simplest_basis
 from fitkit._fisher.compute import fisher_matrix as fisher_matrix
+from fitkit._fisher.compute import fisher_of_jacobian as fisher_of_jacobian
 from fitkit._fisher.compute import split_params as split_params
 from fitkit._fisher.eigen import AnyArray as AnyArray
 from fitkit._fisher.eigen import decompose as decompose

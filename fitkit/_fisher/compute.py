@@ -169,13 +169,9 @@ def _from_residuals(
     traced = is_traced(free, rest, args, weights)
     most = memory // (COPIES * 8)
     parts = residual_derivatives(residuals, free, rest, args, weights, most, traced or not single)
-    _refuse_nonfinite(parts.residuals, "residuals")
     if parts.transposed is not None:
-        cut = resolve_rtol(rtol, rank_rtol(parts.transposed.dtype) ** 2)
-        if is_traced(parts.transposed):
-            # Whether products would do is not known yet.
-            return from_root(labels, _triangle(parts.transposed.T.astype(float)), cut)
-        return _from_rows(labels, parts.transposed, cut)
+        return fisher_of_jacobian(labels, parts.residuals, parts.transposed, rtol)
+    _refuse_nonfinite(parts.residuals, "residuals")
     if parts.gram is not None:
         matrix = _host(parts.gram)
         _refuse_derivatives(matrix, labels)
@@ -202,6 +198,21 @@ def _from_residuals(
             matrix[j : j + count, i : i + count] = product.T
     # In double precision the product is more exact than the float32 Jacobian it is made of.
     return from_root(labels, root_of(labels, matrix), resolve_rtol(rtol, rank_rtol(precision) ** 2))
+
+
+def fisher_of_jacobian(
+    labels: tuple[str, ...],
+    residuals: Float[AnyArray, " m"],
+    transposed: Float[AnyArray, "n m"],
+    rtol: float | None = None,
+) -> FisherMatrix:
+    """Fisher matrix from the Jacobian of residuals, transposed."""
+    _refuse_nonfinite(residuals, "residuals")
+    cut = resolve_rtol(rtol, rank_rtol(transposed.dtype) ** 2)
+    if is_traced(transposed):
+        # Whether products would do is not known yet.
+        return from_root(labels, _triangle(transposed.T.astype(float)), cut)
+    return _from_rows(labels, transposed, cut)
 
 
 def _from_rows(labels: tuple[str, ...], rows: Float[Array, "n m"], rtol: float) -> FisherMatrix:
@@ -305,7 +316,7 @@ def split_params(params: PyTree, frozen: Paths) -> tuple[PyTree, PyTree]:
     return free, rest
 
 
-def _refuse_nonfinite(values: Array, what: str) -> None:
+def _refuse_nonfinite(values: Any, what: str) -> None:
     if is_traced(values):
         return
     bad = np.count_nonzero(~np.isfinite(to_host(values)))

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from fitkit._fisher import FisherMatrix, fisher_matrix
+from fitkit._fisher import FisherMatrix
 from fitkit._fit import checkpoint
 from fitkit._fit.advance import given_up, with_event
 from fitkit._fit.agree import leads, require_all
@@ -37,7 +37,7 @@ from fitkit._fit.diagnose import Reports
 from fitkit._fit.engine import Engine
 from fitkit._fit.forks import refuse_in_fork
 from fitkit._fit.history import History
-from fitkit._fit.judgement import assess_place
+from fitkit._fit.judgement import Linearised, assess_place, fisher_at, linearise_at
 from fitkit._fit.loop import Program
 from fitkit._fit.problem import LossFunction, ResidualsFunction, make_problem
 from fitkit._fit.record import Columns, StepInfo
@@ -58,7 +58,7 @@ from fitkit._optimisers import (
     spectrum_of,
 )
 from fitkit._paths import Paths
-from fitkit._result import Result, make_result
+from fitkit._result import Assessment, Result, make_result
 from fitkit._sharding import automatic_axes, is_shared
 
 #: For how long interrupts only ask for the pause that the first one asked for, in seconds.
@@ -698,10 +698,9 @@ class Fit:
         frozen = tuple(sorted(now.frozen))
         fisher = None if len(frozen) == len(now.steering.names) else self._fisher(now)
         with now.place.program.applied():
-            assess = partial(assess_place, now, now.place)
             result = make_result(
                 **now.place.functions,
-                assessment=self._remembered.of(now, "assessment", assess),
+                assessment=self._assessment(now),
                 fisher=fisher,
                 frozen=frozen,
                 status=now.status,
@@ -990,12 +989,20 @@ class Fit:
 
     def _fisher(self, now: Snapshot) -> FisherMatrix:
         require_all(self._engine.mesh, "fisher")
+        return self._remembered.of(now, "fisher", lambda: fisher_at(now, self._linearised(now)))
 
-        def compute() -> FisherMatrix:
-            with now.place.program.applied():
-                return fisher_matrix(**now.place.functions, frozen=tuple(sorted(now.frozen)))
+    def _assessment(self, now: Snapshot) -> Assessment:
+        # Where all is frozen there is nothing to linearise.
+        some = len(now.frozen) < len(now.steering.names)
 
-        return self._remembered.of(now, "fisher", compute)
+        def assess() -> Assessment:
+            linearised = self._linearised(now) if some else None
+            return assess_place(now, now.place, linearised=linearised)
+
+        return self._remembered.of(now, "assessment", assess)
+
+    def _linearised(self, now: Snapshot) -> Linearised | None:
+        return self._remembered.of(now, "linearised", lambda: linearise_at(now))
 
     def _conclude(self, report: NonFiniteReport | None) -> None:
         """Show the user who waited what went wrong, with the last checkpoint written."""

@@ -1,18 +1,30 @@
-"""Where a running fit stands, and where one Newton step would take it."""
+"""Where a fit stands, what the data constrain there, and where one Newton step would take it."""
 
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
-from fitkit._fisher import split_params
+from fitkit._fisher import (
+    FisherMatrix,
+    fisher_matrix,
+    fisher_of_jacobian,
+    linearise,
+    split_params,
+)
 from fitkit._fit.snapshots import Place, Snapshot
-from fitkit._paths import ravel
-from fitkit._result import Assessment, Kind, assess
+from fitkit._paths import named_elements, ravel
+from fitkit._result import DENSE, Assessment, Kind, assess
+
+#: Residuals and their Jacobian, transposed.
+Linearised = tuple[Float[Array, " m"], Float[Array, "n m"]]
 
 # A Newton step this long, in standard errors, stays in the valley where the fit is.
 _NEAR = 1.0
+# Elements of a Jacobian that is kept until the state changes: 30 megabytes.
+_MOST_KEPT = 4_000_000
 # What rounding makes of a sum, in units of its own rounding: a small number.
 _ROUNDINGS = 4
 
@@ -39,7 +51,9 @@ def judge(now: Snapshot) -> Judgement:
     return Judgement(found, place)
 
 
-def assess_place(now: Snapshot, place: Place, follow: bool = True) -> Assessment:
+def assess_place(
+    now: Snapshot, place: Place, follow: bool = True, linearised: Linearised | None = None
+) -> Assessment:
     """Assess a place under the controls of a snapshot, as `assess` does."""
     with place.program.applied():
         return assess(
@@ -48,7 +62,37 @@ def assess_place(now: Snapshot, place: Place, follow: bool = True) -> Assessment
             bounds=place.program.bounds,
             gain=now.start_loss - place.loss,
             follow=follow,
+            linearised=linearised,
         )
+
+
+def fisher_at(now: Snapshot, linearised: Linearised | None) -> FisherMatrix:
+    """Compute the Fisher matrix of what is not frozen."""
+    place, frozen = now.place, tuple(sorted(now.frozen))
+    with place.program.applied():
+        if linearised is None:
+            return fisher_matrix(**place.functions, frozen=frozen)
+        free, _ = split_params(place.state.params, frozen)
+        return fisher_of_jacobian(named_elements(free), *linearised)
+
+
+def linearise_at(now: Snapshot) -> Linearised | None:
+    """Linearise the residuals, for Fisher matrix and assessment alike.
+
+    None where each does what it needs: of a loss, or where the Jacobian is too large to be kept.
+    """
+    place = now.place
+    problem, args = place.program.traced.value.problem, place.program.args
+    if problem.residuals_function is None:
+        return None
+    with place.program.applied():
+        free, held = split_params(place.state.params, tuple(sorted(now.frozen)))
+        flat, _ = ravel(free)
+        rows = jax.eval_shape(problem.residuals, place.state.params, args)
+        count = sum(leaf.size for leaf in jax.tree.leaves(rows))
+        if flat.size > DENSE or count * flat.size > _MOST_KEPT:
+            return None
+        return linearise(problem.residuals, free, held, args, np.asarray(flat))
 
 
 def _newton(now: Snapshot, step: Float[np.ndarray, " n"]) -> Place:

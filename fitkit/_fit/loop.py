@@ -149,7 +149,9 @@ class Program:
 
     def but(self, **changes: Any) -> "Program":
         """Build the program in which some of what it is made of is different."""
-        made_of = {name: getattr(self, name) for name in _MADE_OF}
+        shared = ("step", "traced", "compiled")
+        fields = [one.name for one in dataclasses.fields(self) if one.name not in shared]
+        made_of = {name: getattr(self, name) for name in fields}
         return Program.build(**{**made_of, **changes}, own=self)
 
     @property
@@ -220,12 +222,6 @@ class Program:
         with self.settings.applied(), no_debugging():
             params = everywhere(state.params, self.problem.mesh)
             return float(self.traced.value.loss(params, self.args))
-
-
-_MADE_OF = (
-    *("problem", "args", "bounds", "on_nonfinite"),
-    *("optimiser", "assignment", "params", "settings"),
-)
 
 
 def _shapes(tree: PyTree) -> tuple[Any, ...]:

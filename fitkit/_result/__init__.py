@@ -42,5 +42,6 @@ but do not prove that there is none.
 from fitkit._result.assess import assess as assess
 from fitkit._result.assessment import Assessment as Assessment
 from fitkit._result.assessment import Kind as Kind
+from fitkit._result.local_model import DENSE as DENSE
 from fitkit._result.make_result import make_result as make_result
 from fitkit._result.result import Result as Result

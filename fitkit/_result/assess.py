@@ -45,6 +45,7 @@ def assess(
     bounds: Bounds | None = None,
     gain: float | None = None,
     follow: bool = True,
+    linearised: tuple[Any, Any] | None = None,
 ) -> Assessment:
     """Find out where a fit stands, from the function, its derivatives and what the fit gained.
 
@@ -63,6 +64,8 @@ def assess(
     follow
         Whether to follow the loss down to its minimum, for the distance of a point that is far
         from it: some Jacobians more. Else it is the length of one Newton step.
+    linearised
+        The residuals and their Jacobian, transposed, of the free elements; None: not known yet.
 
     Raises
     ------
@@ -82,7 +85,7 @@ def assess(
         left_out = Derivatives(function, squares, free, held, args).no_data()
         return Assessment(Kind.FROZEN, left_out=int(left_out.sum()) if squares else 0)
     free, held = split_params(params, frozen)
-    derivatives = Derivatives(function, squares, free, held, args)
+    derivatives = Derivatives(function, squares, free, held, args, linearised)
     labels = named_elements(free)
     x = derivatives.x
     values, gradient = derivatives.at(x)

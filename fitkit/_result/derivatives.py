@@ -32,14 +32,25 @@ class Derivatives:
         Two parts of the parameters, with None where the other has a leaf.
     args
         What the function takes besides.
+    linearised
+        Values and their Jacobian, transposed, at the point, if that is known.
     """
 
-    def __init__(self, function: Callable, squares: bool, free: PyTree, held: PyTree, args: Any):
+    def __init__(
+        self,
+        function: Callable,
+        squares: bool,
+        free: PyTree,
+        held: PyTree,
+        args: Any,
+        linearised: tuple[Any, Any] | None = None,
+    ) -> None:
         self._parts = function, free, held, args
         self.squares = squares
         flat, _ = ravel(free)
         self._dtype = flat.dtype
         self.x = _host(flat)
+        self._linearised = linearised
 
     def at(
         self, x: Float[np.ndarray, " n"]
@@ -62,8 +73,9 @@ class Derivatives:
         self, x: Float[np.ndarray, " n"]
     ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, "m n"]]:
         """Values and their Jacobian."""
+        known = self._linearised if x is self.x else None
         with jax.debug_nans(False), jax.debug_infs(False):
-            values, transposed = linearise(*self._parts, self._there(x))
+            values, transposed = known or linearise(*self._parts, self._there(x))
         return _host(values), _host(transposed).T
 
     def contracted(self, weights: Float[np.ndarray, " m"]) -> Float[np.ndarray, "n n"]:
