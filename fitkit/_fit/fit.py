@@ -44,6 +44,7 @@ from fitkit._fit.saving import from_record, to_record
 from fitkit._fit.snapshots import Best, Event, Place, Snapshot
 from fitkit._fit.status import Status
 from fitkit._fit.steering import LearningRates, Steering
+from fitkit._fit.packing import Packing
 from fitkit._fit.record import Columns, StepInfo
 from fitkit._format import number
 from fitkit._input import check_optimiser, named_arguments
@@ -851,7 +852,9 @@ class Fit:
 
     def __repr__(self) -> str:
         frozen = f"; frozen: {', '.join(sorted(self.frozen))}" if self.frozen else ""
-        return f"<Fit of {len(self.names)} parameters, {self.message}{frozen}>"
+        # Small ones that travel together are what makes many of them fast.
+        params = self.snapshot.place.view.params
+        return f"<Fit of {Packing.of(params, params).describe()}; {self.message}{frozen}>"
 
     def __copy__(self) -> NoReturn:
         self._refuse_copy()
