@@ -1,20 +1,31 @@
 """How fast is `Fit.run`? Beside a bare `lax.scan` and beside the loop that tutorials teach.
 
-They take turns within one process, so that whatever else the machine does disturbs them alike,
-and the table holds medians of their paired ratios. All minimise the same loss with the same Adam:
+    python benchmarks/loop.py [problem ...]
+
+The loops take turns within one process, so that whatever else the machine does disturbs them alike;
+times are CPU times, and ratios are medians of paired ones. All minimise the same loss with the same
+optimiser, in float64:
 
 scan       one compiled `lax.scan` that records nothing, not even evaluates the loss,
 scan+loss  the same, with the loss evaluated and kept,
-fitkit     `Fit.run`, which records the loss and every parameter's step and gradient norm,
+fitkit     `Fit.run`, which records the loss, every parameter's step and gradient norm, and values,
 tutorial   a jitted `value_and_grad` and an eager `optimiser.update` in a Python loop.
 
-Run it with ``python benchmarks/loop.py``; it takes about two minutes.
+Without names all problems are measured, in processes of their own: about ten minutes.
 """
 
+import os
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_ENABLE_X64", "1")
 
 import jax
 import jax.numpy as jnp
@@ -23,91 +34,138 @@ import optax
 
 import fitkit as fk
 
-ROUNDS = 11
-HEAD = "{:>10}  {:<11}{:>10}{:>10}{:>12}{:>12}"
-ROW = "{:>10}  {:<11}{:>10.2f}{:>10.3f}{:>12.1f}{:>12.2f}"
+ROUNDS = 7
+HEAD = ("problem", "loop", "µs/step", "scan ÷", "scan+loss ÷", "first run, s", "faults/step")
+
+#: What tells glibc to keep the memory that a chunk of steps worked in for the next one.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 
 
-def ring_down():
-    """Build a loss of three parameters: a damped oscillation over 250 points."""
-    t = jnp.linspace(0.0, 10.0, 250)
-    data = 1.5 * jnp.exp(-t / 4.0) * jnp.cos(2.2 * t) + 0.05 * jax.random.normal(
-        jax.random.key(0), t.shape
-    )
+class Problem(NamedTuple):
+    """A loss with its parameters and data, an optimiser, and how many steps to take at a time."""
+
+    loss: Callable
+    params: dict
+    data: jax.Array
+    optimiser: optax.GradientTransformation
+    steps: int
+    eager: int = 0  # of the tutorial's loop; 0 leaves it out
+
+
+def ring_down(optimiser, eager=0):
+    """A damped oscillation over 500 points, by three parameters."""
+    t = jnp.linspace(0.0, 10.0, 500)
+    noise = 0.05 * jax.random.normal(jax.random.key(0), t.shape)
+    data = 1.5 * jnp.exp(-t / 4.0) * jnp.cos(2.2 * t) + noise
 
     def loss(params, data):
         wave = jnp.cos(params["frequency"] * t)
         model = params["amplitude"] * jnp.exp(-t / params["decay"]) * wave
         return 0.5 * jnp.sum((model - data) ** 2)
 
-    start = {"amplitude": 1.0, "decay": 3.0, "frequency": 2.0}
-    return loss, jax.tree.map(jnp.array, start), data
+    start = {"amplitude": jnp.array(1.0), "decay": jnp.array(3.0), "frequency": jnp.array(2.0)}
+    return Problem(loss, start, data, optimiser, 30_000, eager)
 
 
-def peak():
-    """Build a loss of three parameters: a Gaussian peak over 250 points.
-
-    So little work that evaluating the loss, which a bare scan for the gradient can leave out, is a
-    sixth of it.
-    """
-    x = jnp.linspace(-3.0, 3.0, 250)
-    data = 2.0 * jnp.exp(-0.5 * ((x - 0.3) / 0.8) ** 2) + 0.05 * jax.random.normal(
-        jax.random.key(0), x.shape
-    )
+def twelve():
+    """Twelve scalars and a model of a microsecond: next to nothing but the loop itself."""
+    names = [f"p{number:02d}" for number in range(12)]
 
     def loss(params, data):
-        model = params["height"] * jnp.exp(-0.5 * ((x - params["centre"]) / params["width"]) ** 2)
-        return 0.5 * jnp.sum((model - data) ** 2)
+        return sum((params[name] - data[k]) ** 2 for k, name in enumerate(names))
 
-    return loss, {name: jnp.array(1.0) for name in ("height", "centre", "width")}, data
-
-
-def image():
-    """Build a loss of a thousand parameters: a blurred image of 25 by 40 pixels, kept smooth."""
-    blur = jnp.exp(-0.5 * (jnp.arange(-4.0, 5.0) / 1.5) ** 2)
-    blur = blur / blur.sum()
-
-    def observe(image):
-        rows = jax.vmap(partial(jnp.convolve, v=blur, mode="same"))(image)
-        return jax.vmap(partial(jnp.convolve, v=blur, mode="same"))(rows.T).T
-
-    truth = jax.random.uniform(jax.random.key(1), (25, 40))
-    data = observe(truth) + 0.01 * jax.random.normal(jax.random.key(2), truth.shape)
-
-    def loss(params, data):
-        image = params["image"]
-        roughness = jnp.sum(jnp.diff(image) ** 2) + jnp.sum(jnp.diff(image, axis=0) ** 2)
-        return 0.5 * jnp.sum((observe(image) - data) ** 2) + 1e-3 * roughness
-
-    return loss, {"image": jnp.zeros(truth.shape)}, data
+    start = {name: jnp.array(0.0) for name in names}
+    return Problem(loss, start, jnp.arange(1.0, 13.0), optax.adam(1e-4), 50_000)
 
 
-def line():
-    """Build a loss of a hundred parameters by name: the points of a line, each a leaf."""
-    names = [f"point{number:02d}" for number in range(100)]
-    data = 1.0 + jax.random.normal(jax.random.key(0), (100,))
+def line(count, steps, eager=0):
+    """The points of a line, each a scalar parameter with a name."""
+    names = [f"point{number:03d}" for number in range(count)]
+    data = 1.0 + jax.random.normal(jax.random.key(0), (count,))
 
     def loss(params, data):
         points = jnp.stack([params[name] for name in names])
         return 0.5 * jnp.sum((points - data) ** 2) + jnp.sum(jnp.diff(points) ** 2)
 
-    return loss, {name: jnp.array(0.0) for name in names}, data
+    start = {name: jnp.array(0.0) for name in names}
+    return Problem(loss, start, data, optax.adam(1e-4), steps, eager)
 
 
-def scan_loop(loss, params, data, optimiser, record=False) -> Callable[[int], object]:
+def mixed():
+    """Forty parameters of five shapes in a linear model of 400 data."""
+    shapes = [(), (3,), (2, 2), (10,), (26,)]
+    start = {f"leaf{k:02d}": jnp.zeros(shapes[k % 5]) for k in range(40)}
+    count = sum(leaf.size for leaf in start.values())
+    matrix = jax.random.normal(jax.random.key(1), (400, count)) / 10
+    data = jax.random.normal(jax.random.key(2), (400,))
+
+    def loss(params, data):
+        x = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(params)])
+        return 0.5 * jnp.sum((matrix @ x - data) ** 2)
+
+    return Problem(loss, start, data, optax.adam(1e-4), 3_000)
+
+
+def image(optimiser):
+    """An image of a million pixels in one leaf, compared with another."""
+    data = jax.random.normal(jax.random.key(0), (1_000_000,))
+
+    def loss(params, data):
+        return 0.5 * jnp.sum((params["image"] - data) ** 2)
+
+    return Problem(loss, {"image": jnp.zeros(data.shape)}, data, optimiser, 64)
+
+
+def optics():
+    """A telescope: eight aberrations and a flux, by one FFT of 1024² a step, some 41 ms."""
+    y, x = jnp.mgrid[-1:1:512j, -1:1:512j]
+    square = x**2 + y**2
+    aperture = (square < 1).astype(float)
+    modes = [x, y, 2 * square - 1, x * x - y * y, 2 * x * y, (3 * square - 2) * x]
+    basis = jnp.stack([*modes, (3 * square - 2) * y, 6 * square**2 - 6 * square + 1])
+
+    def model(params):
+        wave = aperture * jnp.exp(1j * jnp.tensordot(params["zernikes"], basis, 1))
+        return params["flux"] * jnp.abs(jnp.fft.fft2(jnp.pad(wave, 256))) ** 2 / 512**2
+
+    data = model({"zernikes": 0.1 * jnp.ones(8), "flux": jnp.array(1.0)})
+
+    def loss(params, data):
+        return 0.5 * jnp.sum((model(params) - data) ** 2) / 512
+
+    start = {"zernikes": jnp.zeros(8), "flux": jnp.array(0.9)}
+    return Problem(loss, start, data, optax.adam(1e-3), 16)
+
+
+PROBLEMS = {
+    "3 × 500, Adam": lambda: ring_down(optax.adam(1e-4), eager=300),
+    "3 × 500, SGD": lambda: ring_down(optax.sgd(1e-5)),
+    "12 scalars, 1 µs": twelve,
+    "100 scalars": lambda: line(100, 10_000, eager=100),
+    "40 mixed leaves": mixed,
+    "300 scalars": lambda: line(300, 2_000),
+    "1000 scalars": lambda: line(1000, 500),
+    "one leaf of 10⁶, Adam": lambda: image(optax.adam(1e-4)),
+    "one leaf of 10⁶, SGD": lambda: image(optax.sgd(1e-3)),
+    "FFT optics": optics,
+    "FFT optics, MALLOC_*": optics,
+}
+
+
+def scan_loop(problem: Problem, record: bool) -> Callable[[int], object]:
     """Carry parameters and state through one compiled scan; called again, it goes on."""
 
     @partial(jax.jit, static_argnums=1)
     def advance(carry, length):
         def step(carry, _):
             params, state = carry
-            value, gradient = jax.value_and_grad(loss)(params, data)
-            updates, state = optimiser.update(gradient, state, params)
+            value, gradient = jax.value_and_grad(problem.loss)(params, problem.data)
+            updates, state = problem.optimiser.update(gradient, state, params)
             return (optax.apply_updates(params, updates), state), value if record else None
 
         return jax.lax.scan(step, carry, None, length)
 
-    carry = params, optimiser.init(params)
+    carry = problem.params, problem.optimiser.init(problem.params)
 
     def run(steps: int):
         nonlocal carry
@@ -116,15 +174,16 @@ def scan_loop(loss, params, data, optimiser, record=False) -> Callable[[int], ob
     return run
 
 
-def tutorial_loop(loss, params, data, optimiser) -> Callable[[int], object]:
-    value_and_grad = jax.jit(jax.value_and_grad(loss))
-    state, losses = optimiser.init(params), []
+def tutorial_loop(problem: Problem) -> Callable[[int], object]:
+    value_and_grad = jax.jit(jax.value_and_grad(problem.loss))
+    params, losses = problem.params, []
+    state = problem.optimiser.init(params)
 
     def run(steps: int):
         nonlocal params, state
         for _ in range(steps):
-            value, gradient = value_and_grad(params, data)
-            updates, state = optimiser.update(gradient, state, params)
+            value, gradient = value_and_grad(params, problem.data)
+            updates, state = problem.optimiser.update(gradient, state, params)
             params = optax.apply_updates(params, updates)
             losses.append(value)
         jax.block_until_ready(params)
@@ -132,49 +191,63 @@ def tutorial_loop(loss, params, data, optimiser) -> Callable[[int], object]:
     return run
 
 
-def fitkit_loop(loss, params, data, optimiser) -> Callable[[int], object]:
-    fit = fk.Fit(loss=loss, params=params, args=data, optimiser=optimiser)
+def fitkit_loop(problem: Problem) -> Callable[[int], object]:
+    fit = fk.Fit(
+        loss=problem.loss,
+        params=problem.params,
+        args=problem.data,
+        optimiser=problem.optimiser,
+    )
     return lambda steps: fit.run(steps, progress=False)
 
 
-def seconds(run: Callable[[int], object], steps: int) -> float:
-    start = time.perf_counter()
+def cost(run: Callable[[int], object], steps: int) -> tuple[float, float]:
+    """Return CPU seconds and page faults of a step."""
+    seconds, faults = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     run(steps)
-    return time.perf_counter() - start
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+    return (time.process_time() - seconds) / steps, faults / steps
 
 
-def measure(name: str, problem, compiled: int, eager: int) -> None:
-    """Print the rows of one problem: compile time apart, then time per step and the ratios."""
-    loss, params, data = problem
+def measure(name: str, problem: Problem) -> None:
+    """Print the rows of one problem: time of a step, ratios, and what the first run took beside."""
     makers = {
-        "scan": scan_loop,
+        "scan": partial(scan_loop, record=False),
         "scan+loss": partial(scan_loop, record=True),
         "fitkit": fitkit_loop,
-        "tutorial": tutorial_loop,
     }
-    steps = {loop: eager if loop == "tutorial" else compiled for loop in makers}
+    if problem.eager:
+        makers["tutorial"] = tutorial_loop
+    steps = {loop: problem.eager if loop == "tutorial" else problem.steps for loop in makers}
     loops, first = {}, {}
     for loop, make in makers.items():
-        start = time.perf_counter()
-        loops[loop] = make(loss, params, data, optax.adam(1e-3))
+        begun = time.process_time()
+        loops[loop] = make(problem)
         loops[loop](steps[loop])
-        first[loop] = time.perf_counter() - start
-    per_step = {loop: [] for loop in loops}
+        first[loop] = time.process_time() - begun
+        loops[loop](steps[loop])  # Its chunks find their length.
+    costs = {loop: [] for loop in loops}
     for _ in range(ROUNDS):
         for loop, run in loops.items():
-            per_step[loop].append(seconds(run, steps[loop]) / steps[loop])
-    for loop, times in per_step.items():
+            costs[loop].append(cost(run, steps[loop]))
+    seconds = {loop: np.array([one for one, _ in costs[loop]]) for loop in loops}
+    for loop, times in seconds.items():
         median = statistics.median(times)
-        speed = np.median(np.array(per_step["scan"]) / np.array(times))
-        gain = np.median(np.array(per_step["tutorial"]) / np.array(times))
+        ratios = [np.median(seconds[other] / times) for other in ("scan", "scan+loss")]
+        faults = statistics.median(count for _, count in costs[loop])
         compiling = first[loop] - median * steps[loop]
-        print(ROW.format(name, loop, 1e6 * median, speed, gain, compiling))
+        numbers = (1e6 * median, *ratios, compiling, faults)
+        print(f"| {name} | {loop} | " + " | ".join(f"{number:.2f}" for number in numbers) + " |")
 
 
 if __name__ == "__main__":
-    print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, float32\n")
-    print(HEAD.format("parameters", "loop", "µs/step", "/ scan", "/ tutorial", "compile s"))
-    measure("3, ring", ring_down(), compiled=100_000, eager=500)
-    measure("3, peak", peak(), compiled=100_000, eager=500)
-    measure("100 leaves", line(), compiled=20_000, eager=100)
-    measure("1000", image(), compiled=20_000, eager=300)
+    if names := sys.argv[1:]:
+        for name in names:
+            measure(name, PROBLEMS[name]())
+    else:
+        print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, float64\n")
+        print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|", flush=True)
+        for name in PROBLEMS:
+            extra = KEEP_MEMORY if "MALLOC" in name else {}
+            command = [sys.executable, __file__, name]
+            subprocess.run(command, env={**os.environ, **extra}, check=True)

@@ -39,6 +39,7 @@ from fitkit._fit.forks import refuse_in_fork
 from fitkit._fit.history import History
 from fitkit._fit.judgement import Linearised, assess_place, fisher_at, linearise_at
 from fitkit._fit.loop import Program
+from fitkit._fit.packing import Packing
 from fitkit._fit.problem import LossFunction, ResidualsFunction, make_problem
 from fitkit._fit.record import Columns, StepInfo
 from fitkit._fit.remembered import Remembered
@@ -877,7 +878,9 @@ class Fit:
 
     def __repr__(self) -> str:
         frozen = f"; frozen: {', '.join(sorted(self.frozen))}" if self.frozen else ""
-        return f"<Fit of {len(self.names)} parameters, {self.message}{frozen}>"
+        # Small ones that travel together are what makes many of them fast.
+        params = self.snapshot.place.view.params
+        return f"<Fit of {Packing.of(params, params).describe()}; {self.message}{frozen}>"
 
     def __copy__(self) -> NoReturn:
         self._refuse_copy()

@@ -60,6 +60,16 @@ class Packing:
         shapes = tuple(jnp.shape(leaf) for leaf in leaves)
         return cls(structure, shapes, tuple((index,) for index in range(len(leaves))))
 
+    def describe(self) -> str:
+        """Say which parameters are side by side, of a packing of parameters."""
+        count, vectors = len(self.shapes), [group for group in self.groups if len(group) > 1]
+        inside = sum(map(len, vectors))
+        whole = f"{count:,} parameter{'s' if count > 1 else ''}"
+        if not vectors:
+            return whole
+        some = "" if inside == count else f", {inside:,} of them"
+        return f"{whole}{some} in {len(vectors)} vector{'s' if len(vectors) > 1 else ''}"
+
     def packed(self, tree: PyTree) -> "Packed":
         """Lay a tree out."""
         return Packed(self.pack(tree), self)

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from fitkit._paths import named_leaves
 _MOST_VALUES = 1000
 
 
-def recorded(params: Params) -> dict[str, Array]:
+def recorded(params: Params) -> dict[str, Any]:
     """Return the parameters whose values are recorded at every step, by path.
 
     Those of up to 64 elements each, the smallest first and among equals in their order, up to

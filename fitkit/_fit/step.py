@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fitkit._fisher import quick_norm
+from fitkit._fit.merge import SMALL
 from fitkit._fit.problem import Params, Problem
 from fitkit._fit.record import StepInfo, recorded
 from fitkit._nonfinite import zero_nan_check
@@ -166,12 +167,9 @@ def make_step(
         with promoting("standard", "allow"):
             updates, optimiser_state = update(free_gradient, state.optimiser, params, **extra)
         optimiser_state = _as_before(optimiser_state, state.optimiser)
+        proposed = jax.tree.map(lambda u, p: u.astype(p.dtype), updates, params)
         updates = jax.tree.map(
-            lambda f, m, u, p: jnp.where(f, 0, u.astype(p.dtype) * m.astype(p.dtype)),
-            frozen,
-            factors,
-            updates,
-            params,
+            lambda f, m, u: jnp.where(f, 0, u * m.astype(u.dtype)), frozen, factors, proposed
         )
         if on_nonfinite == "zero":
             zeroed += _count_bad(updates)
@@ -179,7 +177,12 @@ def make_step(
         moved = optax.apply_updates(params, updates)
         wide = any(leaf.dtype == jnp.float64 for leaf in (loss, *jax.tree.leaves(params)))
         norms = functools.partial(_norms, dtype=jnp.float64 if wide else jnp.float32)
-        gradient_norms, step_norms = norms(free_gradient), norms(updates)
+        if bounds is None and on_nonfinite != "zero":
+            free = [(factor != 0).astype(factor.dtype) for factor in jax.tree.leaves(factors)]
+            gradient_norms = norms(free_gradient, of=gradient, factors=free)
+            step_norms = norms(updates, of=proposed, factors=jax.tree.leaves(factors))
+        else:
+            gradient_norms, step_norms = norms(free_gradient), norms(updates)
         outcome = jnp.where(
             jnp.isfinite(loss) & jnp.all(jnp.isfinite(gradient_norms)),
             jnp.where(jnp.all(jnp.isfinite(step_norms)), GOOD, BAD_UPDATE),
@@ -272,5 +275,20 @@ def _like(params: Params, values: Iterable[Any]) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(params), values)
 
 
-def _norms(tree: PyTree, dtype: Any) -> Float[Array, " leaves"]:
-    return jnp.stack([quick_norm(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)])
+def _norms(
+    tree: PyTree, dtype: Any, of: PyTree = None, factors: Sequence[Array] | None = None
+) -> Float[Array, " leaves"]:
+    """Compute the norm of every leaf.
+
+    Where the leaves are those of another tree times numbers, the norms of big ones are computed
+    from that tree: written out only for their norm, they would cost as much as an optimiser does.
+    """
+    norms = [
+        quick_norm(leaf)
+        if factors is None or leaf.size <= SMALL
+        else jnp.where(factors[k] == 0, 0, jnp.abs(factors[k]) * quick_norm(source))
+        for k, (leaf, source) in enumerate(
+            zip(jax.tree.leaves(tree), jax.tree.leaves(tree if of is None else of), strict=True)
+        )
+    ]
+    return jnp.stack([norm.astype(dtype) for norm in norms])
