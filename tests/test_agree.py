@@ -55,7 +55,8 @@ def state(fit):
 
 
 start = {"height": 1.0, "rate": 0.2}
-fit = fk.Fit(loss=loss, params=start, args=args, optimiser=optax.adam(1e-3))
+problem = {"loss": loss, "params": start, "args": args, "optimiser": optax.adam(1e-3)}
+fit = fk.Fit(**problem)
 called = []
 fit.add_callback(lambda fit: called.append((fit.step, float(fit.best.params["rate"]))), "20ms")
 assert fit.shared and fit.leads == (rank == 0)
@@ -109,6 +110,21 @@ fit.rewind(fit.best.step)
 fit.save(f"{folder}/fit-{rank}")
 result = fit.result()
 tell("result", result.success, float(result.errors["rate"]), result.fisher.errors.tolist())
+fit = fk.Fit.load(f"{folder}/fit-0", **problem)
+losses = [float(info.loss) for info in fit.steps(3)]
+tell("loaded", *state(fit), losses)
+
+# What fails in one process ends the run of all.
+def until(now):
+    if rank == 1 and now.step > 20:
+        raise OSError("no disk")
+    return False
+
+try:
+    fit.run(until=until)
+except (OSError, RuntimeError) as error:
+    assert ("no disk" if rank else "another process") in str(error), error
+tell("failed", str(fit.status))
 
 # The same, by residuals, an autosave and a failure.
 fit = fk.Fit(residuals=residuals, params=start, args=args, autosave=f"{folder}/auto-{rank}")

@@ -27,6 +27,7 @@ class Fit:
 
     def __init__(self):
         self.step = self.version = 0
+        self.shared, self.leads = False, True
         self.callbacks = []
         self.saves = 0
 
@@ -406,6 +407,7 @@ from fitkit._fit.checkpoint import write
 
 class Fit:
     step = version = 0
+    shared, leads = False, True
     def go(self, step): self.step, self.version = step, self.version + 1
     def add_callback(self, callback, every): pass
     def save(self, path): write(path, {"step": self.step}, {"a": np.full(100, self.step)})
