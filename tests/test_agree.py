@@ -207,7 +207,7 @@ def test_two_processes_steered_by_the_first_have_the_same_answer(tmp_path):
 
 def test_a_process_by_itself_agrees_with_itself():
     steering = Steering.of(("a",), frozenset())
-    own = Decision(Status.PAUSED, False, 8, (True,), False, False, steering)
+    own = Decision(Status.PAUSED, False, 8, 2, (True,), False, False, steering)
     assert Agreement(None).on(own) is own
     assert Agreement(None).on_all(True) and not Agreement(None).on_all(False)
     assert leads(None)

@@ -1,6 +1,7 @@
 """Takes the steps of a run: queues chunks, reads them, and looks up between two of them."""
 
 import contextlib
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
