@@ -136,6 +136,22 @@ def _debug_info(inputs: int, outputs: int) -> Any:
     return jex.DebugInfo("replay", "fitkit", tuple(f"x{k}" for k in range(inputs)), ("",) * outputs)
 
 
+def largest_array(closed: Any) -> int:
+    """Return the bytes of the largest array that a traced function makes."""
+    return _largest(closed.jaxpr)
+
+
+def _largest(jaxpr: Any) -> int:
+    sizes = [
+        variable.aval.size * np.dtype(variable.aval.dtype).itemsize
+        for equation in jaxpr.eqns
+        for variable in equation.outvars
+        if isinstance(getattr(variable.aval, "dtype", None), np.dtype)
+    ]
+    inner = [_largest(one) for equation in jaxpr.eqns for one in _inner(equation)]
+    return max([*sizes, *inner], default=0)
+
+
 def passed_through(closed: Any) -> set[Any]:
     """Collect the floating dtypes that values made of a function's inputs pass through."""
     found: set[Any] = set()

@@ -10,8 +10,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from fitkit._fisher.eigen import AnyArray, is_traced, matrix_rtol, rank_rtol, scaled_columns
+from fitkit._fisher.gram import gram, lengths, triangle
 from fitkit._fisher.jacobian import loss_hessian, residual_derivatives, residual_rows
-from fitkit._fisher.matrix import FisherMatrix, from_matrix, from_root, root_of
+from fitkit._fisher.matrix import FisherMatrix, from_matrix, from_root, from_spectrum, root_of
 from fitkit._input import converted, explained, named_arguments
 from fitkit._paths import (
     Paths,
@@ -23,8 +24,12 @@ from fitkit._paths import (
     path_of,
 )
 
-# The Jacobian, its copy in double precision, and that of the QR decomposition.
+# The Jacobian, the blocks that it is put together from, and, in single precision, as much again.
 COPIES = 3
+# Relative error that products may bring to the smallest eigenvalue: half of it comes to a standard
+# error, of which eight digits are kept. Of single precision's own derivatives it is twice the
+# rounding over the root of the eigenvalue, 1e-2 where the rank ends.
+DIGITS, SINGLE_DIGITS = 1e-8, 1e-3
 
 
 @named_arguments("fisher_matrix")
@@ -150,10 +155,11 @@ def _from_residuals(
     parts = residual_derivatives(residuals, free, rest, args, weights, most, traced or not single)
     _refuse_nonfinite(parts.residuals, "residuals")
     if parts.transposed is not None:
-        transposed = _host(parts.transposed)
-        _refuse_derivatives(transposed, labels)
-        root = _triangle(transposed.T)
-        return from_root(labels, root, resolve_rtol(rtol, rank_rtol(parts.transposed.dtype) ** 2))
+        cut = resolve_rtol(rtol, rank_rtol(parts.transposed.dtype) ** 2)
+        if is_traced(parts.transposed):
+            # Whether products would do is not known yet.
+            return from_root(labels, _triangle(parts.transposed.T.astype(float)), cut)
+        return _from_rows(labels, parts.transposed, cut)
     if parts.gram is not None:
         matrix = _host(parts.gram)
         _refuse_derivatives(matrix, labels)
@@ -180,6 +186,41 @@ def _from_residuals(
             matrix[j : j + count, i : i + count] = product.T
     # In double precision the product is more exact than the float32 Jacobian it is made of.
     return from_root(labels, root_of(labels, matrix), resolve_rtol(rtol, rank_rtol(precision) ** 2))
+
+
+def _from_rows(labels: tuple[str, ...], rows: Float[Array, "n m"], rtol: float) -> FisherMatrix:
+    """Take the products of the rows where they keep eight digits, and a QR decomposition where not.
+
+    All in double precision, where the rows are: threads of NumPy's would fight those of JAX.
+    """
+    wanted = DIGITS if jnp.finfo(rows.dtype).bits >= 64 else SINGLE_DIGITS
+    with jax.enable_x64(True):
+        scale = _scale(rows)
+        if not np.all(np.isfinite(scale)):
+            _refuse_derivatives(np.asarray(rows), labels)
+        products, values, vectors = map(np.asarray, _decomposed(rows, scale))
+        if matrix_rtol(np.float64, len(labels)) * values[0] <= wanted * values[-1]:
+            return from_spectrum(labels, products, np.asarray(scale), values, vectors, rtol)
+        return from_root(labels, np.asarray(_root(rows, scale)), rtol)
+
+
+@jax.jit
+def _scale(rows: Float[Array, "n m"]) -> Float[Array, " n"]:
+    long = lengths(rows.astype(float))
+    return jnp.where(long == 0, 1, long)
+
+
+@jax.jit
+def _decomposed(rows: Float[Array, "n m"], scale: Float[Array, " n"]) -> tuple[Array, Array, Array]:
+    """Products of the scaled rows, their eigenvalues, descending, and eigenvectors, one a row."""
+    products = gram(rows, scale)
+    values, vectors = jnp.linalg.eigh(products)
+    return products, values[::-1], vectors.T[::-1]
+
+
+@jax.jit
+def _root(rows: Float[Array, "n m"], scale: Float[Array, " n"]) -> Float[Array, "k n"]:
+    return triangle(rows, scale) * scale[None, :]
 
 
 def _from_loss(

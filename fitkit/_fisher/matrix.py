@@ -306,6 +306,19 @@ def from_root(labels: tuple[str, ...], root: Float[AnyArray, "k n"], rtol: float
     return _made(labels, matrix, svd.scale, svd.singular_values**2, svd.right, rtol, False)
 
 
+def from_spectrum(
+    labels: tuple[str, ...],
+    products: Float[AnyArray, "n n"],
+    scale: Float[AnyArray, " n"],
+    values: Float[AnyArray, " n"],
+    vectors: Float[AnyArray, "n n"],
+    rtol: float,
+) -> FisherMatrix:
+    """Take a units-free matrix as decomposed, its eigenvalues as good as squared singular ones."""
+    matrix = products * scale[:, None] * scale[None, :]
+    return _made(labels, matrix, scale, values, vectors, rtol, False)
+
+
 def from_matrix(
     labels: tuple[str, ...], matrix: Float[AnyArray, "n n"], rtol: float
 ) -> FisherMatrix:
