@@ -137,9 +137,11 @@ def jacobian_rows(
 
 def mapped(function: Callable, vectors: Float[Array, "k n"]) -> Any:
     """Apply a linear function to every row, as many at a time as is fast."""
-    count = _block(function, vectors[0])
-    if len(vectors) <= count:
+    count = min(_block(function, vectors[0]), len(vectors))
+    if len(vectors) == count:
         return jax.vmap(function)(vectors)
+    # What is left over is put beside the rest in a copy of all.
+    count = next((k for k in range(count, count // 2, -1) if len(vectors) % k == 0), count)
     return jax.lax.map(function, vectors, batch_size=count if count > 1 else None)
 
 
@@ -148,8 +150,7 @@ def _block(function: Callable, vector: Float[Array, " n"]) -> int:
     if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
         return BLOCK
     most = CACHE // max(largest_array(jax.make_jaxpr(function)(vector)), 1)
-    # A power of two, so that fewer counts are left over.
-    return 2 ** (min(max(most, 1), BLOCK).bit_length() - 1)
+    return min(max(most, 1), BLOCK)
 
 
 def basis(x: Float[Array, " n"]) -> Float[Array, "n n"]:
