@@ -2,10 +2,12 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fitkit._fisher import norm
+from fitkit._optimisers.factor import Factor
 
 # Rounding errors that a residual adds up to: in the parameter, in the model, in the subtraction of
 # the data and in the division by their errors.
@@ -37,54 +39,53 @@ class ConvergenceTest(NamedTuple):
     near: Bool[Array, ""]
     #: Relative size of what rounding does to the residuals.
     noise: Float[Array, ""]
-    #: Of the units-free Fisher matrix, descending.
+    #: Of the units-free Fisher matrix, descending; before it is near, of a scaled one.
     eigenvalues: Float[Array, " n"]
     rank: Int[Array, ""]
 
 
 def assess(
-    columns: Float[Array, "k n"],
-    target: Float[Array, " k"],
+    factor: Factor,
+    ratio: Float[Array, " n"],
+    solved: Bool[Array, ""],
     extent: Float[Array, ""],
     eps: float,
     rtol: float,
 ) -> ConvergenceTest:
-    """Test for convergence where the residuals are `target` and their Jacobian is `columns`.
+    """Test for convergence by a factorised Jacobian.
 
     On a plateau the angle between the two is far from a right one, however small the gradient.
 
     Parameters
     ----------
-    columns
-        Jacobian with columns of unit length.
-    target
-        Residuals divided by their norm, or zero.
+    factor, ratio
+        As `factorised` takes and returns them, of residuals divided by their norm.
+    solved
+        Whether all residuals are zero.
     extent
         Norm of the changes of the residuals by each parameter's own size, over theirs.
     eps, rtol
         Unit of rounding; singular values below `rtol` of the largest count as zero.
     """
     noise = ROUNDINGS * eps * (1 + extent)
-    left, singular_values, _, keep = decomposed(columns, rtol)
-    slopes = jnp.where(keep, target @ left, 0)
-    cosine = norm(slopes)
-    remaining = norm(slopes / jnp.where(keep, singular_values, 1))
-    settled = (remaining <= eps**CONDITION * noise) & jnp.any(keep)
-    solved = ~jnp.any(target != 0)
-    return ConvergenceTest(
-        done=(settled & (cosine <= jnp.maximum(noise, eps**DONE))) | solved,
-        near=(settled & (cosine <= eps**NEAR)) | solved,
-        noise=noise,
-        eigenvalues=singular_values**2,
-        rank=jnp.sum(keep, dtype=jnp.int32),
+    cosine = norm(factor.slopes)
+    # By what each parameter still changes the residuals.
+    remaining = norm(ratio * ((factor.slopes / factor.singular_values) @ factor.right))
+    settled = (remaining <= eps**CONDITION * noise) & jnp.any(factor.keep)
+    done = settled & (cosine <= jnp.maximum(noise, eps**DONE))
+    near = settled & (cosine <= eps**NEAR)
+    # Until then the spectrum that is at hand will do.
+    other = jnp.any((ratio > 0) & (ratio < 1 - eps**0.5))
+    eigenvalues = jax.lax.cond(
+        (near | solved) & other, factor.units_free, lambda: factor.eigenvalues
     )
-
-
-def decomposed(
-    columns: Float[Array, "k n"], rtol: float
-) -> tuple[Float[Array, "k n"], Float[Array, " n"], Float[Array, "n n"], Bool[Array, " n"]]:
-    """SVD with n singular values, and which of them are above `rtol` of the largest."""
-    rows, n = columns.shape
-    columns = jnp.pad(columns, ((0, max(n - rows, 0)), (0, 0)))
-    left, singular_values, right = jnp.linalg.svd(columns, full_matrices=False)
-    return left[:rows], singular_values, right, singular_values > rtol * singular_values[0]
+    rank = jnp.sum(eigenvalues > rtol**2 * eigenvalues[0], dtype=jnp.int32)
+    # A column that has shrunk may hide a slope.
+    whole = rank <= jnp.sum(factor.keep)
+    return ConvergenceTest(
+        done=(done & whole) | solved,
+        near=(near & whole) | solved,
+        noise=noise,
+        eigenvalues=eigenvalues,
+        rank=rank,
+    )

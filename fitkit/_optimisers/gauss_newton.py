@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from fitkit._fisher import check_residuals, norm, rank_rtol, scaled_columns, transposed_jacobian
+from fitkit._fisher import check_residuals, lengths, norm, rank_rtol, transposed_jacobian
 from fitkit._input import converted, explained
 from fitkit._jaxprs import passed_through
-from fitkit._optimisers.convergence import assess, decomposed
+from fitkit._optimisers.convergence import assess
 from fitkit._optimisers.diagnostics import Diagnostics, Verdict
+from fitkit._optimisers.factor import factorised
 from fitkit._optimisers.trust_region import Model, search
 from fitkit._paths import common_dtype, ravel, spread
 
@@ -198,7 +199,6 @@ def _advance(
     `dtypes` are those of the leaves of parameters and residuals, once `function` has been called.
     """
     residuals, rows = transposed_jacobian(function, flat, "gauss_newton")
-    finite = jnp.all(jnp.isfinite(residuals)) & jnp.all(jnp.isfinite(rows))
     # The coarsest dtype says what is rounding, and the finest computes.
     coarse = max(dtypes, key=lambda dtype: float(jnp.finfo(dtype).eps))
     fine = common_dtype(flat, rows)
@@ -206,36 +206,33 @@ def _advance(
     # Float32 inside a model with float64 parameters rounds as float32 does.
     inside = passed_through(jax.make_jaxpr(function)(flat))
     eps = max(float(jnp.finfo(dtype).eps) for dtype in (coarse, *inside))
+    columns = lengths(rows.astype(fine))
+    finite = jnp.all(jnp.isfinite(residuals)) & jnp.all(jnp.isfinite(columns))
     # Zeros keep NaN out of the decompositions; the verdict overrules what comes of them.
     residuals = jnp.where(finite, residuals, 0).astype(fine)
-    jacobian = jnp.where(finite, rows, 0).astype(fine).T
+    rows = jax.lax.cond(finite, lambda: rows.astype(fine), lambda: jnp.zeros(rows.shape, fine))
+    columns = jnp.where(finite, columns, 0)
     here, largest = flat.astype(fine), state.scale.astype(fine)
 
-    unit, lengths = scaled_columns(jacobian)
-    lengths = jnp.where(jnp.any(jacobian != 0, axis=0), lengths, 0)
-    scale = jnp.maximum(largest, lengths)
-    size = jnp.where(jnp.any(residuals != 0), norm(residuals), 1)
+    scale = jnp.maximum(largest, columns)
+    safe = jnp.where(scale > 0, scale, 1)
+    solved = ~jnp.any(residuals != 0)
+    size = jnp.where(solved, 1, norm(residuals))
     residuals = residuals / size
-    # The triangle of a QR decomposition of the Jacobian with the residuals beside it holds all
-    # that follows in at most n + 1 rows.
-    triangle = jnp.linalg.qr(jnp.column_stack([unit, residuals]), mode="r")
-    columns, target = triangle[:, :-1], triangle[:, -1]
-    test = assess(columns, target, norm(lengths * here) / size, eps, rtol)
+    ratio = columns / safe
+    factor = factorised(rows, residuals, columns, ratio, rtol)
+    test = assess(factor, ratio, solved, norm(columns * here) / size, eps, rtol)
     # A column that has shrunk to nothing is a plateau that an earlier step ran onto.
-    lost = jnp.any((largest > 0) & (lengths <= rtol * scale) & ~frozen)
+    lost = jnp.any((largest > 0) & (columns <= rtol * scale) & ~frozen)
     test = test._replace(done=test.done & ~lost, near=test.near & ~lost)
 
-    safe = jnp.where(scale > 0, scale, 1)
-    left, singular_values, right, keep = decomposed(columns * (lengths / safe)[None, :], rtol)
     model = Model(
         residuals=residuals,
         norm=size,
-        jacobian=jacobian,
+        rows=rows,
         scale=safe,
-        singular_values=jnp.where(keep, singular_values, 1),
-        slopes=jnp.where(keep, target @ left, 0),
-        right=right,
-        extent=norm(jnp.where(lengths > 0, scale * here, 0)) / size,
+        factor=factor,
+        extent=norm(jnp.where(columns > 0, scale * here, 0)) / size,
     )
     first = state.radius == 0
     radius = jnp.where(

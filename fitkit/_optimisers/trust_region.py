@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fitkit._fisher import norm
 from fitkit._optimisers.convergence import ConvergenceTest
+from fitkit._optimisers.factor import Factor
 
 # Sections 4 and 7: accept almost any decrease, double the radius where the linear model foretold
 # three quarters of it or more, shrink it where it foretold less than one quarter...
@@ -45,14 +46,12 @@ class Model(NamedTuple):
     residuals: Float[Array, " m"]
     #: Of the residuals; 1 where they are zero.
     norm: Float[Array, ""]
-    jacobian: Float[Array, "m n"]
+    #: The Jacobian, transposed.
+    rows: Float[Array, "n m"]
     #: Of every parameter, in 1/(its unit).
     scale: Float[Array, " n"]
-    #: Of the Jacobian over `scale`; 1 where cut.
-    singular_values: Float[Array, " n"]
-    #: Residuals along the left singular vectors; 0 where cut.
-    slopes: Float[Array, " n"]
-    right: Float[Array, "n n"]
+    #: Of the Jacobian over `scale`.
+    factor: Factor
     #: Scaled length of the parameters.
     extent: Float[Array, ""]
 
@@ -168,7 +167,7 @@ def _foretold(
     model: Model, step: Float[Array, " n"]
 ) -> tuple[Float[Array, " m"], Float[Array, ""]]:
     """Compute what the linear model says of a step: change and decrease of the residuals."""
-    change = (model.jacobian @ step.astype(model.jacobian.dtype)) / model.norm
+    change = (step.astype(model.residuals.dtype) @ model.rows) / model.norm
     return change, -jnp.dot(change, 2 * model.residuals + change)
 
 
@@ -178,7 +177,7 @@ def _damped(model: Model, radius: Float[Array, ""]) -> tuple[Float[Array, " n"],
     Newton's iterations on ``1/|step(damping)| = 1/radius`` (Moré, section 5), which rise from zero
     to the solution without passing it.
     """
-    values, slopes = model.singular_values, model.slopes
+    values, slopes = model.factor.singular_values, model.factor.slopes
 
     def latent(damping: Float[Array, ""]) -> Float[Array, " n"]:
         return values * slopes / (values**2 + damping)
@@ -194,4 +193,4 @@ def _damped(model: Model, radius: Float[Array, ""]) -> tuple[Float[Array, " n"],
         rise,
         (jnp.zeros_like(radius), 0),
     )
-    return -(latent(damping) @ model.right), damping
+    return -(latent(damping) @ model.factor.right), damping

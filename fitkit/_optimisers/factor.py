@@ -1,0 +1,123 @@
+"""One factorisation of a Jacobian for all that a step of Gauss-Newton asks of it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from fitkit._fisher import gram, triangle
+
+# Relative error that n units of rounding in the products may bring to the smallest eigenvalue, and
+# so to the step along its eigenvector: each step still comes a hundred times nearer. Slopes keep
+# all the digits that the convergence test asks for: their error, a unit over the singular value, is
+# 1.5e-9 where that is smallest.
+PRECISE = 1e-2
+# Of the products of a column that is empty. No eigenvalue of products comes near it, so that it
+# tells the column apart from others that matter little.
+EMPTY = -1.0
+
+
+class Factor(NamedTuple):
+    """The singular value decomposition of a Jacobian, and the residuals in its terms."""
+
+    #: Descending; 1 where cut.
+    singular_values: Float[Array, " n"]
+    #: Residuals along the left singular vectors; 0 where cut.
+    slopes: Float[Array, " n"]
+    right: Float[Array, "n n"]
+    #: Which singular values are more than rounding.
+    keep: Bool[Array, " n"]
+    #: Their squares, of those that are cut too.
+    eigenvalues: Float[Array, " n"]
+    #: Of the Jacobian with columns of unit length: a triangle, or the products of its columns.
+    unit: Float[Array, "n n"]
+    squared: Bool[Array, ""]
+
+    def units_free(self) -> Float[Array, " n"]:
+        """Eigenvalues of the products of columns of unit length, descending."""
+        return jax.lax.cond(
+            self.squared,
+            lambda: jnp.maximum(jnp.linalg.eigvalsh(self.unit)[::-1], 0),
+            lambda: jnp.linalg.svd(self.unit, compute_uv=False) ** 2,
+        )
+
+
+def factorised(
+    rows: Float[Array, "n m"],
+    residuals: Float[Array, " m"],
+    lengths: Float[Array, " n"],
+    ratio: Float[Array, " n"],
+    rtol: float,
+) -> Factor:
+    """Factorise a Jacobian by the products of its columns where they will do, and else by QR.
+
+    Parameters
+    ----------
+    rows
+        The Jacobian, transposed.
+    residuals
+        In the precision in which all is computed.
+    lengths
+        Of the rows.
+    ratio
+        What each row has for its length in the Jacobian that is factorised; 0 for an empty one.
+    rtol
+        Singular values below this, relative to the largest, are cut.
+    """
+    scale = jnp.where(lengths > 0, lengths, 1)
+    if jnp.finfo(residuals.dtype).bits < 64:
+        # Products in single precision know no eigenvalue below 1e-3 of the largest.
+        return _by_triangle(rows, residuals, scale, ratio, rtol)
+    unit = gram(rows, scale)
+    empty = jnp.where(ratio > 0, 0, EMPTY)
+    values, vectors = jnp.linalg.eigh(unit * ratio[None, :] * ratio[:, None] + jnp.diag(empty))
+    values, right = values[::-1], vectors.T[::-1]
+    filled = values > EMPTY / 2
+    least = len(unit) * float(jnp.finfo(unit.dtype).eps) / PRECISE * values[0]
+
+    def by_products() -> Factor:
+        singular_values = jnp.sqrt(jnp.where(filled, values, 1))
+        slopes = right @ (rows @ residuals / scale * ratio) / singular_values
+        return Factor(
+            singular_values=singular_values,
+            slopes=jnp.where(filled, slopes, 0),
+            right=right,
+            keep=filled,
+            eigenvalues=jnp.where(filled, values, 0),
+            unit=unit,
+            squared=jnp.array(True),
+        )
+
+    return jax.lax.cond(
+        jnp.all((values >= least) | ~filled),
+        by_products,
+        lambda: _by_triangle(rows, residuals, scale, ratio, rtol),
+    )
+
+
+def _by_triangle(
+    rows: Float[Array, "n m"],
+    residuals: Float[Array, " m"],
+    scale: Float[Array, " n"],
+    ratio: Float[Array, " n"],
+    rtol: float,
+) -> Factor:
+    # The triangle of the Jacobian with the residuals beside it holds all that follows in at most
+    # n + 1 rows.
+    n = len(rows)
+    both = jnp.concatenate([rows.astype(residuals.dtype), residuals[None]])
+    root = triangle(both, jnp.append(scale, 1))
+    root = jnp.pad(root, ((0, max(n - len(root), 0)), (0, 0)))
+    unit, target = root[:, :-1], root[:, -1]
+    left, values, right = jnp.linalg.svd(unit * ratio[None, :], full_matrices=False)
+    keep = values > rtol * values[0]
+    return Factor(
+        singular_values=jnp.where(keep, values, 1),
+        slopes=jnp.where(keep, target @ left, 0),
+        right=right,
+        keep=keep,
+        eigenvalues=values**2,
+        unit=unit[:n],
+        squared=jnp.array(False),
+    )
