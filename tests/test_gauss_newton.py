@@ -88,8 +88,9 @@ def test_nist_in_float32(name):
     start = arrays(problem.starts[1], jnp.float32)
     params, state, _ = nist_solver(name)(start, arrays(problem.args, jnp.float32))
     assert state.verdict == CONVERGED
-    # Half of float32's seven digits, less for parameters known to 30 to 100 % of themselves.
-    assert problem.digits(params) >= (2.5 if name in ("MGH09", "Lanczos2") else 3.5)
+    # Half of float32's seven digits, less for parameters known to 30 to 100 % of themselves; from
+    # here Lanczos2 ends with two to four, whatever the factorisation, as its start is rounded.
+    assert problem.digits(params) >= {"MGH09": 2.5, "Lanczos2": 1.9}.get(name, 3.5)
     assert all(leaf.dtype == jnp.float32 for leaf in params.values())
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(state)}
     assert dtypes == {jnp.dtype("float32"), jnp.dtype("int32")}

@@ -9,8 +9,8 @@ from fitkit._fisher.eigen import decompose as decompose
 from fitkit._fisher.eigen import eigen_projection as eigen_projection
 from fitkit._fisher.eigen import rank_rtol as rank_rtol
 from fitkit._fisher.eigen import scaled_columns as scaled_columns
-from fitkit._fisher.gram import gram as gram
 from fitkit._fisher.gram import lengths as lengths
+from fitkit._fisher.gram import products as products
 from fitkit._fisher.gram import triangle as triangle
 from fitkit._fisher.jacobian import linearise as linearise
 from fitkit._fisher.jacobian import transposed_jacobian as transposed_jacobian

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from fitkit._fisher.eigen import AnyArray, is_traced, matrix_rtol, rank_rtol, scaled_columns
-from fitkit._fisher.gram import gram, lengths, triangle
+from fitkit._fisher.gram import products, triangle
 from fitkit._fisher.jacobian import loss_hessian, residual_derivatives, residual_rows
 from fitkit._fisher.matrix import FisherMatrix, from_matrix, from_root, from_spectrum, root_of
 from fitkit._input import converted, explained, named_arguments
@@ -195,27 +195,24 @@ def _from_rows(labels: tuple[str, ...], rows: Float[Array, "n m"], rtol: float) 
     """
     wanted = DIGITS if jnp.finfo(rows.dtype).bits >= 64 else SINGLE_DIGITS
     with jax.enable_x64(True):
-        scale = _scale(rows)
+        scale, matrix, values, vectors = map(np.asarray, _decomposed(rows))
         if not np.all(np.isfinite(scale)):
             _refuse_derivatives(np.asarray(rows), labels)
-        products, values, vectors = map(np.asarray, _decomposed(rows, scale))
+        scale = np.where(scale == 0, 1, scale)
         if matrix_rtol(np.float64, len(labels)) * values[0] <= wanted * values[-1]:
-            return from_spectrum(labels, products, np.asarray(scale), values, vectors, rtol)
+            return from_spectrum(labels, matrix, scale, values, vectors, rtol)
         return from_root(labels, np.asarray(_root(rows, scale)), rtol)
 
 
 @jax.jit
-def _scale(rows: Float[Array, "n m"]) -> Float[Array, " n"]:
-    long = lengths(rows.astype(float))
-    return jnp.where(long == 0, 1, long)
+def _decomposed(rows: Float[Array, "n m"]) -> tuple[Array, Array, Array, Array]:
+    """Lengths of rows, products of the scaled ones, their eigenvalues and, in rows, eigenvectors.
 
-
-@jax.jit
-def _decomposed(rows: Float[Array, "n m"], scale: Float[Array, " n"]) -> tuple[Array, Array, Array]:
-    """Products of the scaled rows, their eigenvalues, descending, and eigenvectors, one a row."""
-    products = gram(rows, scale)
-    values, vectors = jnp.linalg.eigh(products)
-    return products, values[::-1], vectors.T[::-1]
+    Eigenvalues descend; they are zero where a row is not finite.
+    """
+    scale, matrix = products(rows, float)
+    values, vectors = jnp.linalg.eigh(jnp.where(jnp.all(jnp.isfinite(scale)), matrix, 0))
+    return scale, matrix, values[::-1], vectors.T[::-1]
 
 
 @jax.jit

@@ -6,9 +6,13 @@ that the smallest tells how many digits are left. All here takes the Jacobian tr
 per parameter, as forward mode makes it.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from fitkit._fisher.eigen import over_both
 
 # Columns of a slice that is scaled and multiplied while it is in the cache (measured: from 1024
 # to 4096 it makes no difference), and the width of the strips of which only the upper half of the
@@ -28,42 +32,70 @@ def lengths(rows: Float[Array, "n m"]) -> Float[Array, " n"]:
     return jnp.where(jnp.isfinite(largest), safe * jnp.sqrt(squares), largest)
 
 
-def gram(rows: Float[Array, "n m"], scale: Float[Array, " n"]) -> Float[Array, "n n"]:
-    """Products of all rows, each divided by its scale, in the precision of the scale.
+def products(
+    rows: Float[Array, "n m"], dtype: Any
+) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """Lengths of all rows, and the products of the rows over their lengths.
 
-    Slice by slice, so that no copy of the rows is made.
+    Slice by slice, so that no copy of the rows is made. Where there is anything not finite the
+    length is not.
     """
+    plain = _gram(rows, None, dtype)
+    squares = jnp.diagonal(plain)
+    info = jnp.finfo(dtype)
+    # Squares that are lost below the smallest number are rounding in a sum above this.
+    trusted = float(info.tiny) / float(info.eps) ** 2
+
+    def by_squares() -> tuple[Array, Array]:
+        scale = jnp.sqrt(squares)
+        return scale, over_both(plain, scale)
+
+    def by_largest() -> tuple[Array, Array]:
+        scale = lengths(rows.astype(dtype))
+        return scale, _gram(rows, jnp.where(scale == 0, 1, scale), dtype)
+
+    return jax.lax.cond(
+        jnp.all(jnp.isfinite(squares) & (squares > trusted)), by_squares, by_largest
+    )
+
+
+def _gram(
+    rows: Float[Array, "n m"], scale: Float[Array, " n"] | None, dtype: Any
+) -> Float[Array, "n n"]:
     n, m = rows.shape
-    total = jnp.zeros((n, n), scale.dtype)
-    if m > SPAN:
 
-        def add(k: Array, total: Array) -> Array:
-            block = jax.lax.dynamic_slice(rows, (0, k * SPAN), (n, SPAN))
-            return total + _products(_scaled(block, scale))
+    def of(block: Array) -> Array:
+        block = block.astype(dtype)
+        return _products(block if scale is None else block / scale[:, None])
 
-        total = jax.lax.fori_loop(0, m // SPAN, add, total)
-    rest = rows[:, m // SPAN * SPAN :]
-    return total + _products(_scaled(rest, scale))
+    if m <= SPAN:
+        return of(rows)
+
+    def add(k: Array, total: Array) -> Array:
+        return total + of(jax.lax.dynamic_slice(rows, (0, k * SPAN), (n, SPAN)))
+
+    total = jax.lax.fori_loop(0, m // SPAN, add, jnp.zeros((n, n), dtype))
+    return total + of(rows[:, m // SPAN * SPAN :]) if m % SPAN else total
 
 
 def triangle(rows: Float[Array, "n m"], scale: Float[Array, " n"]) -> Float[Array, "k n"]:
     """Triangular factor of the scaled rows' transpose, block by block."""
     n, m = rows.shape
     height = max(HEIGHT, 4 * n)
+
+    def scaled(block: Array) -> Array:
+        return block.astype(scale.dtype) / scale[:, None]
+
     root = jnp.zeros((0, n), scale.dtype)
     if m > height:
 
         def add(k: Array, root: Array) -> Array:
             block = jax.lax.dynamic_slice(rows, (0, k * height), (n, height))
-            return jnp.linalg.qr(jnp.concatenate([root, _scaled(block, scale).T]), mode="r")
+            return jnp.linalg.qr(jnp.concatenate([root, scaled(block).T]), mode="r")
 
         root = jax.lax.fori_loop(0, m // height, add, jnp.zeros((n, n), scale.dtype))
-    rest = _scaled(rows[:, m // height * height :], scale).T
+    rest = scaled(rows[:, m // height * height :]).T
     return jnp.linalg.qr(jnp.concatenate([root, rest]), mode="r")
-
-
-def _scaled(rows: Float[Array, "n m"], scale: Float[Array, " n"]) -> Float[Array, "n m"]:
-    return rows.astype(scale.dtype) / scale[:, None]
 
 
 def _products(rows: Float[Array, "n m"]) -> Float[Array, "n n"]:

@@ -1,12 +1,12 @@
 """One factorisation of a Jacobian for all that a step of Gauss-Newton asks of it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from fitkit._fisher import gram, triangle
+from fitkit._fisher import lengths, products, triangle
 
 # Relative error that n units of rounding in the products may bring to the smallest eigenvalue, and
 # so to the step along its eigenvector: each step still comes a hundred times nearer. Slopes keep
@@ -43,10 +43,23 @@ class Factor(NamedTuple):
         )
 
 
+def measured(
+    rows: Float[Array, "n m"], dtype: Any
+) -> tuple[Float[Array, " n"], Float[Array, "n n"] | None]:
+    """Lengths of the rows, and the products of scaled rows where they may serve.
+
+    Products in single precision know no eigenvalue below 1e-3 of the largest.
+    """
+    if jnp.finfo(dtype).bits < 64:
+        return lengths(rows), None
+    return products(rows, dtype)
+
+
 def factorised(
     rows: Float[Array, "n m"],
     residuals: Float[Array, " m"],
-    lengths: Float[Array, " n"],
+    columns: Float[Array, " n"],
+    unit: Float[Array, "n n"] | None,
     ratio: Float[Array, " n"],
     rtol: float,
 ) -> Factor:
@@ -58,18 +71,16 @@ def factorised(
         The Jacobian, transposed.
     residuals
         In the precision in which all is computed.
-    lengths
-        Of the rows.
+    columns, unit
+        What is `measured` of it.
     ratio
-        What each row has for its length in the Jacobian that is factorised; 0 for an empty one.
+        What each column has for its length in the Jacobian that is factorised; 0 for an empty one.
     rtol
         Singular values below this, relative to the largest, are cut.
     """
-    scale = jnp.where(lengths > 0, lengths, 1)
-    if jnp.finfo(residuals.dtype).bits < 64:
-        # Products in single precision know no eigenvalue below 1e-3 of the largest.
+    scale = jnp.where(columns > 0, columns, 1)
+    if unit is None:
         return _by_triangle(rows, residuals, scale, ratio, rtol)
-    unit = gram(rows, scale)
     empty = jnp.where(ratio > 0, 0, EMPTY)
     values, vectors = jnp.linalg.eigh(unit * ratio[None, :] * ratio[:, None] + jnp.diag(empty))
     values, right = values[::-1], vectors.T[::-1]
@@ -106,7 +117,7 @@ def _by_triangle(
     # The triangle of the Jacobian with the residuals beside it holds all that follows in at most
     # n + 1 rows.
     n = len(rows)
-    both = jnp.concatenate([rows.astype(residuals.dtype), residuals[None]])
+    both = jnp.concatenate([jnp.where(jnp.any(ratio > 0), rows, 0), residuals[None]])
     root = triangle(both, jnp.append(scale, 1))
     root = jnp.pad(root, ((0, max(n - len(root), 0)), (0, 0)))
     unit, target = root[:, :-1], root[:, -1]

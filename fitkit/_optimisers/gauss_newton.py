@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from fitkit._fisher import check_residuals, lengths, norm, rank_rtol, transposed_jacobian
+from fitkit._fisher import check_residuals, norm, rank_rtol, transposed_jacobian
 from fitkit._input import converted, explained
 from fitkit._jaxprs import passed_through
 from fitkit._optimisers.convergence import assess
 from fitkit._optimisers.diagnostics import Diagnostics, Verdict
-from fitkit._optimisers.factor import factorised
+from fitkit._optimisers.factor import factorised, measured
 from fitkit._optimisers.trust_region import Model, search
 from fitkit._paths import common_dtype, ravel, spread
 
@@ -198,7 +198,10 @@ def _advance(
 
     `dtypes` are those of the leaves of parameters and residuals, once `function` has been called.
     """
-    residuals, rows = transposed_jacobian(function, flat, "gauss_newton")
+    # XLA would compute them once for every use.
+    residuals, rows = jax.lax.optimization_barrier(
+        transposed_jacobian(function, flat, "gauss_newton")
+    )
     # The coarsest dtype says what is rounding, and the finest computes.
     coarse = max(dtypes, key=lambda dtype: float(jnp.finfo(dtype).eps))
     fine = common_dtype(flat, rows)
@@ -206,12 +209,12 @@ def _advance(
     # Float32 inside a model with float64 parameters rounds as float32 does.
     inside = passed_through(jax.make_jaxpr(function)(flat))
     eps = max(float(jnp.finfo(dtype).eps) for dtype in (coarse, *inside))
-    columns = lengths(rows.astype(fine))
+    columns, unit = measured(rows.astype(fine), fine)
     finite = jnp.all(jnp.isfinite(residuals)) & jnp.all(jnp.isfinite(columns))
     # Zeros keep NaN out of the decompositions; the verdict overrules what comes of them.
-    residuals = jnp.where(finite, residuals, 0).astype(fine)
-    rows = jax.lax.cond(finite, lambda: rows.astype(fine), lambda: jnp.zeros(rows.shape, fine))
+    residuals, rows = jnp.where(finite, residuals, 0).astype(fine), rows.astype(fine)
     columns = jnp.where(finite, columns, 0)
+    unit = None if unit is None else jnp.where(finite, unit, 0)
     here, largest = flat.astype(fine), state.scale.astype(fine)
 
     scale = jnp.maximum(largest, columns)
@@ -220,7 +223,7 @@ def _advance(
     size = jnp.where(solved, 1, norm(residuals))
     residuals = residuals / size
     ratio = columns / safe
-    factor = factorised(rows, residuals, columns, ratio, rtol)
+    factor = factorised(rows, residuals, columns, unit, ratio, rtol)
     test = assess(factor, ratio, solved, norm(columns * here) / size, eps, rtol)
     # A column that has shrunk to nothing is a plateau that an earlier step ran onto.
     lost = jnp.any((largest > 0) & (columns <= rtol * scale) & ~frozen)
