@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
+import scipy.sparse.linalg
 from scipy.optimize import least_squares
 
 import fitkit as fk
@@ -482,3 +483,39 @@ def test_single_precision_inside_a_model_is_rounding():
     assert fit.status == "converged"
     assert fit.result().success
     assert fit.result().assessment.distance < 1e-3
+
+
+# Many parameters
+
+
+def test_more_parameters_than_a_jacobian_is_stored_for():
+    """A smooth curve by 3100 points, each seen through its neighbours: linear after a logarithm."""
+    n, m = 3100, 9000
+    place = jnp.linspace(0, n - 1.001, m)
+    left = place.astype(int)
+    right = place - left
+    truth = np.sin(np.arange(n) / 300)
+
+    def curve(p):
+        return jnp.exp((1 - right) * p[left] + right * p[left + 1])
+
+    noise = 0.01 * np.random.default_rng(0).normal(size=m)
+
+    def residuals(p):
+        return (curve(p) - (curve(jnp.asarray(truth)) + noise)) / 0.01
+
+    params, state, count = minimise(residuals, jnp.zeros(n), most=60)
+    assert state.verdict == CONVERGED
+    assert state.eigenvalues is None
+    assert count < 60
+    # SciPy's sparse solver takes a Gauss-Newton step from here: it gains nothing.
+    rows = np.repeat(np.arange(m), 2)
+    columns = np.stack([left, left + 1], axis=1).ravel()
+    height = np.asarray(curve(params))[:, None] / 0.01
+    values = height * np.stack([1 - right, right], axis=1)
+    jacobian = scipy.sparse.csr_array((values.ravel(), (rows, columns)), shape=(m, n))
+    step = scipy.sparse.linalg.spsolve(
+        (jacobian.T @ jacobian).tocsc(), jacobian.T @ np.asarray(residuals(params))
+    )
+    # The gradient is orthogonal to 6e-6, and the condition number of the products is about 10.
+    assert np.linalg.norm(jacobian @ step) < 1e-2

@@ -18,6 +18,7 @@ from fitkit._fisher.matrix import FisherMatrix as FisherMatrix
 from fitkit._fisher.modes import NotDifferentiableError as NotDifferentiableError
 from fitkit._fisher.modes import gradient_by_columns as gradient_by_columns
 from fitkit._fisher.modes import has_reverse as has_reverse
+from fitkit._fisher.modes import products_with as products_with
 from fitkit._fisher.norm import norm as norm
 from fitkit._fisher.norm import quick_norm as quick_norm
 from fitkit._fisher.projection import EigenProjectedState as EigenProjectedState

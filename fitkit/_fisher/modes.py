@@ -6,7 +6,7 @@ when the derivative is traced, and nothing is compiled for that.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +120,25 @@ def transposed_push(
     values, pull = jax.vjp(function, x)
     _, push = jax.vjp(lambda u: pull(u)[0], jnp.zeros_like(values))
     return values, lambda v: push(v)[0]
+
+
+class Products(NamedTuple):
+    """A Jacobian by its products with vectors, from both sides."""
+
+    push: Callable[[Float[Array, " n"]], Float[Array, " m"]]
+    pull: Callable[[Float[Array, " m"]], Float[Array, " n"]]
+
+
+def products_with(
+    event: str, function: Callable, x: Float[Array, " n"]
+) -> tuple[Float[Array, " m"], Products]:
+    """Compute values, and let their Jacobian be multiplied; reverse mode must exist."""
+    try:
+        values, pull = jax.vjp(function, x)
+    except _REFUSALS as error:
+        raise NotDifferentiableError(_refusal(event, [error])) from error
+    push = jax.linear_transpose(lambda u: pull(u)[0], values)
+    return values, Products(lambda v: push(v)[0], lambda u: pull(u)[0])
 
 
 def jacobian_rows(

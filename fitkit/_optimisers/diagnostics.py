@@ -98,7 +98,8 @@ def spectrum_of(state: optax.OptState) -> tuple[Float[np.ndarray, " n"], int] | 
     """Read eigenvalues and rank from an optimiser that computes them; None if none does."""
     for one in _diagnostics(state):
         if one.eigenvalues is not None and one.rank is not None:
-            return np.asarray(one.eigenvalues), int(one.rank)
+            eigenvalues = np.asarray(one.eigenvalues)
+            return None if np.isnan(eigenvalues).any() else (eigenvalues, int(one.rank))
     return None
 
 

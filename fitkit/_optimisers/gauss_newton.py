@@ -10,13 +10,27 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from fitkit._fisher import check_residuals, norm, rank_rtol, transposed_jacobian
+from fitkit._fisher import (
+    check_residuals,
+    has_reverse,
+    norm,
+    products_with,
+    rank_rtol,
+    transposed_jacobian,
+)
 from fitkit._input import converted, explained
 from fitkit._jaxprs import passed_through
 from fitkit._optimisers.convergence import assess
 from fitkit._optimisers.diagnostics import Diagnostics, Verdict
 from fitkit._optimisers.factor import factorised, measured
-from fitkit._optimisers.trust_region import Model, search
+from fitkit._optimisers.iterative import (
+    MOST_PARAMETERS,
+    assess_gradient,
+    damped_by_products,
+    estimated_lengths,
+    is_stored,
+)
+from fitkit._optimisers.trust_region import Model, damped_by_factor, search
 from fitkit._paths import common_dtype, ravel, spread
 
 
@@ -49,14 +63,14 @@ class GaussNewtonState(NamedTuple):
         return self.diagnostics.verdict
 
     @property
-    def eigenvalues(self) -> Float[Array, "... n"]:
-        """Of the units-free Fisher matrix, descending."""
-        return self.diagnostics.eigenvalues  # pyright: ignore[reportReturnType]
+    def eigenvalues(self) -> Float[Array, "... n"] | None:
+        """Of the units-free Fisher matrix, descending; None or NaN where they are too many."""
+        return self.diagnostics.eigenvalues
 
     @property
-    def rank(self) -> Int[Array, "..."]:
+    def rank(self) -> Int[Array, "..."] | None:
         """Number of the eigenvalues that are not rounding error."""
-        return self.diagnostics.rank  # pyright: ignore[reportReturnType]
+        return self.diagnostics.rank
 
 
 def gauss_newton() -> optax.GradientTransformationExtraArgs:
@@ -100,7 +114,12 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
     Notes
     -----
     Memory is that of one Jacobian, residuals times parameters; time per update that of the
-    Jacobian, one or more evaluations of the residuals, and a QR decomposition of the Jacobian.
+    Jacobian, one or more evaluations of the residuals, and the products of its columns with one
+    another, or, where these lose too much, a QR decomposition. Until it is near the minimum the
+    spectrum is that of the columns over their largest lengths so far. A Jacobian of more than half
+    a gigabyte, or of more than 3000 parameters, is not stored: damped steps come from conjugate
+    gradients on its products with vectors, without a spectrum, and are converged when they gain
+    no more and the residuals are at right angles to every column.
 
     Source: J. J. Moré, "The Levenberg-Marquardt algorithm: implementation and theory", Lecture
     Notes in Mathematics 630, 105 (1978), with the singular value decomposition in place of his
@@ -128,7 +147,9 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
         if flat.size == 0:
             raise ValueError("gauss_newton: params holds no numbers, so there is nothing to fit.")
         zeros, none = jnp.zeros_like(flat), jnp.zeros((), jnp.int32)
-        diagnostics = Diagnostics(none, zeros, none)
+        diagnostics = Diagnostics(none)
+        if flat.size <= MOST_PARAMETERS:
+            diagnostics = Diagnostics(none, zeros, none)
         return GaussNewtonState(jnp.zeros((), flat.dtype), zeros, diagnostics, none)
 
     def update(
@@ -198,21 +219,31 @@ def _advance(
 
     `dtypes` are those of the leaves of parameters and residuals, once `function` has been called.
     """
-    # XLA would compute them once for every use.
-    residuals, rows = jax.lax.optimization_barrier(
-        transposed_jacobian(function, flat, "gauss_newton")
-    )
+    count = jax.eval_shape(function, flat).size
+    stored = is_stored(flat.size, count, flat.dtype.itemsize)
+    # Products from both sides need reverse mode.
+    stored = stored or not has_reverse("gauss_newton", lambda x: jnp.sum(function(x)), flat)
+    if stored:
+        # XLA would compute them once for every use.
+        residuals, rows = jax.lax.optimization_barrier(
+            transposed_jacobian(function, flat, "gauss_newton")
+        )
+        fine = common_dtype(flat, rows)
+        rows = rows.astype(fine)
+        columns, unit = measured(rows, fine)
+    else:
+        residuals, jacobian = products_with("gauss_newton", function, flat)
+        fine = common_dtype(flat, residuals)
+        columns, unit = estimated_lengths(jacobian.pull, residuals).astype(fine), None
     # The coarsest dtype says what is rounding, and the finest computes.
     coarse = max(dtypes, key=lambda dtype: float(jnp.finfo(dtype).eps))
-    fine = common_dtype(flat, rows)
     rtol = rank_rtol(coarse)
     # Float32 inside a model with float64 parameters rounds as float32 does.
     inside = passed_through(jax.make_jaxpr(function)(flat))
     eps = max(float(jnp.finfo(dtype).eps) for dtype in (coarse, *inside))
-    columns, unit = measured(rows.astype(fine), fine)
     finite = jnp.all(jnp.isfinite(residuals)) & jnp.all(jnp.isfinite(columns))
     # Zeros keep NaN out of the decompositions; the verdict overrules what comes of them.
-    residuals, rows = jnp.where(finite, residuals, 0).astype(fine), rows.astype(fine)
+    residuals = jnp.where(finite, residuals, 0).astype(fine)
     columns = jnp.where(finite, columns, 0)
     unit = None if unit is None else jnp.where(finite, unit, 0)
     here, largest = flat.astype(fine), state.scale.astype(fine)
@@ -221,22 +252,24 @@ def _advance(
     safe = jnp.where(scale > 0, scale, 1)
     solved = ~jnp.any(residuals != 0)
     size = jnp.where(solved, 1, norm(residuals))
-    residuals = residuals / size
-    ratio = columns / safe
-    factor = factorised(rows, residuals, columns, unit, ratio, rtol)
-    test = assess(factor, ratio, solved, norm(columns * here) / size, eps, rtol)
+    residuals, extent = residuals / size, norm(columns * here) / size
+    if stored:
+        ratio = columns / safe
+        factor = factorised(rows, residuals, columns, unit, ratio, rtol)
+        test = assess(factor, ratio, solved, extent, eps, rtol)
+        push = lambda step: step.astype(fine) @ rows  # noqa: E731
+        damped = functools.partial(damped_by_factor, factor)
+    else:
+        push, pull = jacobian
+        gradient = jnp.where(finite, pull(residuals) / safe, 0)
+        test = assess_gradient(gradient, columns, safe, solved, extent, eps)
+        damped = functools.partial(damped_by_products, push, pull, gradient, safe)
     # A column that has shrunk to nothing is a plateau that an earlier step ran onto.
     lost = jnp.any((largest > 0) & (columns <= rtol * scale) & ~frozen)
     test = test._replace(done=test.done & ~lost, near=test.near & ~lost)
 
-    model = Model(
-        residuals=residuals,
-        norm=size,
-        rows=rows,
-        scale=safe,
-        factor=factor,
-        extent=norm(jnp.where(columns > 0, scale * here, 0)) / size,
-    )
+    extent = norm(jnp.where(columns > 0, scale * here, 0)) / size
+    model = Model(residuals, size, push, safe, damped, extent)
     first = state.radius == 0
     radius = jnp.where(
         first, jnp.where(model.extent > 0, model.extent, 1), state.radius.astype(fine) / size
@@ -251,10 +284,15 @@ def _advance(
         scale=jnp.where(finite, scale, largest),
         diagnostics=Diagnostics(
             verdict=jnp.where(finite, verdict, Verdict.FAILED),
-            eigenvalues=jnp.where(finite, test.eigenvalues, state.eigenvalues.astype(fine)),
-            rank=jnp.where(finite, test.rank, state.rank),
+            eigenvalues=_if(finite, test.eigenvalues, state.eigenvalues),
+            rank=_if(finite, test.rank, state.rank),
         ),
         evaluations=state.evaluations + trial.trials + jnp.where(first, 1, 0),
     )
     after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, state)
     return jnp.where(trial.accepted, trial.step, 0).astype(flat.dtype), after
+
+
+def _if(finite: Bool[Array, ""], new: Array, old: Array | None) -> Array | None:
+    """Replace what was known; None where nothing is kept of it."""
+    return None if old is None else jnp.where(finite, new, old.astype(new.dtype))

@@ -46,12 +46,13 @@ class Model(NamedTuple):
     residuals: Float[Array, " m"]
     #: Of the residuals; 1 where they are zero.
     norm: Float[Array, ""]
-    #: The Jacobian, transposed.
-    rows: Float[Array, "n m"]
+    #: Computes how a step of the parameters changes the residuals.
+    push: Callable[[Float[Array, " n"]], Float[Array, " m"]]
     #: Of every parameter, in 1/(its unit).
     scale: Float[Array, " n"]
-    #: Of the Jacobian over `scale`.
-    factor: Factor
+    #: Computes the best scaled step within a radius, its damping, and from what length on the
+    #: radius grows.
+    damped: Callable[[Float[Array, ""]], tuple]
     #: Scaled length of the parameters.
     extent: Float[Array, ""]
 
@@ -123,7 +124,7 @@ def _attempt(
     damp: Callable,
 ) -> Trial:
     """Evaluate the residuals at the best step within the radius, and set the next radius."""
-    scaled, damping = _damped(model, trial.radius)
+    scaled, damping, reach = model.damped(trial.radius)
     length = norm(scaled)
     # Moré: the first radius is a guess, and no longer than the step it allows.
     radius = jnp.where(first, jnp.minimum(trial.radius, length), trial.radius)
@@ -150,7 +151,7 @@ def _attempt(
     radius = jnp.where(
         ratio <= DOUBT,
         shrink * jnp.minimum(radius, length / LEAST),
-        jnp.where((ratio >= TRUST) | (damping == 0), 2 * length, radius),
+        jnp.where((ratio >= TRUST) | (damping == 0), 2 * reach, radius),
     )
     radius = jnp.where(leap, jnp.minimum(radius, CAUTION * trial.radius), radius)
     lower = (ratio > ACCEPT) & ~leap
@@ -167,17 +168,19 @@ def _foretold(
     model: Model, step: Float[Array, " n"]
 ) -> tuple[Float[Array, " m"], Float[Array, ""]]:
     """Compute what the linear model says of a step: change and decrease of the residuals."""
-    change = (step.astype(model.residuals.dtype) @ model.rows) / model.norm
+    change = model.push(step).astype(model.residuals.dtype) / model.norm
     return change, -jnp.dot(change, 2 * model.residuals + change)
 
 
-def _damped(model: Model, radius: Float[Array, ""]) -> tuple[Float[Array, " n"], Float[Array, ""]]:
-    """Minimise the linear model within the radius: the scaled step and its damping.
+def damped_by_factor(
+    factor: Factor, radius: Float[Array, ""]
+) -> tuple[Float[Array, " n"], Float[Array, ""], Float[Array, ""]]:
+    """Minimise the linear model within the radius: the scaled step, its damping and its length.
 
     Newton's iterations on ``1/|step(damping)| = 1/radius`` (Moré, section 5), which rise from zero
     to the solution without passing it.
     """
-    values, slopes = model.factor.singular_values, model.factor.slopes
+    values, slopes = factor.singular_values, factor.slopes
 
     def latent(damping: Float[Array, ""]) -> Float[Array, " n"]:
         return values * slopes / (values**2 + damping)
@@ -193,4 +196,5 @@ def _damped(model: Model, radius: Float[Array, ""]) -> tuple[Float[Array, " n"],
         rise,
         (jnp.zeros_like(radius), 0),
     )
-    return -(latent(damping) @ model.factor.right), damping
+    step = -(latent(damping) @ factor.right)
+    return step, damping, norm(step)
