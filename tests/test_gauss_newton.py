@@ -9,8 +9,8 @@ import nist
 import numpy as np
 import optax
 import pytest
-from jax.flatten_util import ravel_pytree
 import scipy.sparse.linalg
+from jax.flatten_util import ravel_pytree
 from scipy.optimize import least_squares
 
 import fitkit as fk

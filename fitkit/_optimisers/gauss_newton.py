@@ -223,6 +223,7 @@ def _advance(
     stored = is_stored(flat.size, count, flat.dtype.itemsize)
     # Products from both sides need reverse mode.
     stored = stored or not has_reverse("gauss_newton", lambda x: jnp.sum(function(x)), flat)
+    rows = jacobian = unit = None
     if stored:
         # XLA would compute them once for every use.
         residuals, rows = jax.lax.optimization_barrier(
@@ -234,7 +235,7 @@ def _advance(
     else:
         residuals, jacobian = products_with("gauss_newton", function, flat)
         fine = common_dtype(flat, residuals)
-        columns, unit = estimated_lengths(jacobian.pull, residuals).astype(fine), None
+        columns = estimated_lengths(jacobian.pull, residuals).astype(fine)
     # The coarsest dtype says what is rounding, and the finest computes.
     coarse = max(dtypes, key=lambda dtype: float(jnp.finfo(dtype).eps))
     rtol = rank_rtol(coarse)
@@ -253,7 +254,7 @@ def _advance(
     solved = ~jnp.any(residuals != 0)
     size = jnp.where(solved, 1, norm(residuals))
     residuals, extent = residuals / size, norm(columns * here) / size
-    if stored:
+    if jacobian is None:
         ratio = columns / safe
         factor = factorised(rows, residuals, columns, unit, ratio, rtol)
         test = assess(factor, ratio, solved, extent, eps, rtol)
