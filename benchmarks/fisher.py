@@ -11,7 +11,16 @@ part of it. The last lines are fits whose Jacobian is not stored. It takes about
 
 On one of two shared cores of an AMD EPYC, jax 0.10.2, 26 November 2026:
 
-RESULTS
+    Fisher spline 100 x 100,000    fitkit 0.11 s, 124 MB   zodiax 0.13 s
+    Fisher design 100 x 100,000    fitkit 0.28 s, 158 MB   zodiax 0.19 s
+    Fisher spline 1000 x 100,000   fitkit 0.69 s, 123 MB
+    a step spline 300 x 10,000     fitkit 0.055 s          optimistix 0.107 s
+    a step spline 1000 x 10,000    fitkit 0.61 s           optimistix 0.81 s
+    5,000 parameters, 20,000 data  converged in 10 steps, 3.6 s with compiling, 204 MB
+    an image of 1,000,000 pixels   loss 3.2e8 -> 5.2e5 in 4 steps, 9.7 s with compiling, 389 MB
+
+The machine was busy with other work; the memory of the first three and the last two lines are of
+single runs.
 """
 
 import os
@@ -35,7 +44,7 @@ import fitkit as fk
 ROUNDS = 3
 STEPS = 2
 FISHER = (("spline", 100, 100_000), ("design", 100, 100_000), ("spline", 1000, 100_000))
-GAUSS_NEWTON = (("spline", 300, 10_000), ("spline", 1000, 10_000), ("spline", 100, 100_000))
+GAUSS_NEWTON = (("spline", 300, 10_000), ("spline", 1000, 10_000))
 
 
 def spline(n: int, m: int) -> tuple[Callable, tuple, jax.Array]:

@@ -254,13 +254,14 @@ def _advance(
     solved = ~jnp.any(residuals != 0)
     size = jnp.where(solved, 1, norm(residuals))
     residuals, extent = residuals / size, norm(columns * here) / size
-    if jacobian is None:
+    if rows is not None:
         ratio = columns / safe
         factor = factorised(rows, residuals, columns, unit, ratio, rtol)
         test = assess(factor, ratio, solved, extent, eps, rtol)
         push = lambda step: step.astype(fine) @ rows  # noqa: E731
         damped = functools.partial(damped_by_factor, factor)
     else:
+        assert jacobian is not None
         push, pull = jacobian
         gradient = jnp.where(finite, pull(residuals) / safe, 0)
         test = assess_gradient(gradient, columns, safe, solved, extent, eps)
