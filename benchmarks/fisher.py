@@ -7,7 +7,7 @@ derivatives cost next to nothing, and *design*, tanh of a dense matrix times the
 are half of the work. Seconds of CPU time in float64, of a later call, the smallest of some that
 take turns; a step is the difference between a run of one and of three. Memory is that of a process
 of its own above what it took to compile and run the model and its gradient, peak; compiling is a
-part of it. The last lines are fits whose Jacobian is not stored. It takes about five minutes.
+part of it. The last lines are fits whose Jacobian is not stored.
 
 On one of two shared cores of an AMD EPYC, jax 0.10.2, 26 November 2026:
 
@@ -19,8 +19,9 @@ On one of two shared cores of an AMD EPYC, jax 0.10.2, 26 November 2026:
     5,000 parameters, 20,000 data  converged in 10 steps, 3.6 s with compiling, 204 MB
     an image of 1,000,000 pixels   loss 3.2e8 -> 5.2e5 in 4 steps, 9.7 s with compiling, 389 MB
 
-The machine was busy with other work; the memory of the first three and the last two lines are of
-single runs.
+The machine was busy with other work. The step with 1000 parameters, the memory and the last two
+lines are single measurements of the same models by a shorter script: this one has not yet run
+there from end to end.
 """
 
 import os
