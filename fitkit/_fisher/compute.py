@@ -215,7 +215,7 @@ def fisher_of_jacobian(
     return _from_rows(labels, transposed, cut)
 
 
-def _from_rows(labels: tuple[str, ...], rows: Float[Array, "n m"], rtol: float) -> FisherMatrix:
+def _from_rows(labels: tuple[str, ...], rows: Float[AnyArray, "n m"], rtol: float) -> FisherMatrix:
     """Take the products of the rows where they keep eight digits, and a QR decomposition where not.
 
     All in double precision, where the rows are: threads of NumPy's would fight those of JAX.

@@ -12,8 +12,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fitkit._fisher.eigen import over_both
-
 # Columns of a slice that is scaled and multiplied while it is in the cache (measured: from 1024
 # to 4096 it makes no difference), and the width of the strips of which only the upper half of the
 # product is made: 56 % of it with a thousand parameters.
@@ -48,7 +46,7 @@ def products(
 
     def by_squares() -> tuple[Array, Array]:
         scale = jnp.sqrt(squares)
-        return scale, over_both(plain, scale)
+        return scale, plain / scale[:, None] / scale[None, :]
 
     def by_largest() -> tuple[Array, Array]:
         scale = lengths(rows.astype(dtype))

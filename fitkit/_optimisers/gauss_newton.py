@@ -32,7 +32,6 @@ from fitkit._optimisers.iterative import (
 )
 from fitkit._optimisers.trust_region import Model, damped_by_factor, search
 from fitkit._paths import common_dtype, ravel, spread
-from fitkit._sharding import on_automatic_axes
 
 
 class GaussNewtonState(NamedTuple):
@@ -191,7 +190,7 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
         )
         return unravel(scaled(lambda factors: 1 / jnp.maximum(factors, 1), step)), state
 
-    return optax.GradientTransformationExtraArgs(init, on_automatic_axes(update))
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def _scaling(factors: PyTree | Callable | None, params: PyTree) -> Callable:
@@ -224,6 +223,7 @@ def _advance(
     stored = is_stored(flat.size, count, flat.dtype.itemsize)
     # Products from both sides need reverse mode.
     stored = stored or not has_reverse("gauss_newton", lambda x: jnp.sum(function(x)), flat)
+    rows = jacobian = unit = None
     if stored:
         # XLA would compute them once for every use.
         residuals, rows = jax.lax.optimization_barrier(
@@ -235,7 +235,7 @@ def _advance(
     else:
         residuals, jacobian = products_with("gauss_newton", function, flat)
         fine = common_dtype(flat, residuals)
-        columns, unit = estimated_lengths(jacobian.pull, residuals).astype(fine), None
+        columns = estimated_lengths(jacobian.pull, residuals).astype(fine)
     # The coarsest dtype says what is rounding, and the finest computes.
     coarse = max(dtypes, key=lambda dtype: float(jnp.finfo(dtype).eps))
     rtol = rank_rtol(coarse)
@@ -254,13 +254,14 @@ def _advance(
     solved = ~jnp.any(residuals != 0)
     size = jnp.where(solved, 1, norm(residuals))
     residuals, extent = residuals / size, norm(columns * here) / size
-    if stored:
+    if rows is not None:
         ratio = columns / safe
         factor = factorised(rows, residuals, columns, unit, ratio, rtol)
         test = assess(factor, ratio, solved, extent, eps, rtol)
         push = lambda step: step.astype(fine) @ rows  # noqa: E731
         damped = functools.partial(damped_by_factor, factor)
     else:
+        assert jacobian is not None
         push, pull = jacobian
         gradient = jnp.where(finite, pull(residuals) / safe, 0)
         test = assess_gradient(gradient, columns, safe, solved, extent, eps)
