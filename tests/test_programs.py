@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import weakref
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -18,7 +19,7 @@ _COMPILED: list[str] = []
 
 @pytest.fixture(scope="module", autouse=True)
 def listening():
-    def note(event, seconds, **_):
+    def note(event, duration_secs, **kwargs):
         if event == "/jax/core/compile/backend_compile_duration":
             _COMPILED.append(event)
 
@@ -94,14 +95,14 @@ SHARED = (
 )
 
 
-def cell(source=CELL):
+def cell(source=CELL) -> dict[str, Any]:
     """Run a cell of a notebook, anew."""
-    names = {"__name__": "__main__"}
+    names: dict[str, Any] = {"__name__": "__main__"}
     exec(source, names)
     return names
 
 
-def make_fit(loss, optimiser=None, args=2.0, a=(1.0, 1.0), **more):
+def make_fit(loss, optimiser=None, args: Any = 2.0, a=(1.0, 1.0), **more):
     return fk.Fit(
         loss=loss,
         params={"a": jnp.array(a)},

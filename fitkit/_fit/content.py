@@ -9,10 +9,8 @@ arrays, files, random numbers) is known by identity alone, and then the key is n
 
 import builtins
 import dataclasses
-import dis
 import enum
 import functools
-import hashlib
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -20,8 +18,11 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
+from fitkit._fit.bytecode import digest_of, facts_of
 from fitkit._input import is_user_file, package_of
 
 #: Bytes of arrays that are read for a key: at a gigabyte a second, ten milliseconds at most, where
@@ -37,10 +38,6 @@ _OUTSIDE = frozenset(
 )
 _UNSEEN = frozenset({"eval", "exec", "globals", "locals", "vars", "open", "input", "__import__"})
 _FILES = frozenset({"load", "loadtxt", "genfromtxt", "fromfile", "memmap"})
-_CHANGES = frozenset(
-    {"append", "extend", "insert", "add", "update", "pop", "popitem", "clear", "remove"}
-    | {"setdefault", "discard", "fill", "put", "sort", "reverse", "appendleft", "setattr"}
-)
 
 
 class Content(NamedTuple):
@@ -86,12 +83,12 @@ class _Reader:
     def read(self, value: Any, may_change: bool = False) -> bytes:
         """Return the digest of a value; `may_change` says that a function may write to it."""
         if type(value) in _PLAIN:
-            return _digest(type(value).__name__, repr(value))
+            return digest_of(type(value).__name__, repr(value))
         if may_change and isinstance(value, list | dict | set | np.ndarray):
             return self._by_identity(value)
         if id(value) not in self._known:
             # What contains itself is met again while it is read.
-            self._known[id(value)] = _digest("again", str(len(self._known))), value
+            self._known[id(value)] = digest_of("again", str(len(self._known))), value
             try:
                 digest = self._read(value)
             except Exception:  # An object of anybody's may raise where it is looked at.
@@ -106,7 +103,7 @@ class _Reader:
         if kind in (dict, types.MappingProxyType) and len(value) <= MOST_ELEMENTS:
             return self._parts("dict", [*value.keys(), *value.values()])
         if kind in (set, frozenset) and len(value) <= MOST_ELEMENTS:
-            return _digest(kind.__name__, *sorted(map(self.read, value)))
+            return digest_of(kind.__name__, *sorted(map(self.read, value)))
         if kind is slice:
             return self._parts("slice", (value.start, value.stop, value.step))
         if isinstance(value, np.ndarray | np.generic | jax.Array):
@@ -124,7 +121,7 @@ class _Reader:
         if isinstance(value, jax.tree_util.PyTreeDef):
             return self._parts("tree", (jax.tree.unflatten(value, [0] * value.num_leaves),))
         if isinstance(value, np.dtype):
-            return _digest("dtype", repr(value))
+            return digest_of("dtype", repr(value))
         return self._instance(value, kind)
 
     def _instance(self, value: Any, kind: type) -> bytes:
@@ -137,7 +134,7 @@ class _Reader:
         if name is None:
             return self._by_identity(value)
         if isinstance(value, enum.Enum):
-            return _digest("enum", name, value.name)
+            return digest_of("enum", name, value.name)
         if kind.__name__ == "_JitWrapper" and hasattr(value, "_cached"):
             # Equinox's jit: beside the function it holds what JAX keeps the traces of.
             self.functions.append((value._cached, self.read(value.__wrapped__)))
@@ -161,17 +158,17 @@ class _Reader:
             return self._by_identity(value)  # A subclass, which may hold anything.
         where = ""
         if isinstance(value, jax.Array):
-            if isinstance(value, jax.core.Tracer) or value.is_deleted():
+            if isinstance(value, Tracer) or value.is_deleted():
                 return self._by_identity(value)
             where = f"{value.sharding} {value.weak_type} {value.dtype}"
-            if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+            if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
                 value = jax.random.key_data(value)
         self._bytes += value.nbytes
         if value.dtype.hasobject or self._bytes > MOST_BYTES:
             return self._by_identity(value)
         array = np.asarray(value)
         kind = type(value).__name__
-        return _digest(kind, where, repr(array.dtype), str(array.shape), array.tobytes())
+        return digest_of(kind, where, repr(array.dtype), str(array.shape), array.tobytes())
 
     def _function(self, function: types.FunctionType) -> bytes:
         name = _named(function)
@@ -181,7 +178,7 @@ class _Reader:
         if package_of(code.co_filename) == "jaxtyping" or code.co_filename.startswith("<@beartype"):
             # A check of types around a function changes nothing about it.
             return self._parts("checked", (function.__wrapped__,))  # pyright: ignore
-        facts = _facts(code)
+        facts = facts_of(code)
         if code.co_filename.endswith("ad_checkpoint.py"):
             # JAX keeps what it traced of a function under jax.checkpoint, whatever that reads now.
             self.shareable = False
@@ -198,7 +195,7 @@ class _Reader:
                 parts.append(self._global(function.__globals__, chain, changes))
         if users and (facts.written or facts.unseen):
             self.shareable = False
-        digest = _digest("function", *parts)
+        digest = digest_of("function", *parts)
         if users:
             self.functions.append((function, digest))
         return digest
@@ -225,104 +222,19 @@ class _Reader:
             return self.read(value, may_change)
         if callable(value) and not isinstance(value, types.FunctionType):
             # Of a package, which holds it for good: another in its place has another identity.
-            return _digest(above.__name__, *chain, str(id(value)))
+            return digest_of(above.__name__, *chain, str(id(value)))
         return self.read(value, may_change)
 
     def _by_identity(self, value: Any) -> bytes:
         self.shareable = False
         self.held.append(value)
-        return _digest("object", str(id(value)))
+        return digest_of("object", str(id(value)))
 
     def _parts(self, kind: str | bytes, parts: Any) -> bytes:
-        return _digest(kind, *map(self.read, parts))
-
-
-class _Facts(NamedTuple):
-    """What the code of a function says, which never changes.
-
-    Attributes
-    ----------
-    digest
-        Of its instructions and constants, whatever the lines they stand on.
-    chains
-        The globals it reads, with the attributes that follow.
-    written
-        Globals and cells that it writes to.
-    changes
-        Whether it may change a list, an array or the like.
-    unseen
-        Whether it imports something.
-    """
-
-    digest: bytes
-    chains: tuple[tuple[str, ...], ...]
-    written: frozenset[str]
-    changes: bool
-    unseen: bool
-
-
-@functools.lru_cache(maxsize=1024)
-def _facts(code: types.CodeType) -> _Facts:
-    chains: dict[tuple[str, ...], None] = {}
-    written: set[str] = set()
-    changes = bool(_CHANGES & {*code.co_names})
-    unseen, chain = False, ()
-    for one in dis.get_instructions(code):
-        name = one.opname
-        if name in ("LOAD_ATTR", "LOAD_METHOD") and chain:
-            chain = (*chain, str(one.argval))
-            continue
-        if chain:
-            chains[chain] = None
-            chain = ()
-        if name in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
-            chain = (str(one.argval),)
-        elif name in ("STORE_GLOBAL", "DELETE_GLOBAL", "STORE_DEREF", "DELETE_DEREF"):
-            # A cell of its own, which functions within it read, is no one else's.
-            written |= {one.argval} - {*code.co_cellvars}
-        elif name in ("STORE_SUBSCR", "DELETE_SUBSCR", "STORE_ATTR", "STORE_SLICE"):
-            changes = True
-        elif name == "IMPORT_NAME":
-            unseen = True
-    within = [_facts(one) for one in code.co_consts if isinstance(one, types.CodeType)]
-    for one in within:
-        chains |= dict.fromkeys(one.chains)
-        written |= one.written - {*code.co_cellvars}
-        changes, unseen = changes or one.changes, unseen or one.unseen
-    written_globals = written - {*code.co_freevars}
-    digest = _digest(
-        code.co_code,
-        code.co_exceptiontable,
-        repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)),
-        repr((code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)),
-        *(_constant(one) for one in code.co_consts),
-        *(one.digest for one in within),
-    )
-    kept = tuple(chain for chain in chains if chain[0] not in written_globals)
-    return _Facts(digest, kept, frozenset(written), changes, unseen)
-
-
-def _constant(value: Any) -> bytes:
-    if isinstance(value, types.CodeType):
-        return b"code"
-    if isinstance(value, tuple):
-        return _digest("tuple", *map(_constant, value))
-    if isinstance(value, frozenset):
-        return _digest("frozenset", *sorted(map(_constant, value)))
-    return _digest(type(value).__name__, repr(value))
+        return digest_of(kind, *map(self.read, parts))
 
 
 _MISSING = "<missing>"
-
-
-def _digest(*parts: str | bytes) -> bytes:
-    found = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        # With its length, so that parts cannot run into each other.
-        found.update(len(data).to_bytes(8, "little"))
-        found.update(data)
-    return found.digest()
 
 
 def _inside(cell: types.CellType) -> Any:
@@ -344,7 +256,7 @@ def _is_users(module: types.ModuleType) -> bool:
 
 def _package(module: types.ModuleType) -> bytes:
     root = sys.modules.get(module.__name__.partition(".")[0])
-    return _digest("module", module.__name__, str(getattr(root, "__version__", "")))
+    return digest_of("module", module.__name__, str(getattr(root, "__version__", "")))
 
 
 def _named(value: Any) -> bytes | None:
@@ -359,7 +271,7 @@ def _named(value: Any) -> bytes | None:
     found: Any = module
     for part in name.split("."):
         found = getattr(found, "__dict__", {}).get(part)
-    return _digest("named", _package(module), name) if found is value else None
+    return digest_of("named", _package(module), name) if found is value else None
 
 
 def _is_frozen(value: Any) -> bool:

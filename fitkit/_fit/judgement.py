@@ -92,7 +92,7 @@ def linearise_at(now: Snapshot) -> Linearised | None:
         count = sum(leaf.size for leaf in jax.tree.leaves(rows))
         if flat.size > DENSE or count * flat.size > _MOST_KEPT:
             return None
-        return linearise(problem.residuals, free, held, args, np.asarray(flat))
+        return linearise(problem.residuals, free, held, args, flat)
 
 
 def _newton(now: Snapshot, step: Float[np.ndarray, " n"]) -> Place:
