@@ -340,6 +340,12 @@ def test_float32_inside_float64_is_seen():
 
         return jax.lax.fori_loop(0, 3, body, jnp.float64(0))
 
+    def scanned(params, args):
+        def body(carry, _):
+            return carry.astype(jnp.float32).astype(jnp.float64), None
+
+        return jax.lax.scan(body, params["a"], None, 3)[0]
+
     def beside(params, args):
         return params["a"] * args.astype(jnp.float64) + params["k"]
 
@@ -348,6 +354,7 @@ def test_float32_inside_float64_is_seen():
     eps = np.finfo(np.float32).eps, np.finfo(np.float64).eps
     assert coarsest_eps(single, params, held, None) == eps[0]
     assert coarsest_eps(looped, params, held, None) == eps[0]
+    assert coarsest_eps(scanned, params, held, None) == eps[0]
     assert coarsest_eps(jax.jit(single), params, held, None) == eps[0]
     # float32 that no parameter passes through counts for nothing.
     assert coarsest_eps(beside, params, held, jnp.float32(3.0)) == eps[1]
