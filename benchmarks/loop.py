@@ -53,7 +53,7 @@ class Problem(NamedTuple):
 
 
 def ring_down(optimiser, eager=0):
-    """A damped oscillation over 500 points, by three parameters."""
+    """Build a damped oscillation over 500 points, by three parameters."""
     t = jnp.linspace(0.0, 10.0, 500)
     noise = 0.05 * jax.random.normal(jax.random.key(0), t.shape)
     data = 1.5 * jnp.exp(-t / 4.0) * jnp.cos(2.2 * t) + noise
@@ -79,7 +79,7 @@ def twelve():
 
 
 def line(count, steps, eager=0):
-    """The points of a line, each a scalar parameter with a name."""
+    """Build the points of a line, each a scalar parameter with a name."""
     names = [f"point{number:03d}" for number in range(count)]
     data = 1.0 + jax.random.normal(jax.random.key(0), (count,))
 
@@ -107,7 +107,7 @@ def mixed():
 
 
 def image(optimiser):
-    """An image of a million pixels in one leaf, compared with another."""
+    """Build an image of a million pixels in one leaf, compared with another."""
     data = jax.random.normal(jax.random.key(0), (1_000_000,))
 
     def loss(params, data):
@@ -117,7 +117,7 @@ def image(optimiser):
 
 
 def optics():
-    """A telescope: eight aberrations and a flux, by one FFT of 1024² a step, some 41 ms."""
+    """Build a telescope: eight aberrations and a flux, by one FFT of 1024² a step, some 41 ms."""
     y, x = jnp.mgrid[-1:1:512j, -1:1:512j]
     square = x**2 + y**2
     aperture = (square < 1).astype(float)
