@@ -73,14 +73,14 @@ def is_shared(mesh: Mesh | None) -> bool:
 
 def replicated(mesh: Mesh | None) -> NamedSharding | None:
     """Return the sharding of what lies on every device whole; None where there is no mesh."""
-    return None if mesh is None else NamedSharding(automatic(mesh), PartitionSpec())
+    return None if mesh is None else _whole_on(mesh)
 
 
 def everywhere(tree: T, mesh: Mesh | None) -> T:
     """Lay arrays that every process has on every device of a mesh, and nothing compiles twice."""
     if mesh is None:
         return tree
-    there = replicated(mesh)
+    there = _whole_on(mesh)
 
     def one(leaf: Any) -> Any:
         if getattr(leaf, "sharding", None) == there:
@@ -163,7 +163,7 @@ def on_automatic_axes(update: Callable) -> Callable:
         if mesh is None:
             return update(grads, state, params, residuals=residuals, **extra)
         seen = jax.sharding.explicit_axes(residuals, in_sharding=PartitionSpec())
-        around = jax.sharding.auto_axes(
+        around: Any = jax.sharding.auto_axes(
             lambda state, params: update(grads, state, params, residuals=seen, **extra),
             out_sharding=NamedSharding(mesh, PartitionSpec()),
         )
@@ -198,6 +198,10 @@ def to_host(array: Any) -> np.ndarray:
         everywhere = replicated(find_mesh(array))
         array = jax.jit(lambda whole: whole, out_shardings=everywhere)(array)
     return np.asarray(array)
+
+
+def _whole_on(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(automatic(mesh), PartitionSpec())
 
 
 def _explicit_mesh(function: Callable, params: PyTree) -> Any:

@@ -222,13 +222,13 @@ def _from_rows(labels: tuple[str, ...], rows: Float[AnyArray, "n m"], rtol: floa
     """
     wanted = DIGITS if jnp.finfo(rows.dtype).bits >= 64 else SINGLE_DIGITS
     with jax.enable_x64(True):
-        scale, matrix, values, vectors = map(np.asarray, _decomposed(rows))
+        scale, matrix, values, vectors = map(to_host, _decomposed(rows))
         if not np.all(np.isfinite(scale)):
-            _refuse_derivatives(np.asarray(rows), labels)
+            _refuse_derivatives(to_host(rows), labels)
         scale = np.where(scale == 0, 1, scale)
         if matrix_rtol(np.float64, len(labels)) * values[0] <= wanted * values[-1]:
             return from_spectrum(labels, matrix, scale, values, vectors, rtol)
-        return from_root(labels, np.asarray(_root(rows, scale)), rtol)
+        return from_root(labels, to_host(_root(rows, scale)), rtol)
 
 
 @jax.jit

@@ -32,6 +32,7 @@ from fitkit._optimisers.iterative import (
 )
 from fitkit._optimisers.trust_region import Model, damped_by_factor, search
 from fitkit._paths import common_dtype, ravel, spread
+from fitkit._sharding import on_automatic_axes
 
 
 class GaussNewtonState(NamedTuple):
@@ -190,7 +191,10 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
         )
         return unravel(scaled(lambda factors: 1 / jnp.maximum(factors, 1), step)), state
 
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+    return optax.GradientTransformationExtraArgs(
+        init,  # pyright: ignore[reportArgumentType]
+        on_automatic_axes(update),
+    )
 
 
 def _scaling(factors: PyTree | Callable | None, params: PyTree) -> Callable:
