@@ -21,6 +21,7 @@ import optax
 import pytest
 
 import fitkit as fk
+from fitkit._fit.loop import Pace
 
 X = jnp.linspace(0.0, 1.0, 20)
 OPTIMISER = optax.sgd(3e-4, momentum=0.97)
@@ -579,3 +580,17 @@ going.stop()
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("seconds", [1e-5, 0.02, 0.07, 0.1, 0.25, 2.0])
+def test_heavy_steps_share_a_chunk_that_still_answers(seconds):
+    pace = Pace(0.0)
+    for _ in range(6):
+        pace.read(pace.size, time.perf_counter() - pace.size * seconds)
+    last = pace.size * seconds
+    assert last < 0.31 or pace.size == 1
+    if seconds <= 0.07:
+        assert pace.size >= 4
+        assert last > 0.045
+    # Where a chunk is longer than the answer to a slider may take, none waits behind it.
+    assert pace.depth == (2 if 4 * seconds < 0.05 else 1)

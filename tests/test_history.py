@@ -154,3 +154,18 @@ def test_of_thousands_of_elements_the_values_of_the_smallest_are_recorded():
     assert set(scalars) < set(chosen)
     assert sum(leaf.size for leaf in chosen.values()) == 1000
     assert list(chosen) == [name for name in sorted(many | scalars) if name in chosen]
+
+
+def test_norms_of_big_leaves_are_those_of_what_moved():
+    fit, start = moving({"flux": (), "image": (65,)})
+    fit.run(1, progress=False)
+    fit.learning_rates["image"] = 0.5
+    fit.run(1, progress=False)
+    fit.freeze("image")
+    fit.run(1, progress=False)
+    size = np.linalg.norm(start["image"])
+    # A few roundings of float64; the factor of a learning rate travels as float32.
+    wanted = {"gradient_norms": [size, 0.9 * size, 0], "step_norms": [0.1 * size, 0.045 * size, 0]}
+    for quantity, norms in wanted.items():
+        found = fit.history.summary(quantity, "image").last
+        np.testing.assert_allclose(found, norms, rtol=1e-7)

@@ -10,7 +10,7 @@ from optax import contrib
 
 import fitkit as fk
 from fitkit._fit.merge import Merged
-from fitkit._fit.packing import Packed, PackedStep
+from fitkit._fit.packing import Packed, PackedStep, Packing
 from fitkit._fit.problem import make_problem
 from fitkit._fit.step import GOOD, Controls, initial_state, make_step
 from fitkit._optimisers import map_optimisers
@@ -150,3 +150,23 @@ def test_what_differs_becomes_a_vector():
         for e in jax.make_jaxpr(merged, static_argnums=1)([packed, x[2]], ((0, 1), (2,))).jaxpr.eqns
     ]
     assert names.count("mul") == 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ([1] * 100, "100 parameters in 1 vector"),
+        ([1, 3, 1000], "3 parameters, 2 of them in 1 vector"),
+        ([65, 66], "2 parameters"),
+        ([1], "1 parameter"),
+    ],
+)
+def test_what_travels_together_can_be_read(sizes, words):
+    params = {f"p{k:03d}": jnp.zeros(size) for k, size in enumerate(sizes)}
+    assert Packing.of(params, params).describe() == words
+    fit = fk.Fit(
+        loss=lambda p, _: sum(jnp.sum(leaf**2) for leaf in p.values()),
+        params=params,
+        optimiser=optax.sgd(0.1),
+    )
+    assert repr(fit).startswith(f"<Fit of {words}; ready")
