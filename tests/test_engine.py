@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+import types
 from typing import Any, cast
 
 import jax
@@ -583,10 +584,14 @@ going.stop()
 
 
 @pytest.mark.parametrize("seconds", [1e-5, 0.02, 0.07, 0.1, 0.25, 2.0])
-def test_heavy_steps_share_a_chunk_that_still_answers(seconds):
+def test_heavy_steps_share_a_chunk_that_still_answers(seconds, monkeypatch):
+    now = 100.0
+    clock = types.SimpleNamespace(perf_counter=lambda: now)
+    monkeypatch.setattr("fitkit._fit.loop.time", clock)
     pace = Pace(0.0)
     for _ in range(6):
-        pace.read(pace.size, time.perf_counter() - pace.size * seconds)
+        began, now = now, now + pace.size * seconds
+        pace.read(pace.size, began)
     last = pace.size * seconds
     assert last < 0.31 or pace.size == 1
     if seconds <= 0.07:

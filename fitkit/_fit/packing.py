@@ -227,7 +227,7 @@ class PackedStep:
     def __call__(
         self, state: Packed, controls: Controls, args: PyTree
     ) -> tuple[Packed, Float[Array, " columns"], Int[Array, ""]]:
-        """Take the step: where it leads, the row that is recorded, and whether it was good."""
+        """Take the step: where it leads, the row recorded of it, and whether it was good."""
         loss, gradient = self._evaluate(state.packing.unpack(state.arrays).params, args)
         after, (row, outcome) = self._move(
             state,

@@ -94,9 +94,10 @@ class Columns:
         """
         if (quantity, name) not in self._places:
             raise KeyError(
-                f"History: {quantity!r} of {name!r} is not recorded. It has the loss, the "
+                f"History: {quantity!r} of {name!r} is not recorded. Recorded are the loss, the "
                 "gradient_norms and step_norms of every parameter, and the values of parameters of "
-                f"up to {SMALL} elements, {_MOST_VALUES:,} in all; add_callback can record others."
+                f"up to {SMALL} elements, {_MOST_VALUES:,} in all; a function passed to "
+                "add_callback can record others."
             )
         start, shape = self._places[quantity, name]
         return slice(start, start + math.prod(shape)), shape
