@@ -86,7 +86,7 @@ class Packing:
 
     def unpack(self, arrays: Sequence[Any], numpy: Any = jnp) -> PyTree:
         """Build the tree again; with NumPy what was packed comes as views of NumPy."""
-        leaves: dict[int, Array] = {}
+        leaves: dict[int, Any] = {}
         for group, array in zip(self.groups, arrays, strict=True):
             if len(group) == 1:
                 leaves[group[0]] = array

@@ -67,11 +67,12 @@ class Columns:
         self.names, self.shapes = tuple(names), dict(shapes)
         many = len(self.names)
         first = {"loss": 0, "gradient_norms": 1, "step_norms": 1 + many}
-        self._places = {("loss", None): (0, ())} | {
-            (quantity, name): (first[quantity] + k, ())
-            for quantity in ("gradient_norms", "step_norms")
-            for k, name in enumerate(self.names)
+        self._places: dict[tuple[str, str | None], tuple[int, tuple[int, ...]]] = {
+            ("loss", None): (0, ())
         }
+        for quantity in ("gradient_norms", "step_norms"):
+            for k, name in enumerate(self.names):
+                self._places[quantity, name] = first[quantity] + k, ()
         sizes = [math.prod(shape) for shape in self.shapes.values()]
         starts = itertools.accumulate(sizes, initial=1 + 2 * many)
         for (name, shape), start in zip(self.shapes.items(), starts, strict=False):
@@ -109,5 +110,6 @@ class Columns:
             where, shape = self.place(quantity, name)
             return row[where].reshape(shape)
 
-        norms = np.split(row[1 : 1 + 2 * len(self.names)], 2)
-        return StepInfo(one("loss"), *norms, {name: one("values", name) for name in self.shapes})
+        gradient_norms, step_norms = np.split(row[1 : 1 + 2 * len(self.names)], 2)
+        values = {name: one("values", name) for name in self.shapes}
+        return StepInfo(one("loss"), gradient_norms, step_norms, values)
