@@ -14,8 +14,7 @@ from fitkit._fit.merge import SMALL
 from fitkit._fit.problem import Params
 from fitkit._paths import named_leaves
 
-#: Elements whose values are recorded, at most: with the norms of as many scalars a row of 24 kB,
-#: which takes a few microseconds to write.
+#: Elements whose values are recorded, at most: with the norms of as many scalars a row of 24 kB.
 _MOST_VALUES = 1000
 
 
@@ -43,7 +42,7 @@ class StepInfo(eqx.Module):
     loss: Float[Array | np.ndarray, ""]
     gradient_norms: Float[Array | np.ndarray, " leaves"]
     step_norms: Float[Array | np.ndarray, " leaves"]
-    values: dict[str, Float[Array | np.ndarray, "..."]]
+    values: Mapping[str, Float[Array | np.ndarray, "..."]]
 
     def row(self) -> Float[Array, " columns"]:
         """Lay the numbers out as `Columns` says."""
