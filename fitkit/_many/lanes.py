@@ -1,0 +1,329 @@
+"""Lanes of systems that are fitted side by side, one trial step each in a round.
+
+Every lane is a Levenberg-Marquardt fit of its own, with a trust region after Moré (1978) as in
+`gauss_newton`, but by normal equations: all that a round keeps of a system is the matrix of the
+scalar products of the columns of J and of r. That is several times faster and loses half the digits
+of what is nearly degenerate; so a lane says `CLEAR` only where that does not matter and where all
+that was seen on the way speaks for a minimum, and leaves the rest to slower means.
+
+The lane is the last axis of every array but of the systems' own data.
+"""
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from fitkit._many.evaluate import products
+from fitkit._many.factor import backward, factorised, forward, inverse_diagonal
+from fitkit._optimisers import (
+    ACCEPT,
+    BLIND,
+    CAUTION,
+    DOUBT,
+    LEAST,
+    LINEAR,
+    MOST,
+    MOST_SECULAR,
+    RADIUS_SLACK,
+    TRUST,
+    blocked,
+)
+from fitkit._result import CLOSE, COARSE, DEGENERATE, NOISES, ROUGH, ROUNDINGS
+
+# A pivot of a matrix with a diagonal of ones is known to about n units of rounding.
+LOST = 64
+# Errors come from the inverse of that matrix, with as many digits lost as its condition number has:
+# six stay in double precision.
+DIGITS = 1e-9
+# What the last step leaves to go, in standard errors: no step that would be seen in six digits of
+# anything that is known to better than itself.
+REMAINDER = 2e-7
+# Of two successive decrements. Above, a fit creeps along a tail.
+CREEPING = 0.95
+# Rounds after which a lane is left; a fit from a fair start takes 5 to 20.
+MOST_ROUNDS = 200
+
+
+class Outcome(IntEnum):
+    """How a lane has ended."""
+
+    RUNNING = 0
+    CLEAR = 1
+    MET = 2
+    NONFINITE = 3
+    DOUBTFUL = 4
+
+
+class Lanes(NamedTuple):
+    """Where every lane stands.
+
+    Attributes
+    ----------
+    job
+        Number of the fit; -1 where the lane is idle.
+    own
+        What the systems have for themselves, with the lane as the first axis.
+    x, gram, scale, data
+        The point, the scalar products of the derivatives and the residuals there, the largest
+        length so far of every column, and the number of residuals that are data.
+    trial, foretold, radius
+        The next point, by how much the sum of squares is to fall there, and how far the linear
+        model is trusted.
+    decrement, ratio
+        What a whole step would take off the length of the residuals, and its ratio to that before
+        the last step; 1 where that was no whole one.
+    whole
+        Whether the trial is a step without damping or bounds.
+    rounds, stage
+        How many there were; 0 where not even the start was evaluated, 1 where no step was taken.
+    outcome
+        An `Outcome`.
+    """
+
+    job: Int[Array, " lanes"]
+    own: Any
+    x: Float[Array, "n lanes"]
+    gram: Float[Array, "k k lanes"]
+    scale: Float[Array, "n lanes"]
+    data: Float[Array, " lanes"]
+    trial: Float[Array, "n lanes"]
+    foretold: Float[Array, " lanes"]
+    radius: Float[Array, " lanes"]
+    decrement: Float[Array, " lanes"]
+    ratio: Float[Array, " lanes"]
+    whole: Bool[Array, " lanes"]
+    rounds: Int[Array, " lanes"]
+    stage: Int[Array, " lanes"]
+    outcome: Int[Array, " lanes"]
+
+
+class Limits(NamedTuple):
+    """What the parameters keep to; None where there are no limits."""
+
+    lower: Float[Array, " n"]
+    upper: Float[Array, " n"]
+
+
+def idle(own: Any, lanes: int, n: int, dtype: Any) -> Lanes:
+    """Build lanes that wait for work."""
+    vector, number = jnp.zeros((n, lanes), dtype), jnp.zeros(lanes, dtype)
+    none = jnp.zeros(lanes, jnp.int32)
+    return Lanes(
+        job=none - 1,
+        own=own,
+        x=vector,
+        gram=jnp.zeros((n + 1, n + 1, lanes), dtype),
+        scale=vector,
+        data=number,
+        trial=vector,
+        foretold=number,
+        radius=number,
+        decrement=number,
+        ratio=number,
+        whole=none > 0,
+        rounds=none,
+        stage=none,
+        outcome=none,
+    )
+
+
+def advanced(
+    lanes: Lanes, rows: Float[Array, "lanes k m"], limits: Limits | None, eps: float
+) -> Lanes:
+    """Judge the trial of every lane, whose `linearised` residuals are `rows`, and set the next."""
+    n = len(lanes.x)
+    there = products(rows)
+    alive = jnp.sum(jnp.any(rows != 0, axis=1), axis=-1, dtype=lanes.x.dtype)
+    taken, radius, stuck = _judged(lanes, there, eps)
+    stage = jnp.where(taken, jnp.minimum(lanes.stage + 1, 2), lanes.stage)
+    x, gram = jnp.where(taken[None], lanes.trial, lanes.x), jnp.where(taken, there, lanes.gram)
+    data = jnp.where(taken, alive, lanes.data)
+
+    squares = jnp.diagonal(gram[:n, :n]).T
+    lengths = jnp.sqrt(squares)
+    scale = jnp.maximum(lanes.scale, lengths)
+    size = jnp.sqrt(gram[n, n])
+    held = _held(x, gram[n, :n], limits) | (lengths == 0)
+    unit = jnp.where(held, 1, lengths)
+    matrix = gram[:n, :n] / (unit[:, None] * unit[None])
+    apart = held[:, None] | held[None]
+    matrix = jnp.where(apart, jnp.eye(n, dtype=x.dtype)[..., None], matrix)
+    slopes = jnp.where(held, 0, gram[n, :n] / unit)
+    extent = _length(scale * x)
+    radius = jnp.where(
+        (lanes.stage == 0) & taken, jnp.where(extent > 0, extent, jnp.where(size > 0, size, 1)), radius
+    )
+
+    # A column that has shrunk by half the digits is trusted no further than one that has not.
+    stretch = jnp.minimum(jnp.where(held, 1, scale / unit), eps**-0.5)
+    busy = (lanes.job >= 0) & (lanes.outcome == Outcome.RUNNING) & (stage > 0)
+    step, decrement, pivot, damped = _damped(matrix, slopes, stretch, radius, busy, LOST * n * eps)
+    target = x + step / unit
+    trial = target if limits is None else jnp.clip(target, limits.lower[:, None], limits.upper[:, None])
+    moved = (trial - x) * unit
+    bent = jnp.sum(matrix * moved[None], axis=1)
+    foretold = -jnp.sum(moved * (2 * slopes + bent), axis=0)
+    whole = ~damped & jnp.all(trial == target, axis=0)
+
+    ratio = jnp.where(lanes.whole & (lanes.stage > 0), decrement / lanes.decrement, 1)
+    ratio = jnp.where(taken, ratio, lanes.ratio)
+    reach = _length(lengths * x)
+    free = n - jnp.sum(held, axis=0)
+    sigma = size / jnp.sqrt(jnp.maximum(data - free, 1))
+    floor = ROUNDINGS * eps * (size + reach + size / jnp.sqrt(jnp.maximum(pivot, eps)))
+    met = (size <= NOISES * ROUNDINGS * eps * reach) & (
+        NOISES * ROUNDINGS * eps * reach <= ROUGH * jnp.sqrt(data)
+    )
+    quick = ratio <= DEGENERATE
+    left = decrement * ratio / jnp.maximum(1 - ratio, 1 - CREEPING)
+    settled = (stage == 2) & whole & (ratio < CREEPING) & (left <= REMAINDER * sigma)
+    settled &= (decrement <= CLOSE / 10 * sigma) & (data > free)
+    bottom = (stage == 2) & (decrement <= NOISES * floor)
+    late = lanes.rounds >= MOST_ROUNDS
+    lost = jnp.any((lengths <= LOST * eps * scale) & ~held, axis=0) | jnp.any(lengths == 0, axis=0)
+    # A column without any effect is what the data say nothing of, at a limit or not.
+    sure = (pivot >= max(LOST * n * eps, DIGITS)) & (data > free) & ~lost & quick
+    sure &= floor <= COARSE * sigma
+    done = settled | bottom
+    outcome = jnp.where(done & sure, Outcome.CLEAR, Outcome.DOUBTFUL)
+    outcome = jnp.where(met & (pivot >= LOST * n * eps) & ~lost, Outcome.MET, outcome)
+    outcome = jnp.where(done | met | stuck | late, outcome, Outcome.RUNNING)
+    outcome = jnp.where((stage == 0) & ~taken, Outcome.NONFINITE, outcome)
+    last = (outcome == Outcome.CLEAR) & settled & ~bottom
+    busy = (lanes.job >= 0) & (lanes.outcome == Outcome.RUNNING)
+    gram = gram.at[n, n].add(jnp.where(last, -(decrement**2), 0))
+    new = lanes._replace(
+        x=jnp.where(last[None], trial, x),
+        gram=gram,
+        scale=scale,
+        data=data,
+        trial=trial,
+        foretold=foretold,
+        radius=radius,
+        decrement=jnp.where(last, decrement * ratio, decrement),
+        ratio=ratio,
+        whole=whole,
+        rounds=lanes.rounds + 1,
+        stage=stage,
+        outcome=outcome.astype(lanes.outcome.dtype),
+    )
+    return jax.tree.map(lambda a, b: a if a is b else jnp.where(busy, a, b), new, lanes)
+
+
+def standard_errors(lanes: Lanes) -> Float[Array, "n lanes"]:
+    """Compute the standard errors of what lanes that ended well have found."""
+    n = len(lanes.x)
+    lengths = jnp.sqrt(jnp.diagonal(lanes.gram[:n, :n]).T)
+    unit = jnp.where(lengths > 0, lengths, 1)
+    factor = factorised(lanes.gram[:n, :n] / (unit[:, None] * unit[None]))
+    return jnp.sqrt(inverse_diagonal(factor)) / unit
+
+
+def _judged(
+    lanes: Lanes, there: Float[Array, "k k lanes"], eps: float
+) -> tuple[Bool[Array, " lanes"], Float[Array, " lanes"], Bool[Array, " lanes"]]:
+    """Say whether trials are taken, how far to trust the model next, and what is stuck."""
+    n = len(lanes.x)
+    before, after = lanes.gram[n, n], there[n, n]
+    finite = jnp.all(jnp.isfinite(jnp.diagonal(there).T), axis=0)
+    move = lanes.trial - lanes.x
+    gained = jnp.where(finite, before - after, -jnp.inf)
+    gain = jnp.where(lanes.foretold > 0, gained / lanes.foretold, -1)
+    slope = jnp.sum(lanes.gram[n, :n] * move, axis=0)
+    length, reach = _length(lanes.scale * move), _length(lanes.scale * lanes.x)
+
+    size = jnp.sqrt(before)
+    blur = 2 * ROUNDINGS * eps * size * (size + reach)
+    unseen = (lanes.foretold <= NOISES * blur) & (gained >= -NOISES * blur)
+    leap = (lanes.stage == 1) & (length > CAUTION * reach)
+    leap &= (jnp.abs(gain - 1) > 2 * LINEAR) & (lanes.radius >= reach)
+    lower = ((gain > ACCEPT) | unseen) & ~leap
+    taken = jnp.where(lanes.stage == 0, finite, lower & finite)
+
+    divisor = 2 * slope + gained
+    shrink = jnp.where(
+        gained >= 0,
+        MOST,
+        jnp.clip(slope / jnp.where(divisor == 0, 1, divisor), LEAST, MOST),
+    )
+    shrink = jnp.where(finite, shrink, BLIND)
+    radius = jnp.where(lanes.stage == 1, jnp.minimum(lanes.radius, length), lanes.radius)
+    radius = jnp.where(
+        (gain <= DOUBT) & ~unseen,
+        shrink * jnp.minimum(radius, length / LEAST),
+        jnp.where((gain >= TRUST) | lanes.whole, 2 * length, radius),
+    )
+    radius = jnp.where(leap, jnp.minimum(radius, CAUTION * reach), radius)
+    tiny = (radius <= ROUNDINGS * eps * reach) | (lanes.foretold <= ROUNDINGS * eps * before)
+    return taken, radius, (lanes.stage > 0) & ~taken & tiny
+
+
+def _held(
+    x: Float[Array, "n lanes"], gradient: Float[Array, "n lanes"], limits: Limits | None
+) -> Bool[Array, "n lanes"]:
+    if limits is None:
+        return jnp.zeros(x.shape, bool)
+    shape = x.shape
+    lower, upper = (jnp.broadcast_to(one[:, None], shape) for one in limits)
+    return blocked(x, gradient, lower, upper)
+
+
+def _damped(
+    matrix: Float[Array, "n n lanes"],
+    slopes: Float[Array, "n lanes"],
+    stretch: Float[Array, "n lanes"],
+    radius: Float[Array, " lanes"],
+    busy: Bool[Array, " lanes"],
+    least: float,
+) -> tuple[Float[Array, "n lanes"], Float[Array, " lanes"], Float[Array, " lanes"], Bool[Array, " lanes"]]:
+    """Minimise the linear model within the radius, as `gauss_newton` does (Moré, section 5).
+
+    Returns the step, the decrement of the whole one, the smallest pivot and where it was damped.
+    """
+    n = len(slopes)
+    metric = jnp.eye(n, dtype=slopes.dtype)[..., None] * (stretch**2)[None]
+
+    def step(damping: Float[Array, " lanes"]) -> tuple:
+        factor = factorised(matrix + damping * metric)
+        half = forward(factor, -slopes[:, None])[:, 0]
+        step = backward(factor, half)
+        return factor, half, step, _length(stretch * step)
+
+    def too_long(length: Any, count: Any) -> Bool[Array, " lanes"]:
+        # Not finite where there was no factor.
+        return busy & ~(length <= RADIUS_SLACK * radius) & (count < MOST_SECULAR)
+
+    def rise(carry: tuple) -> tuple:
+        damping, at, long, steep, count = carry
+        grown = damping + (long - radius) / radius * long**2 / steep
+        grown = jnp.where(grown > damping, grown, jnp.maximum(10 * damping, least))
+        again = too_long(long, count)
+        damping = jnp.where(again, grown, damping)
+        factor, _, new, length = step(damping)
+        length, at = jnp.where(again, length, long), jnp.where(again[None], new, at)
+        return damping, at, length, jnp.where(again, steepness(factor, new), steep), count + again
+
+    def steepness(factor: Any, step: Any) -> Any:
+        return jnp.sum(forward(factor, (stretch**2 * step)[:, None])[:, 0] ** 2, axis=0)
+
+    factor, half, at, length = step(jnp.zeros_like(radius))
+    decrement = _length(half)
+    poor = factor.pivot < least
+    # So much damping restores a pivot that rounding has taken.
+    length = jnp.where(poor, jnp.inf, length)
+    steep = steepness(factor, at)
+    damping = jnp.zeros_like(radius)
+    damping, at, *_ = jax.lax.while_loop(
+        lambda carry: jnp.any(too_long(carry[2], carry[4])),
+        rise,
+        (damping, at, length, steep, jnp.zeros(radius.shape, jnp.int32)),
+    )
+    return at, decrement, factor.pivot, damping > 0
+
+
+def _length(vectors: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
+    return jnp.sqrt(jnp.sum(vectors**2, axis=0))
+
