@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fitkit._many.evaluate import products
+from fitkit._many.evaluate import data_of, products
 from fitkit._many.factor import backward, factorised, forward, inverse_diagonal
 from fitkit._optimisers import (
     ACCEPT,
@@ -131,12 +131,12 @@ def idle(own: Any, lanes: int, n: int, dtype: Any) -> Lanes:
 
 
 def advanced(
-    lanes: Lanes, rows: Float[Array, "lanes k m"], limits: Limits | None, eps: float
+    lanes: Lanes, pieces: tuple[Float[Array, "lanes _ m"], ...], limits: Limits | None, eps: float
 ) -> Lanes:
-    """Judge the trial of every lane, whose `linearised` residuals are `rows`, and set the next."""
+    """Judge the trials, at which the `linearised` residuals are `pieces`, and set the next."""
     n = len(lanes.x)
-    there = products(rows)
-    alive = jnp.sum(jnp.any(rows != 0, axis=1), axis=-1, dtype=lanes.x.dtype)
+    there = products(pieces)
+    alive = data_of(pieces)
     taken, radius, stuck = _judged(lanes, there, eps)
     stage = jnp.where(taken, jnp.minimum(lanes.stage + 1, 2), lanes.stage)
     x, gram = jnp.where(taken[None], lanes.trial, lanes.x), jnp.where(taken, there, lanes.gram)
@@ -178,8 +178,10 @@ def advanced(
         NOISES * ROUNDINGS * eps * reach <= ROUGH * jnp.sqrt(data)
     )
     quick = ratio <= DEGENERATE
-    left = decrement * ratio / jnp.maximum(1 - ratio, 1 - CREEPING)
-    settled = (stage == 2) & whole & (ratio < CREEPING) & (left <= REMAINDER * sigma)
+    # A step that is much shorter than the last may have been so along one eigenvector alone.
+    worst = jnp.maximum(ratio, lanes.ratio)
+    left = decrement * worst / jnp.maximum(1 - worst, 1 - CREEPING)
+    settled = (stage == 2) & whole & (worst < CREEPING) & (left <= REMAINDER * sigma)
     settled &= (decrement <= CLOSE / 10 * sigma) & (data > free)
     bottom = (stage == 2) & (decrement <= NOISES * floor)
     late = lanes.rounds >= MOST_ROUNDS

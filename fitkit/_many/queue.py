@@ -58,6 +58,7 @@ class Written(NamedTuple):
 
 def drain(
     function: Callable,
+    unravel: Callable,
     weighted: bool,
     eps: float,
     lanes: Lanes,
@@ -73,7 +74,9 @@ def drain(
     Parameters
     ----------
     function
-        ``function(x, own, shared)`` -> flat residuals of one system.
+        ``function(leaves, own, shared)`` -> flat residuals of one system.
+    unravel
+        Makes the leaves that it takes of a vector of parameters.
     weighted
         Whether the last of what a system has for itself are weights of the residuals.
     eps
@@ -104,10 +107,10 @@ def drain(
     none = jnp.zeros(rows, jnp.int32)
     written = Written(none, none, none, numbers)
 
-    def evaluate(lanes: Lanes) -> Float[Array, "lanes k m"]:
-        def one(x: Array, own: Any) -> Array:
+    def evaluate(lanes: Lanes) -> tuple[Float[Array, "lanes _ m"], ...]:
+        def one(x: Array, own: Any) -> tuple[Array, ...]:
             own, weights = (own[:-1], own[-1]) if weighted else (own, None)
-            return linearised(lambda x: function(x, own, shared), x, weights)
+            return linearised(lambda leaves: function(leaves, own, shared), unravel, x, weights)
 
         return jax.vmap(one)(lanes.trial.T, lanes.own)
 
@@ -174,8 +177,8 @@ def drain(
         def advance(carry: tuple) -> tuple:
             lanes, rounds = carry
             # Behind the barrier, or the model would be computed once for every product.
-            rows = jax.lax.optimization_barrier(evaluate(lanes))
-            return advanced(lanes, rows, limits, eps), rounds + 1
+            pieces = jax.lax.optimization_barrier(evaluate(lanes))
+            return advanced(lanes, pieces, limits, eps), rounds + 1
 
         lanes, rounds = jax.lax.while_loop(
             lambda carry: (carry[1] < limit) & full(carry[0], taken), advance, (lanes, rounds)

@@ -1,0 +1,396 @@
+"""Many systems of one kind: what each has for itself, what they share, and where they start."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from fitkit._fisher import check_residuals
+from fitkit._input import checked_params, converted, is_traceable, outcome, shortened
+from fitkit._jaxprs import passed_through
+from fitkit._many.axes import Shape, axes_of, system_shape, systems_first
+from fitkit._many.recipe import Constant, Recipe, Source
+from fitkit._optimisers import Bounds, bounded
+from fitkit._paths import (
+    Paths,
+    common_dtype,
+    element_name,
+    is_static,
+    match_paths,
+    named_elements,
+    named_leaves,
+    path_of,
+)
+
+
+@dataclass(frozen=True)
+class Systems:
+    """Systems that differ in their data or their starts.
+
+    Attributes
+    ----------
+    shape : tuple[int, ...]
+        Lengths of the axes that count systems.
+    recipe : Recipe
+        How to evaluate one.
+    params, free : PyTree
+        Parameters of one system, as an example of their shapes; and those that are fitted, with
+        None in place of the others.
+    frozen : tuple[str, ...]
+        Paths of the parameters that are not fitted.
+    own, shared : list[np.ndarray]
+        What systems have for themselves, along the first axis, and what they share.
+    starts : Float[np.ndarray, "any k n"]
+        For each system, or for all of them, one row for every start.
+    bounds : Bounds | None
+        Limits of the parameters of one system.
+    residual_count : int
+        Of one system.
+    """
+
+    shape: Shape
+    recipe: Recipe
+    params: PyTree
+    free: PyTree
+    frozen: tuple[str, ...]
+    own: list[np.ndarray]
+    shared: list[Any]
+    starts: Float[np.ndarray, "any k n"]
+    bounds: Bounds | None
+    residual_count: int
+
+    @property
+    def count(self) -> int:
+        """Number of systems."""
+        return math.prod(self.shape)
+
+    @property
+    def starts_each(self) -> int:
+        """Number of starts of every system."""
+        return self.starts.shape[1]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the elements that are fitted."""
+        return named_elements(self.free)
+
+    @property
+    def limits(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Lower and upper limits of the elements that are fitted; None where there are none."""
+        if self.bounds is None:
+            return None
+        lower, upper = self.bounds.of_elements(self.labels)
+        return lower.astype(self.recipe.dtype), upper.astype(self.recipe.dtype)
+
+    def start_of(self, system: int) -> Float[np.ndarray, "k n"]:
+        """Return the starts of one system."""
+        return self.starts[system if len(self.starts) > 1 else 0]
+
+    def inputs(self, system: int, values: Float[np.ndarray, " n"]) -> tuple[PyTree, Any]:
+        """Put together parameters and args of one system."""
+        own = [jnp.asarray(part[system]) for part in self.own]
+        leaves = [jnp.asarray(leaf) for leaf in self.recipe.unravel(values)]
+        return self.recipe.inputs(leaves, own, self.shared)
+
+    def weights(self, system: int) -> Float[np.ndarray, " m"] | None:
+        """Return the weights of the residuals of one system."""
+        return self.own[-1][system] if self.recipe.weighted else None
+
+
+def make_systems(
+    residuals: Callable,
+    params: PyTree,
+    args: Any,
+    *,
+    systems: int | Shape | None,
+    params_axes: Any,
+    args_axes: Any,
+    starts: Any,
+    bounds: Mapping[Paths, tuple[Any, Any]] | None,
+    frozen: Paths,
+    weights: Any,
+) -> Systems:
+    """Check what a user passes to `fit_many`, and put it in order; see there."""
+    wanted = _wanted_shape(systems)
+    params, args = converted(params, "fit_many", "params"), converted(args, "fit_many", "args")
+    axes = {"params": axes_of(params_axes, params, "params"), "args": _args_axes(args_axes, args)}
+    trees = {"params": params, "args": args}
+    shape = _shape(trees, axes, wanted)
+    parts = {name: _parts(trees[name], axes[name], shape) for name in trees}
+    examples = {
+        name: jax.tree.unflatten(jax.tree.structure(tree), [_example(*one) for one in parts[name]])
+        for name, tree in trees.items()
+    }
+    arrays, _ = checked_params(examples["params"], "fit_many")
+    held = _frozen(frozen, arrays)
+    shapes = outcome("fit_many", "residuals", residuals, examples["params"], examples["args"])
+    check_residuals(shapes, "fit_many")
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+    own, shared, sources, free = [], [], {}, []
+    checked = named_leaves(arrays)
+    for name, of_tree in parts.items():
+        sources[name] = []
+        for (path, _), (leaf, is_own) in zip(axes[name].items(), of_tree, strict=True):
+            is_free = name == "params" and path in checked and path not in held
+            if is_free:
+                free.append((np.shape(checked[path]), np.dtype(checked[path].dtype).str))
+                sources[name].append(Source.FREE)
+            elif is_own:
+                own.append(leaf)
+                sources[name].append(Source.OWN)
+            elif is_traceable(leaf) or (name == "params" and path in checked):
+                shared.append(jnp.asarray(leaf))
+                sources[name].append(Source.SHARED)
+            else:
+                sources[name].append(Constant(leaf))
+    weight = _weights(weights, shapes, shape)
+    if weight is not None:
+        own.append(np.broadcast_to(weight, (math.prod(shape), count)))
+    dtype = common_dtype(*(dtype for _, dtype in free), *jax.tree.leaves(shapes))
+    recipe = Recipe(
+        residuals=residuals,
+        trees=(jax.tree.structure(params), jax.tree.structure(args)),
+        params=tuple(sources["params"]),
+        args=tuple(sources["args"]),
+        free=tuple(free),
+        dtype=np.dtype(dtype).str,
+        weighted=weight is not None,
+        eps=0.0,
+    )
+    made = Systems(
+        shape=shape,
+        recipe=recipe,
+        params=arrays,
+        free=jax.tree_util.tree_map_with_path(
+            lambda keys, leaf: None if path_of(keys) in held else leaf, arrays
+        ),
+        frozen=held,
+        own=own,
+        shared=shared,
+        starts=_starts(starts, params, axes["params"], parts["params"], recipe, shape),
+        bounds=None if bounds is None else _bounds(bounds, arrays),
+        residual_count=count,
+    )
+    _check_starts(made)
+    return dataclasses.replace(made, recipe=dataclasses.replace(recipe, eps=_eps(made)))
+
+
+def _wanted_shape(systems: int | Shape | None) -> Shape | None:
+    if systems is None:
+        return None
+    shape = tuple(systems) if isinstance(systems, tuple | list) else (systems,)
+    if not shape or not all(isinstance(one, int | np.integer) and one > 0 for one in shape):
+        raise ValueError(
+            f"fit_many: systems={systems!r}; must be the number of systems, or a tuple of them "
+            "where several axes count systems, such as (64, 64) for the pixels of an image."
+        )
+    return tuple(int(one) for one in shape)
+
+
+def _args_axes(axes: Any, args: Any) -> dict[str, int | None]:
+    """Axes of what are arrays; plain numbers, text and functions are shared in any case."""
+    leaves = {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(args)}
+    return {
+        path: axis if hasattr(leaves[path], "shape") else None
+        for path, axis in axes_of(axes, args, "args").items()
+    }
+
+
+def _shape(trees: dict[str, Any], axes: dict[str, dict], wanted: Shape | None) -> Shape:
+    """Find the lengths of the axes that count systems, on which all must agree."""
+    found: dict[str, Shape] = {}
+    for name, tree in trees.items():
+        leaves = jax.tree.leaves(tree)
+        for (path, axis), leaf in zip(axes[name].items(), leaves, strict=True):
+            if axis is not None:
+                where = f"{name}.{path}" if jax.tree.structure(tree).num_nodes > 1 else name
+                found[where] = system_shape(leaf, axis, len(wanted or (0,)), where)
+    if not found:
+        return wanted or ()
+    shape = wanted or next(iter(found.values()))
+    if any(other != shape for other in found.values()):
+        counts = ", ".join(f"'{where}' {_written(one)}" for where, one in found.items())
+        told = "" if wanted is None else f"systems={_written(wanted)}, but "
+        raise ValueError(
+            f"fit_many: {told}the axes that count systems have different lengths: {counts}. What "
+            "all systems share has None in args_axes (or params_axes), as for jax.vmap: "
+            "args_axes=(None, 0) where the first of two args is shared."
+        )
+    return shape
+
+
+def _written(shape: Shape) -> str:
+    return str(shape[0]) if len(shape) == 1 else str(shape)
+
+
+def _parts(tree: Any, axes: dict[str, int | None], shape: Shape) -> list[tuple[Any, bool]]:
+    """Every leaf, with its systems along the first axis, and whether it has any."""
+    leaves = zip(jax.tree.leaves(tree), axes.values(), strict=True)
+    return [
+        (leaf, False) if axis is None else (systems_first(leaf, axis, shape), True)
+        for leaf, axis in leaves
+    ]
+
+
+def _example(leaf: Any, own: bool) -> Any:
+    """What one system sees, which need not be finite in any particular system."""
+    return np.zeros_like(leaf[0]) if own else leaf
+
+
+def _frozen(frozen: Paths, params: PyTree) -> tuple[str, ...]:
+    paths = tuple(named_leaves(params))
+    patterns = tuple(frozen) if isinstance(frozen, set | frozenset) else frozen
+    held = match_paths(patterns, paths, "fit_many") if patterns else ()
+    if len(held) == len(paths):
+        raise ValueError("fit_many: all parameters are frozen, so there is nothing to fit.")
+    return held
+
+
+def _bounds(bounds: Mapping[Paths, tuple[Any, Any]], params: PyTree) -> Bounds:
+    # Where systems start is looked at below, for each of them.
+    anywhere = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), params)
+    return bounded(bounds, anywhere)
+
+
+def _check_starts(systems: Systems) -> None:
+    if systems.limits is None:
+        return
+    lower, upper = systems.limits
+    outside = (systems.starts < lower) | (systems.starts > upper)
+    for system, start, element in np.argwhere(outside)[:1]:
+        value = systems.starts[system, start, element]
+        of = f" in system {system}" if len(systems.starts) > 1 else ""
+        raise ValueError(
+            f"fit_many: '{systems.labels[element]}' has the limits {lower[element]} and "
+            f"{upper[element]}, and starts outside of them{of}, at {value}. Start inside, or widen "
+            "them."
+        )
+
+
+def _weights(weights: Any, shapes: PyTree, shape: Shape) -> np.ndarray | None:
+    """Flatten weights to one row for each system, or one for all of them."""
+    if weights is None:
+        return None
+    weights = converted(weights, "fit_many", "weights")
+    wanted = jax.tree_util.tree_leaves_with_path(shapes)
+    given = jax.tree.leaves(weights)
+    if len(given) != len(wanted):
+        raise ValueError(
+            f"fit_many: weights have {len(given)} arrays, and the residuals of one system "
+            f"{len(wanted)}: one weight for every residual, of each system or of all."
+        )
+    rows = []
+    for (keys, residuals), leaf in zip(wanted, given, strict=True):
+        where = f"weights.{path_of(keys)}" if keys else "weights"
+        array = np.asarray(leaf, float)
+        size = math.prod(residuals.shape)
+        if array.shape == (*shape, *residuals.shape):
+            rows.append(array.reshape(-1, size))
+        elif array.shape == residuals.shape:
+            rows.append(array.reshape(1, size))
+        else:
+            raise ValueError(
+                f"fit_many: '{where}' has shape {array.shape}; must be {residuals.shape}, as the "
+                f"residuals of one system, or {(*shape, *residuals.shape)} with the systems first."
+            )
+        bad = np.argwhere(~((array >= 0) & (array < np.inf)))
+        for index in bad[:1]:
+            at = tuple(map(int, index))
+            raise ValueError(
+                f"fit_many: '{element_name(where, at)}' is {array[at]}; a weight is 1/σ², not "
+                "negative and finite, and 0 where there is no datum."
+            )
+    count = max(len(row) for row in rows)
+    return np.concatenate([np.broadcast_to(row, (count, row.shape[1])) for row in rows], axis=1)
+
+
+def _starts(
+    starts: Any,
+    params: PyTree,
+    axes: dict[str, int | None],
+    parts: list[tuple[Any, bool]],
+    recipe: Recipe,
+    shape: Shape,
+) -> Float[np.ndarray, "any k n"]:
+    """One row for every start: of each system, or of all of them."""
+    if starts is None:
+        return _rows(parts, recipe)[:, None]
+    starts = converted(starts, "fit_many", "starts")
+    structure = jax.tree.structure(params)
+    if isinstance(starts, list | tuple) and jax.tree.structure(starts) != structure:
+        trees = list(starts)
+    else:
+        trees = _unstacked(starts, params)
+    if not trees:
+        raise ValueError("fit_many: `starts` is empty; leave it out to start at `params`.")
+    rows = []
+    for k, tree in enumerate(trees):
+        if jax.tree.structure(tree) != structure:
+            raise ValueError(
+                f"fit_many: starts[{k}] is {shortened(tree)}; must be a tree like `params`."
+            )
+        of_tree = []
+        for (path, axis), new, old in zip(
+            axes.items(), jax.tree.leaves(tree), jax.tree.leaves(params), strict=True
+        ):
+            if np.shape(new) != np.shape(old):
+                raise ValueError(
+                    f"fit_many: '{path}' has shape {np.shape(new)} in starts[{k}], and "
+                    f"{np.shape(old)} in `params`; must be the same."
+                )
+            one = new if axis is None else systems_first(new, axis, shape)
+            of_tree.append((one, axis is not None))
+        rows.append(_rows(of_tree, recipe))
+    count = max(len(row) for row in rows)
+    wide = [np.broadcast_to(row, (count, row.shape[1])) for row in rows]
+    return np.stack(wide, axis=1)
+
+
+def _unstacked(starts: Any, params: PyTree) -> list:
+    """Take a tree like the parameters, with the starts along a further first axis, apart."""
+    if jax.tree.structure(starts) != jax.tree.structure(params):
+        raise ValueError(
+            f"fit_many: starts are {shortened(starts)}; must be a list of trees like `params`, or "
+            "one such tree with a further first axis that counts the starts."
+        )
+    counts = set()
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(starts):
+        if np.ndim(leaf) == 0:
+            raise ValueError(
+                f"fit_many: '{path_of(keys)}' is one number in `starts`; must have a first axis "
+                "that counts the starts."
+            )
+        counts.add(np.shape(leaf)[0])
+    if len(counts) != 1:
+        raise ValueError(
+            f"fit_many: the first axes of `starts` have different lengths: {sorted(counts)}."
+        )
+    return [jax.tree.map(lambda leaf, k=k: leaf[k], starts) for k in range(counts.pop())]
+
+
+def _rows(parts: list[tuple[Any, bool]], recipe: Recipe) -> Float[np.ndarray, "any n"]:
+    """Lay the parameters that are fitted side by side."""
+    columns = [
+        np.asarray(leaf, recipe.dtype).reshape(len(leaf) if own else 1, -1)
+        for (leaf, own), source in zip(parts, recipe.params, strict=True)
+        if source is Source.FREE
+    ]
+    count = max(len(column) for column in columns)
+    return np.concatenate([np.broadcast_to(c, (count, c.shape[1])) for c in columns], axis=1)
+
+
+def _eps(systems: Systems) -> float:
+    """Unit of rounding of the coarsest dtype that residuals pass through."""
+    recipe = systems.recipe
+    own = [np.asarray(part[0]) for part in systems.own]
+    x = jnp.zeros(recipe.size, recipe.dtype)
+    closed = jax.make_jaxpr(lambda x: recipe.function(recipe.unravel(x), own, systems.shared))(x)
+    coarse = {dtype for _, dtype in recipe.free} | {recipe.dtype} | passed_through(closed)
+    return max(float(jnp.finfo(dtype).eps) for dtype in coarse)
