@@ -99,7 +99,8 @@ class Engine:
         taken = sum(part[:1].nbytes for part in systems.own) + self._each * n * 8
         most = max(1, min(BATCH_BYTES // taken, MOST_FITS // self._each))
         self._many = 2 ** (most.bit_length() - 1)
-        self._second = SecondTier(systems)
+        self.second = SecondTier(systems)
+        self.notes: list[str] = []
         self._restart()
 
     def _restart(self) -> None:
@@ -208,10 +209,10 @@ class Engine:
         """Go on with some fits in doubt by slower means, and assess where they arrive."""
         some, record = self._doubtful[:SIDE_BY_SIDE], self.record
         of_systems = [fit // self._each for fit in some]
-        values = self._second.refine(of_systems, record.values[some])
+        values = self.second.refine(of_systems, record.values[some])
         labels = self.systems.labels
         for fit, system, row in zip(some, of_systems, values, strict=True):
-            judged = self._second.judge(system, row)
+            judged = self.second.judge(system, row)
             record.values[fit], record.errors[fit] = judged.values, judged.errors
             record.chi_square[fit], record.data[fit] = judged.chi_square, judged.data
             record.rank[fit], record.success[fit] = judged.rank, judged.success

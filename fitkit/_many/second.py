@@ -106,7 +106,7 @@ class SecondTier:
             return jnp.where(weights > 0, flat * jnp.sqrt(weights).astype(flat.dtype), 0)
 
         # One object, so that what is compiled for it serves all systems.
-        self._residuals = weighted
+        self.residuals = weighted
 
     def refine(
         self, of_systems: list[int], starts: Float[np.ndarray, "k n"]
@@ -121,19 +121,23 @@ class SecondTier:
             found.append(refined(systems.recipe, jnp.asarray(rows), own, systems.shared, limits))
         return np.concatenate([np.asarray(rows) for rows in found])[: len(starts)]
 
+    def inputs(self, system: int, values: Float[np.ndarray, " n"]) -> tuple[Any, Any]:
+        """Put together what `residuals` takes of one system."""
+        params, args = self._systems.inputs(system, values)
+        return params, (args, self._systems.weights(system))
+
     def judge(self, system: int, values: Float[np.ndarray, " n"]) -> Judged:
         """Assess a point as the result of a fit of one system."""
         systems = self._systems
-        params, args = systems.inputs(system, values)
-        given = args, systems.weights(system)
+        params, given = self.inputs(system, values)
         assessment = self._assessed(params, given)
         residuals = np.asarray(
-            _flat(self._residuals, params, given), np.float64
+            _flat(self.residuals, params, given), np.float64
         )
         chi_square, data = float(residuals @ residuals), residuals.size - assessment.left_out
         errors, rank = np.full(len(values), np.nan), 0
         if assessment.kind is not Kind.NONFINITE:
-            fisher = fisher_matrix(self._residuals, params, given, frozen=systems.frozen)
+            fisher = fisher_matrix(self.residuals, params, given, frozen=systems.frozen)
             held = np.isin(fisher.labels, assessment.at_bound)
             errors, rank = np.asarray(fisher.errors), fisher.rank
             if held.any() and not held.all() and rank < len(errors):
@@ -153,7 +157,7 @@ class SecondTier:
 
     def _assessed(self, params: Any, given: Any) -> Assessment:
         return assess(
-            self._residuals,
+            self.residuals,
             params,
             given,
             frozen=self._systems.frozen,

@@ -44,6 +44,8 @@ class Systems:
         None in place of the others.
     frozen : tuple[str, ...]
         Paths of the parameters that are not fitted.
+    fixed : dict[str, tuple[np.ndarray, bool]]
+        The parameters that are not fitted by path, and whether each system has its own.
     own, shared : list[np.ndarray]
         What systems have for themselves, along the first axis, and what they share.
     starts : Float[np.ndarray, "any k n"]
@@ -59,6 +61,7 @@ class Systems:
     params: PyTree
     free: PyTree
     frozen: tuple[str, ...]
+    fixed: dict[str, tuple[np.ndarray, bool]]
     own: list[np.ndarray]
     shared: list[Any]
     starts: Float[np.ndarray, "any k n"]
@@ -91,6 +94,12 @@ class Systems:
     def start_of(self, system: int) -> Float[np.ndarray, "k n"]:
         """Return the starts of one system."""
         return self.starts[system if len(self.starts) > 1 else 0]
+
+    def given(self, path: str) -> np.ndarray:
+        """Return a parameter that is not fitted, for all systems."""
+        value, is_own = self.fixed[path]
+        one = value.shape[1:] if is_own else value.shape
+        return np.broadcast_to(value, (*self.shape, *one)) if not is_own else value.reshape(*self.shape, *one)
 
     def inputs(self, system: int, values: Float[np.ndarray, " n"]) -> tuple[PyTree, Any]:
         """Put together parameters and args of one system."""
@@ -172,6 +181,11 @@ def make_systems(
             lambda keys, leaf: None if path_of(keys) in held else leaf, arrays
         ),
         frozen=held,
+        fixed={
+            path: (np.asarray(leaf), is_own)
+            for path, (leaf, is_own) in zip(axes["params"], parts["params"], strict=True)
+            if path in held
+        },
         own=own,
         shared=shared,
         starts=_starts(starts, params, axes["params"], parts["params"], recipe, shape),

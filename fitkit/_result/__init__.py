@@ -40,6 +40,7 @@ but do not prove that there is none.
 """
 
 from fitkit._result.assess import assess as assess
+from fitkit._result.assessment import CONVERGED as CONVERGED
 from fitkit._result.assessment import Assessment as Assessment
 from fitkit._result.assessment import Kind as Kind
 from fitkit._result.local_model import DENSE as DENSE
