@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int
 from fitkit._many.lanes import Limits, Outcome, idle
 from fitkit._many.queue import Batch, drain
 from fitkit._many.recipe import Recipe
-from fitkit._many.second import SIDE_BY_SIDE, SecondTier
+from fitkit._many.second import SIDE_BY_SIDE, Judged, SecondTier
 from fitkit._many.systems import Systems
-from fitkit._result import Kind
+from fitkit._result import CONVERGED, Kind
 
 # Numbers of all derivatives and residuals in the lanes, which then stay in a core's cache; and
 # lanes, of which more are not faster but longer idle at the end.
@@ -112,6 +112,7 @@ class Engine:
         self._left = np.flatnonzero(left)
         self._at, self._taken, self._batch = 0, 0, None
         self._doubtful: list[int] = []
+        self._left_over: list[int] = []
         self._limit = 1
 
     @property
@@ -129,6 +130,9 @@ class Engine:
                 yield
         while self._doubtful:
             self._judge()
+            yield
+        while self._left_over:
+            self._refine()
             yield
 
     def _advance(self) -> None:
@@ -193,8 +197,9 @@ class Engine:
         values, errors = numbers[:, :n], numbers[:, n : 2 * n]
         record.values[fits], record.rounds[fits] = values, rounds
         record.chi_square[fits], record.data[fits] = numbers[:, 2 * n], numbers[:, 2 * n + 1]
-        doubtful = outcomes == Outcome.DOUBTFUL
-        self._doubtful += fits[doubtful].tolist()
+        doubtful = (outcomes == Outcome.DOUBTFUL) | (outcomes == Outcome.LEFT)
+        self._doubtful += fits[outcomes == Outcome.DOUBTFUL].tolist()
+        self._left_over += fits[outcomes == Outcome.LEFT].tolist()
         good = (outcomes == Outcome.CLEAR) | (outcomes == Outcome.MET)
         record.errors[fits] = np.where(good[:, None], errors, np.nan)
         record.rank[fits] = np.where(good, n, 0)
@@ -206,19 +211,33 @@ class Engine:
         record.kind[fits] = np.where(doubtful, WAITING, _KIND_OF[outcomes])
 
     def _judge(self) -> None:
-        """Go on with some fits in doubt by slower means, and assess where they arrive."""
-        some, record = self._doubtful[:SIDE_BY_SIDE], self.record
-        of_systems = [fit // self._each for fit in some]
-        values = self.second.refine(of_systems, record.values[some])
-        labels = self.systems.labels
-        for fit, system, row in zip(some, of_systems, values, strict=True):
-            judged = self.second.judge(system, row)
-            record.values[fit], record.errors[fit] = judged.values, judged.errors
-            record.chi_square[fit], record.data[fit] = judged.chi_square, judged.data
-            record.rank[fit], record.success[fit] = judged.rank, judged.success
-            record.held[fit] = np.isin(labels, judged.at_bound)
-            record.kind[fit] = KINDS.index(judged.kind)
+        """Assess some fits that have arrived, and set aside those that are at no minimum."""
+        some = self._doubtful[:SIDE_BY_SIDE]
+        for fit in some:
+            judged = self.second.judge(fit // self._each, self.record.values[fit])
+            if judged.kind in CONVERGED:
+                self._state(fit, judged)
+            else:
+                self._left_over.append(fit)
         self._doubtful = self._doubtful[SIDE_BY_SIDE:]
+
+    def _refine(self) -> None:
+        """Go on with some fits by slower means, and assess where they arrive."""
+        some = self._left_over[:SIDE_BY_SIDE]
+        of_systems = [fit // self._each for fit in some]
+        values = self.second.refine(of_systems, self.record.values[some])
+        for fit, system, row in zip(some, of_systems, values, strict=True):
+            self._state(fit, self.second.judge(system, row))
+        self._left_over = self._left_over[SIDE_BY_SIDE:]
+
+    def _state(self, fit: int, judged: Judged) -> None:
+        """Write down what was found of one fit."""
+        record = self.record
+        record.values[fit], record.errors[fit] = judged.values, judged.errors
+        record.chi_square[fit], record.data[fit] = judged.chi_square, judged.data
+        record.rank[fit], record.success[fit] = judged.rank, judged.success
+        record.held[fit] = np.isin(self.systems.labels, judged.at_bound)
+        record.kind[fit] = KINDS.index(judged.kind)
 
 
 _KIND_OF = np.full(len(Outcome), WAITING)

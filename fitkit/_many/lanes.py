@@ -54,7 +54,8 @@ class Outcome(IntEnum):
     CLEAR = 1
     MET = 2
     NONFINITE = 3
-    DOUBTFUL = 4
+    DOUBTFUL = 4  # it has arrived, and where shall others say
+    LEFT = 5  # on the way
 
 
 class Lanes(NamedTuple):
@@ -150,7 +151,8 @@ def advanced(
     unit = jnp.where(held, 1, lengths)
     matrix = gram[:n, :n] / (unit[:, None] * unit[None])
     apart = held[:, None] | held[None]
-    matrix = jnp.where(apart, jnp.eye(n, dtype=x.dtype)[..., None], matrix)
+    identity = jnp.eye(n, dtype=x.dtype)[..., None]
+    matrix = jnp.where(apart, identity, matrix)
     slopes = jnp.where(held, 0, gram[n, :n] / unit)
     extent = _length(scale * x)
     radius = jnp.where(
@@ -162,7 +164,17 @@ def advanced(
     busy = (lanes.job >= 0) & (lanes.outcome == Outcome.RUNNING) & (stage > 0)
     step, decrement, pivot, damped = _damped(matrix, slopes, stretch, radius, busy, LOST * n * eps)
     target = x + step / unit
-    trial = target if limits is None else jnp.clip(target, limits.lower[:, None], limits.upper[:, None])
+    trial = target
+    if limits is not None:
+        lower, upper = (jnp.broadcast_to(limit[:, None], x.shape) for limit in limits)
+        # Those on a limit that the others would push through it stay, and the others go without.
+        stay = held | ((x <= lower) & (step < 0)) | ((x >= upper) & (step > 0))
+        parted = jnp.where(stay[:, None] | stay[None], identity, matrix)
+        step, _, _, damped = _damped(
+            parted, jnp.where(stay, 0, slopes), stretch, radius, busy, LOST * n * eps
+        )
+        target = x + step / unit
+        trial = jnp.clip(target, lower, upper)
     moved = (trial - x) * unit
     bent = jnp.sum(matrix * moved[None], axis=1)
     foretold = -jnp.sum(moved * (2 * slopes + bent), axis=0)
@@ -190,7 +202,7 @@ def advanced(
     sure = (pivot >= max(LOST * n * eps, DIGITS)) & (data > free) & ~lost & quick
     sure &= floor <= COARSE * sigma
     done = settled | bottom
-    outcome = jnp.where(done & sure, Outcome.CLEAR, Outcome.DOUBTFUL)
+    outcome = jnp.where(done, jnp.where(sure, Outcome.CLEAR, Outcome.DOUBTFUL), Outcome.LEFT)
     outcome = jnp.where(met & (pivot >= LOST * n * eps) & ~lost, Outcome.MET, outcome)
     outcome = jnp.where(done | met | stuck | late, outcome, Outcome.RUNNING)
     outcome = jnp.where((stage == 0) & ~taken, Outcome.NONFINITE, outcome)
@@ -259,7 +271,9 @@ def _judged(
         jnp.where((gain >= TRUST) | lanes.whole, 2 * length, radius),
     )
     radius = jnp.where(leap, jnp.minimum(radius, CAUTION * reach), radius)
-    tiny = (radius <= ROUNDINGS * eps * reach) | (lanes.foretold <= ROUNDINGS * eps * before)
+    # What bounds cut short may foretell a rise: then a shorter step does not.
+    nothing = (lanes.foretold >= 0) & (lanes.foretold <= ROUNDINGS * eps * before)
+    tiny = (radius <= ROUNDINGS * eps * reach) | nothing
     return taken, radius, (lanes.stage > 0) & ~taken & tiny
 
 
