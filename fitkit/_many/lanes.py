@@ -31,7 +31,7 @@ from fitkit._optimisers import (
     TRUST,
     blocked,
 )
-from fitkit._result import CLOSE, COARSE, DEGENERATE, NOISES, ROUGH, ROUNDINGS
+from fitkit._result import CLOSE, COARSE, NOISES, ROUGH, ROUNDINGS, RUNAWAY
 
 # A pivot of a matrix with a diagonal of ones is known to about n units of rounding.
 LOST = 64
@@ -41,8 +41,9 @@ DIGITS = 1e-9
 # What the last step leaves to go, in standard errors: no step that would be seen in six digits of
 # anything that is known to better than itself.
 REMAINDER = 2e-7
-# Of two successive decrements. Above, a fit creeps along a tail.
-CREEPING = 0.95
+# Towards a minimum the columns of J come to rest. On an exponential tail a step shortens one by a
+# factor of 0.37, and towards a zero of order k by 1 - 1/k.
+STEADY = 0.05
 # Rounds after which a lane is left; a fit from a fair start takes 5 to 20.
 MOST_ROUNDS = 200
 
@@ -76,6 +77,9 @@ class Lanes(NamedTuple):
     decrement, ratio
         What a whole step would take off the length of the residuals, and its ratio to that before
         the last step; 1 where that was no whole one.
+    pivot, steady
+        The smallest pivot of the scaled matrix, and whether the last step has left that and the
+        lengths of all columns about as they were.
     whole
         Whether the trial is a step without damping or bounds.
     rounds, stage
@@ -95,6 +99,8 @@ class Lanes(NamedTuple):
     radius: Float[Array, " lanes"]
     decrement: Float[Array, " lanes"]
     ratio: Float[Array, " lanes"]
+    pivot: Float[Array, " lanes"]
+    steady: Bool[Array, " lanes"]
     whole: Bool[Array, " lanes"]
     rounds: Int[Array, " lanes"]
     stage: Int[Array, " lanes"]
@@ -124,6 +130,8 @@ def idle(own: Any, lanes: int, n: int, dtype: Any) -> Lanes:
         radius=number,
         decrement=number,
         ratio=number,
+        pivot=number,
+        steady=none > 0,
         whole=none > 0,
         rounds=none,
         stage=none,
@@ -189,18 +197,21 @@ def advanced(
     met = (size <= NOISES * ROUNDINGS * eps * reach) & (
         NOISES * ROUNDINGS * eps * reach <= ROUGH * jnp.sqrt(data)
     )
-    quick = ratio <= DEGENERATE
+    before = jnp.sqrt(jnp.diagonal(lanes.gram[:n, :n]).T)
+    steady = jnp.all(jnp.abs(lengths - before) <= STEADY * lengths, axis=0)
+    steady &= jnp.abs(pivot - lanes.pivot) <= 2 * STEADY * pivot
+    steady = jnp.where(taken, steady, lanes.steady)
     # A step that is much shorter than the last may have been so along one eigenvector alone.
     worst = jnp.maximum(ratio, lanes.ratio)
-    left = decrement * worst / jnp.maximum(1 - worst, 1 - CREEPING)
-    settled = (stage == 2) & whole & (worst < CREEPING) & (left <= REMAINDER * sigma)
+    left = decrement * worst / jnp.maximum(1 - worst, 1 - RUNAWAY)
+    settled = (stage == 2) & whole & steady & (worst <= RUNAWAY) & (left <= REMAINDER * sigma)
     settled &= (decrement <= CLOSE / 10 * sigma) & (data > free)
     bottom = (stage == 2) & (decrement <= NOISES * floor)
     late = lanes.rounds >= MOST_ROUNDS
     lost = jnp.any((lengths <= LOST * eps * scale) & ~held, axis=0) | jnp.any(lengths == 0, axis=0)
     # A column without any effect is what the data say nothing of, at a limit or not.
-    sure = (pivot >= max(LOST * n * eps, DIGITS)) & (data > free) & ~lost & quick
-    sure &= floor <= COARSE * sigma
+    sure = (pivot >= max(LOST * n * eps, DIGITS)) & (data > free) & ~lost & steady
+    sure &= (worst <= RUNAWAY) & (floor <= COARSE * sigma)
     done = settled | bottom
     outcome = jnp.where(done, jnp.where(sure, Outcome.CLEAR, Outcome.DOUBTFUL), Outcome.LEFT)
     outcome = jnp.where(met & (pivot >= LOST * n * eps) & ~lost, Outcome.MET, outcome)
@@ -219,6 +230,8 @@ def advanced(
         radius=radius,
         decrement=jnp.where(last, decrement * ratio, decrement),
         ratio=ratio,
+        pivot=pivot,
+        steady=steady,
         whole=whole,
         rounds=lanes.rounds + 1,
         stage=stage,

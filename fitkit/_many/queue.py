@@ -155,6 +155,8 @@ def drain(
             radius=jnp.where(fresh, zero, lanes.radius),
             decrement=jnp.where(fresh, zero, lanes.decrement),
             ratio=jnp.where(fresh, zero + 1, lanes.ratio),
+            pivot=jnp.where(fresh, zero, lanes.pivot),
+            steady=~fresh & lanes.steady,
             whole=~fresh & lanes.whole,
             rounds=jnp.where(fresh, 0, lanes.rounds),
             stage=jnp.where(fresh, 0, lanes.stage),
