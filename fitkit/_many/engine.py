@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fitkit._many.lanes import Limits, Outcome, idle
-from fitkit._many.queue import Batch, drain
-from fitkit._many.recipe import Recipe
+from fitkit._many.lanes import NormalEquations
+from fitkit._many.outcome import Limits, Outcome
+from fitkit._many.queue import Batch, Method, drain
 from fitkit._many.second import SIDE_BY_SIDE, Judged, SecondTier
 from fitkit._many.systems import Systems
 from fitkit._result import CONVERGED, Kind
@@ -88,8 +88,12 @@ class Engine:
     interrupts it costs at most what is made twice.
     """
 
-    def __init__(self, systems: Systems, record: Record | None = None) -> None:
+    def __init__(
+        self, systems: Systems, record: Record | None = None, method: Method | None = None
+    ) -> None:
         self.systems = systems
+        self._method = method or NormalEquations(systems.recipe)
+        self._own_way = method is not None
         recipe, n = systems.recipe, systems.recipe.size
         self._each = systems.starts_each
         fits = systems.count * self._each
@@ -107,7 +111,8 @@ class Engine:
         """Forget what is in the lanes: the fits that have no row yet are made again."""
         systems, recipe = self.systems, self.systems.recipe
         own = [jnp.zeros((self._width, *part.shape[1:]), _dtype(part)) for part in systems.own]
-        self._lanes = idle(own, self._width, recipe.size, jnp.dtype(recipe.dtype))
+        nowhere = jnp.zeros((recipe.size, self._width), recipe.dtype)
+        self._lanes = self._method.begin(jnp.full(self._width, -1, jnp.int32), own, nowhere)
         left = ~self.record.finished.reshape(systems.count, self._each).all(axis=1)
         self._left = np.flatnonzero(left)
         self._at, self._taken, self._batch = 0, 0, None
@@ -143,7 +148,7 @@ class Engine:
         last = self._at + self._many >= len(self._left)
         began = time.perf_counter()
         lanes, taken, written, count, rounds = _drain(
-            self.systems.recipe,
+            self._method,
             self._lanes,
             batch,
             np.int32(self._taken),
@@ -250,6 +255,4 @@ def _dtype(array: np.ndarray) -> Any:
     return jax.dtypes.canonicalize_dtype(array.dtype)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _drain(recipe: Recipe, *arguments: Any) -> Any:
-    return drain(recipe.function, recipe.unravel, recipe.weighted, recipe.eps, *arguments)
+_drain = functools.partial(jax.jit, static_argnums=0)(drain)

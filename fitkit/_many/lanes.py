@@ -9,15 +9,16 @@ that was seen on the way speaks for a minimum, and leaves the rest to slower mea
 The lane is the last axis of every array but of the systems' own data.
 """
 
-from enum import IntEnum
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fitkit._many.evaluate import data_of, products
+from fitkit._many.evaluate import data_of, linearised, products
 from fitkit._many.factor import backward, factorised, forward, inverse_diagonal
+from fitkit._many.outcome import Limits, Outcome
+from fitkit._many.recipe import Recipe
 from fitkit._optimisers import (
     ACCEPT,
     BLIND,
@@ -46,17 +47,6 @@ REMAINDER = 2e-7
 STEADY = 0.05
 # Rounds after which a lane is left; a fit from a fair start takes 5 to 20.
 MOST_ROUNDS = 200
-
-
-class Outcome(IntEnum):
-    """How a lane has ended."""
-
-    RUNNING = 0
-    CLEAR = 1
-    MET = 2
-    NONFINITE = 3
-    DOUBTFUL = 4  # it has arrived, and where shall others say
-    LEFT = 5  # on the way
 
 
 class Lanes(NamedTuple):
@@ -107,36 +97,69 @@ class Lanes(NamedTuple):
     outcome: Int[Array, " lanes"]
 
 
-class Limits(NamedTuple):
-    """What the parameters keep to; None where there are no limits."""
+class NormalEquations(NamedTuple):
+    """The method of this module, for one recipe."""
 
-    lower: Float[Array, " n"]
-    upper: Float[Array, " n"]
+    recipe: Recipe
 
+    def begin(self, job: Any, own: Any, starts: Float[Array, "n lanes"]) -> Lanes:
+        """Build lanes at their starts."""
+        n, lanes = starts.shape
+        vector, number = jnp.zeros_like(starts), jnp.zeros(lanes, starts.dtype)
+        none = jnp.zeros(lanes, jnp.int32)
+        return Lanes(
+            job=job,
+            own=own,
+            x=starts,
+            gram=jnp.zeros((n + 1, n + 1, lanes), starts.dtype),
+            scale=vector,
+            data=number,
+            trial=starts,
+            foretold=number,
+            radius=number,
+            decrement=number,
+            ratio=number + 1,
+            pivot=number,
+            steady=none > 0,
+            whole=none > 0,
+            rounds=none,
+            stage=none,
+            outcome=none,
+        )
 
-def idle(own: Any, lanes: int, n: int, dtype: Any) -> Lanes:
-    """Build lanes that wait for work."""
-    vector, number = jnp.zeros((n, lanes), dtype), jnp.zeros(lanes, dtype)
-    none = jnp.zeros(lanes, jnp.int32)
-    return Lanes(
-        job=none - 1,
-        own=own,
-        x=vector,
-        gram=jnp.zeros((n + 1, n + 1, lanes), dtype),
-        scale=vector,
-        data=number,
-        trial=vector,
-        foretold=number,
-        radius=number,
-        decrement=number,
-        ratio=number,
-        pivot=number,
-        steady=none > 0,
-        whole=none > 0,
-        rounds=none,
-        stage=none,
-        outcome=none,
-    )
+    def advance(self, lanes: Lanes, shared: Any, limits: Limits | None) -> Lanes:
+        """Evaluate all trials, judge them, and set the next."""
+        recipe = self.recipe
+
+        def one(x: Array, own: Any) -> tuple[Array, ...]:
+            return linearised(
+                lambda leaves: recipe.function(leaves, own, shared),
+                recipe.unravel,
+                x,
+                own[-1] if recipe.weighted else None,
+            )
+
+        # Behind the barrier, or the model would be computed once for every product.
+        pieces = jax.lax.optimization_barrier(jax.vmap(one)(lanes.trial.T, lanes.own))
+        return advanced(lanes, pieces, limits, recipe.eps)
+
+    def chosen(self, where: Bool[Array, " lanes"], new: Lanes, old: Lanes) -> Lanes:
+        """Take some lanes of the one and the others of the other."""
+        own = jax.tree.map(
+            lambda a, b: jnp.where(where.reshape(-1, *[1] * (a.ndim - 1)), a, b), new.own, old.own
+        )
+        picked = jax.tree.map(
+            lambda a, b: jnp.where(where.reshape(*[1] * (a.ndim - 1), -1), a, b),
+            new._replace(own=()),
+            old._replace(own=()),
+        )
+        return picked._replace(own=own)
+
+    def row(self, lanes: Lanes) -> Float[Array, "2*n+3 lanes"]:
+        """Lay out values, errors, sum of squares, number of data, decrement."""
+        n = len(lanes.x)
+        rest = [lanes.gram[n, n][None], lanes.data[None], lanes.decrement[None]]
+        return jnp.concatenate([lanes.x, standard_errors(lanes), *rest])
 
 
 def advanced(

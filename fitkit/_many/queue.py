@@ -6,15 +6,13 @@ depends on nothing but that fit: the same program, of one width, serves a single
 million of them.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from fitkit._many.evaluate import linearised
-from fitkit._many.lanes import Lanes, Limits, Outcome, advanced, standard_errors
+from fitkit._many.outcome import Limits, Outcome
 
 # Refilling costs about as much as a round, so it waits for this share of the lanes.
 SHARE = 8
@@ -56,31 +54,46 @@ class Written(NamedTuple):
     numbers: Float[Array, "rows 2*n+3"]
 
 
+class Method(Protocol):
+    """How fits are made: by normal equations, or by an optimiser of optax.
+
+    What it calls lanes is a record of arrays, among them `job`, the number of the fit, or -1, and
+    its `outcome` and `rounds`; and `own`, what their systems have for themselves.
+    """
+
+    def begin(self, job: Array, own: Any, starts: Float[Array, "n lanes"]) -> Any:
+        """Build lanes at their starts."""
+        ...
+
+    def advance(self, lanes: Any, shared: Any, limits: Limits | None) -> Any:
+        """Take a step in every lane that is at work; leave all others as they are to the bit."""
+        ...
+
+    def chosen(self, where: Bool[Array, " lanes"], new: Any, old: Any) -> Any:
+        """Take some lanes of the one and the others of the other."""
+        ...
+
+    def row(self, lanes: Any) -> Float[Array, "2*n+3 lanes"]:
+        """Lay out what `Written.numbers` holds of every lane."""
+        ...
+
+
 def drain(
-    function: Callable,
-    unravel: Callable,
-    weighted: bool,
-    eps: float,
-    lanes: Lanes,
+    method: Method,
+    lanes: Any,
     batch: Batch,
     taken: Int[Array, ""],
     limit: Int[Array, ""],
     last: Any,
     shared: Any,
     limits: Limits | None,
-) -> tuple[Lanes, Int[Array, ""], Written, Int[Array, ""], Int[Array, ""]]:
+) -> tuple[Any, Int[Array, ""], Written, Int[Array, ""], Int[Array, ""]]:
     """Advance until the batch is used up, or all its lanes have ended, or for so many rounds.
 
     Parameters
     ----------
-    function
-        ``function(leaves, own, shared)`` -> flat residuals of one system.
-    unravel
-        Makes the leaves that it takes of a vector of parameters.
-    weighted
-        Whether the last of what a system has for itself are weights of the residuals.
-    eps
-        Unit of rounding of the function.
+    method
+        How fits are made.
     lanes
         Where they stand.
     batch, taken
@@ -98,76 +111,38 @@ def drain(
         Where the lanes stand, how many fits were taken, what was written, how many rows of it
         are, and the number of rounds.
     """
-    n, width = lanes.x.shape
-    fits = batch.starts.shape[0]
-    each = fits // jax.tree.leaves(batch.own)[0].shape[0] if jax.tree.leaves(batch.own) else 1
+    width, (fits, n) = lanes.job.size, batch.starts.shape
+    systems = [len(part) for part in batch.own]
+    each = fits // systems[0] if systems else 1
     portion = max(1, width // SHARE)
     rows = fits + width
-    numbers = jnp.zeros((rows, 2 * n + 3), lanes.x.dtype)
     none = jnp.zeros(rows, jnp.int32)
-    written = Written(none, none, none, numbers)
+    written = Written(none, none, none, jnp.zeros((rows, 2 * n + 3), batch.starts.dtype))
 
-    def evaluate(lanes: Lanes) -> tuple[Float[Array, "lanes _ m"], ...]:
-        def one(x: Array, own: Any) -> tuple[Array, ...]:
-            own, weights = (own[:-1], own[-1]) if weighted else (own, None)
-            return linearised(lambda leaves: function(leaves, own, shared), unravel, x, weights)
-
-        return jax.vmap(one)(lanes.trial.T, lanes.own)
-
-    def write(lanes: Lanes, taken: Array, written: Written, count: Array) -> tuple:
+    def write(lanes: Any, taken: Array, written: Written, count: Array) -> tuple:
         ended = (lanes.job >= 0) & (lanes.outcome != Outcome.RUNNING)
-        place = jnp.where(ended, count + jnp.cumsum(ended) - 1, rows)
-        table = jnp.concatenate(
-            [
-                lanes.x,
-                standard_errors(lanes),
-                lanes.gram[n, n][None],
-                lanes.data[None],
-                lanes.decrement[None],
-            ]
-        )
+        place = jnp.where(ended, count + jnp.cumsum(ended, dtype=jnp.int32) - 1, rows)
         written = Written(
             written.job.at[place].set(lanes.job, mode="drop"),
             written.outcome.at[place].set(lanes.outcome, mode="drop"),
             written.rounds.at[place].set(lanes.rounds, mode="drop"),
-            written.numbers.at[place].set(table.T, mode="drop"),
+            written.numbers.at[place].set(method.row(lanes).T, mode="drop"),
         )
         count = count + jnp.sum(ended, dtype=jnp.int32)
         free = ended | (lanes.job < 0)
         rank = jnp.cumsum(free, dtype=jnp.int32) - 1
         fresh = free & (taken + rank < batch.count)
         index = jnp.clip(taken + rank, 0, fits - 1)
-        zero = jnp.zeros_like(lanes.radius)
-        start = batch.starts[index].T
-
-        def filled(new: Array, old: Array) -> Array:
-            return jnp.where(fresh.reshape(-1, *[1] * (old.ndim - 1)), new, old)
-
-        lanes = Lanes(
-            job=jnp.where(fresh, batch.first + taken + rank, jnp.where(free, -1, lanes.job)),
-            own=jax.tree.map(lambda all, old: filled(all[index // each], old), batch.own, lanes.own),
-            x=jnp.where(fresh[None], start, lanes.x),
-            gram=jnp.where(fresh, zero, lanes.gram),
-            scale=jnp.where(fresh[None], zero[None], lanes.scale),
-            data=jnp.where(fresh, zero, lanes.data),
-            trial=jnp.where(fresh[None], start, lanes.trial),
-            foretold=jnp.where(fresh, zero, lanes.foretold),
-            radius=jnp.where(fresh, zero, lanes.radius),
-            decrement=jnp.where(fresh, zero, lanes.decrement),
-            ratio=jnp.where(fresh, zero + 1, lanes.ratio),
-            pivot=jnp.where(fresh, zero, lanes.pivot),
-            steady=~fresh & lanes.steady,
-            whole=~fresh & lanes.whole,
-            rounds=jnp.where(fresh, 0, lanes.rounds),
-            stage=jnp.where(fresh, 0, lanes.stage),
-            outcome=jnp.where(fresh, Outcome.RUNNING, lanes.outcome),
-        )
+        own = jax.tree.map(lambda of_all: of_all[index // each], batch.own)
+        job = jnp.where(fresh, batch.first + taken + rank, -1)
+        new = method.begin(job, own, batch.starts[index].T)
+        lanes = method.chosen(fresh, new, lanes._replace(job=jnp.where(free, -1, lanes.job)))
         return lanes, taken + jnp.sum(fresh, dtype=jnp.int32), written, count
 
-    def waiting(lanes: Lanes) -> Int[Array, ""]:
+    def waiting(lanes: Any) -> Int[Array, ""]:
         return jnp.sum((lanes.job < 0) | (lanes.outcome != Outcome.RUNNING))
 
-    def full(lanes: Lanes, taken: Any) -> Any:
+    def full(lanes: Any, taken: Any) -> Any:
         """Whether so few lanes have ended that refilling them can wait."""
         dry = taken >= batch.count
         return waiting(lanes) < jnp.where(dry & last, width, portion)
@@ -175,15 +150,10 @@ def drain(
     def refilled(carry: tuple) -> tuple:
         *carry, rounds = carry
         lanes, taken, *rest = write(*carry)
-
-        def advance(carry: tuple) -> tuple:
-            lanes, rounds = carry
-            # Behind the barrier, or the model would be computed once for every product.
-            pieces = jax.lax.optimization_barrier(evaluate(lanes))
-            return advanced(lanes, pieces, limits, eps), rounds + 1
-
         lanes, rounds = jax.lax.while_loop(
-            lambda carry: (carry[1] < limit) & full(carry[0], taken), advance, (lanes, rounds)
+            lambda carry: (carry[1] < limit) & full(carry[0], taken),
+            lambda carry: (method.advance(carry[0], shared, limits), carry[1] + 1),
+            (lanes, rounds),
         )
         return lanes, taken, *rest, rounds
 
@@ -191,6 +161,6 @@ def drain(
         lanes, taken, *_, rounds = carry
         return (rounds < limit) & ((taken < batch.count) | full(lanes, taken))
 
-    none = jnp.zeros((), jnp.int32)
-    *carry, rounds = jax.lax.while_loop(goes_on, refilled, (lanes, taken, written, none, none))
+    zero = jnp.zeros((), jnp.int32)
+    *carry, rounds = jax.lax.while_loop(goes_on, refilled, (lanes, taken, written, zero, zero))
     return *write(*carry), rounds

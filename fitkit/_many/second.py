@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fitkit._fisher import fisher_matrix, transposed_jacobian
-from fitkit._many.lanes import Limits
+from fitkit._many.outcome import Limits
 from fitkit._many.recipe import Recipe
 from fitkit._many.systems import Systems
 from fitkit._optimisers import Verdict, blocked, gauss_newton
