@@ -20,6 +20,7 @@ from fitkit._fit import Snapshot as Snapshot
 from fitkit._fit import Status as Status
 from fitkit._fit import StepInfo as StepInfo
 from fitkit._many import Many as Many
+from fitkit._many import check_independent as check_independent
 from fitkit._many import fit_many as fit_many
 from fitkit._nonfinite import NonFiniteError as NonFiniteError
 from fitkit._nonfinite import NonFiniteReport as NonFiniteReport

@@ -1,5 +1,6 @@
 """Feeds the queue batch by batch, keeps what comes out of it, and has doubtful fits judged."""
 
+import dataclasses
 import functools
 import time
 from collections.abc import Iterator
@@ -79,6 +80,20 @@ class Record:
     def finished(self) -> Bool[np.ndarray, " fits"]:
         """Which fits were made."""
         return self.kind != WAITING
+
+    def improved(
+        self, rows: Int[np.ndarray, " k"], other: "Record", others: Int[np.ndarray, " k"]
+    ) -> int:
+        """Take over those rows of another record that are better; return how many."""
+        lower = other.chi_square[others] < self.chi_square[rows]
+        lower |= ~np.isfinite(self.chi_square[rows])
+        gained = other.success[others] & ~self.success[rows]
+        better = other.finished[others] & (
+            gained | (lower & (other.success[others] >= self.success[rows]))
+        )
+        for field in dataclasses.fields(self):
+            getattr(self, field.name)[rows[better]] = getattr(other, field.name)[others[better]]
+        return int(np.count_nonzero(better))
 
 
 class Engine:
@@ -203,8 +218,9 @@ class Engine:
         record.values[fits], record.rounds[fits] = values, rounds
         record.chi_square[fits], record.data[fits] = numbers[:, 2 * n], numbers[:, 2 * n + 1]
         doubtful = (outcomes == Outcome.DOUBTFUL) | (outcomes == Outcome.LEFT)
-        self._doubtful += fits[outcomes == Outcome.DOUBTFUL].tolist()
-        self._left_over += fits[outcomes == Outcome.LEFT].tolist()
+        arrived = doubtful if self._own_way else outcomes == Outcome.DOUBTFUL
+        self._doubtful += fits[arrived].tolist()
+        self._left_over += fits[doubtful & ~arrived].tolist()
         good = (outcomes == Outcome.CLEAR) | (outcomes == Outcome.MET)
         record.errors[fits] = np.where(good[:, None], errors, np.nan)
         record.rank[fits] = np.where(good, n, 0)
@@ -220,7 +236,8 @@ class Engine:
         some = self._doubtful[:SIDE_BY_SIDE]
         for fit in some:
             judged = self.second.judge(fit // self._each, self.record.values[fit])
-            if judged.kind in CONVERGED:
+            # What another way of fitting has left is not this one's to improve.
+            if judged.kind in CONVERGED or self._own_way:
                 self._state(fit, judged)
             else:
                 self._left_over.append(fit)

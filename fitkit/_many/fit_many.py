@@ -4,10 +4,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import optax
 from jaxtyping import PyTree
 
-from fitkit._input import named_arguments
+from fitkit._input import as_optax, check_optimiser, named_arguments
 from fitkit._many import saving
+from fitkit._many.by_optimiser import ByOptimiser
 from fitkit._many.many import Many
 from fitkit._many.systems import make_systems
 from fitkit._paths import Paths
@@ -26,6 +29,7 @@ def fit_many(
     bounds: Mapping[Paths, tuple[Any, Any]] | None = None,
     frozen: Paths = (),
     weights: Any = None,
+    optimiser: optax.GradientTransformation | None = None,
     progress: bool = True,
     block: bool = True,
     load: str | os.PathLike | None = None,
@@ -61,6 +65,9 @@ def fit_many(
     weights
         Multiply the squares of the residuals: 1/σ², and 0 where there is no datum, whatever stands
         there. An array like the residuals of one system, or with the systems in front.
+    optimiser
+        Of optax, in place of Levenberg and Marquardt: every system gets one of its own, which
+        runs until its loss has come to rest. What it arrives at is assessed in the same way.
     progress
         Whether to print a line that says how far it is.
     block
@@ -118,7 +125,11 @@ def fit_many(
         frozen=frozen,
         weights=weights,
     )
-    many = Many(made, None if load is None else saving.load(load, made))
+    method = None
+    if optimiser is not None:
+        check_optimiser("fit_many", "the optimiser", optimiser)
+        method = ByOptimiser(made.recipe, as_optax(optimiser), jax.tree.structure(made.free))
+    many = Many(made, None if load is None else saving.load(load, made), method)
     many.start()
     if block:
         many.wait(progress=progress)

@@ -67,11 +67,8 @@ class Lanes(NamedTuple):
     decrement, ratio
         What a whole step would take off the length of the residuals, and its ratio to that before
         the last step; 1 where that was no whole one.
-    pivot, steady
-        The smallest pivot of the scaled matrix, and whether the last step has left that and the
-        lengths of all columns about as they were.
-    whole
-        Whether the trial is a step without damping or bounds.
+    pivot, whole
+        The smallest pivot of the scaled matrix, and whether the trial is a step without damping or bounds.
     rounds, stage
         How many there were; 0 where not even the start was evaluated, 1 where no step was taken.
     outcome
@@ -90,8 +87,8 @@ class Lanes(NamedTuple):
     decrement: Float[Array, " lanes"]
     ratio: Float[Array, " lanes"]
     pivot: Float[Array, " lanes"]
-    steady: Bool[Array, " lanes"]
     whole: Bool[Array, " lanes"]
+    cut: Bool[Array, " lanes"]
     rounds: Int[Array, " lanes"]
     stage: Int[Array, " lanes"]
     outcome: Int[Array, " lanes"]
@@ -120,8 +117,8 @@ class NormalEquations(NamedTuple):
             decrement=number,
             ratio=number + 1,
             pivot=number,
-            steady=none > 0,
-            whole=none > 0,
+                whole=none > 0,
+            cut=none > 0,
             rounds=none,
             stage=none,
             outcome=none,
@@ -209,7 +206,8 @@ def advanced(
     moved = (trial - x) * unit
     bent = jnp.sum(matrix * moved[None], axis=1)
     foretold = -jnp.sum(moved * (2 * slopes + bent), axis=0)
-    whole = ~damped & jnp.all(trial == target, axis=0)
+    cut = jnp.any(trial != target, axis=0)
+    whole = ~damped & ~cut
 
     ratio = jnp.where(lanes.whole & (lanes.stage > 0), decrement / lanes.decrement, 1)
     ratio = jnp.where(taken, ratio, lanes.ratio)
@@ -220,21 +218,23 @@ def advanced(
     met = (size <= NOISES * ROUNDINGS * eps * reach) & (
         NOISES * ROUNDINGS * eps * reach <= ROUGH * jnp.sqrt(data)
     )
-    before = jnp.sqrt(jnp.diagonal(lanes.gram[:n, :n]).T)
-    steady = jnp.all(jnp.abs(lengths - before) <= STEADY * lengths, axis=0)
+    # Also of a step that was not taken: one too short to be seen changes nothing.
+    before, after = (jnp.sqrt(jnp.diagonal(one[:n, :n]).T) for one in (lanes.gram, there))
+    steady = jnp.all(jnp.abs(after - before) <= STEADY * before, axis=0)
     steady &= jnp.abs(pivot - lanes.pivot) <= 2 * STEADY * pivot
-    steady = jnp.where(taken, steady, lanes.steady)
     # A step that is much shorter than the last may have been so along one eigenvector alone.
     worst = jnp.maximum(ratio, lanes.ratio)
     left = decrement * worst / jnp.maximum(1 - worst, 1 - RUNAWAY)
     settled = (stage == 2) & whole & steady & (worst <= RUNAWAY) & (left <= REMAINDER * sigma)
     settled &= (decrement <= CLOSE / 10 * sigma) & (data > free)
-    bottom = (stage == 2) & (decrement <= NOISES * floor)
+    bottom = (stage == 2) & (decrement <= NOISES * floor) & steady
     late = lanes.rounds >= MOST_ROUNDS
     lost = jnp.any((lengths <= LOST * eps * scale) & ~held, axis=0) | jnp.any(lengths == 0, axis=0)
     # A column without any effect is what the data say nothing of, at a limit or not.
     sure = (pivot >= max(LOST * n * eps, DIGITS)) & (data > free) & ~lost & steady
-    sure &= (worst <= RUNAWAY) & (floor <= COARSE * sigma)
+    # What ends on a limit has no whole step to be judged by.
+    sure &= ((ratio <= RUNAWAY) | lanes.cut) & (floor <= COARSE * sigma)
+    sure &= decrement <= CLOSE / 2 * sigma
     done = settled | bottom
     outcome = jnp.where(done, jnp.where(sure, Outcome.CLEAR, Outcome.DOUBTFUL), Outcome.LEFT)
     outcome = jnp.where(met & (pivot >= LOST * n * eps) & ~lost, Outcome.MET, outcome)
@@ -254,8 +254,8 @@ def advanced(
         decrement=jnp.where(last, decrement * ratio, decrement),
         ratio=ratio,
         pivot=pivot,
-        steady=steady,
         whole=whole,
+        cut=cut,
         rounds=lanes.rounds + 1,
         stage=stage,
         outcome=outcome.astype(lanes.outcome.dtype),

@@ -5,11 +5,12 @@ import time
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, PyTree
+from jaxtyping import Bool, Int
 
 from fitkit._many import saving, tables
 from fitkit._many.best import Best, best_of
 from fitkit._many.engine import KINDS, WAITING, Engine, Record
+from fitkit._many.queue import Method
 from fitkit._many.systems import Systems
 from fitkit._many.worker import Worker
 from fitkit._paths import named_leaves
@@ -52,9 +53,11 @@ class Many:
     True
     """
 
-    def __init__(self, systems: Systems, record: Record | None = None) -> None:
+    def __init__(
+        self, systems: Systems, record: Record | None = None, method: Method | None = None
+    ) -> None:
         self._systems = systems
-        self._engine = Engine(systems, record)
+        self._engine = Engine(systems, record, method)
         self._worker = Worker(self._engine)
         self._best: tuple[int, Best] | None = None
 
@@ -270,7 +273,21 @@ class Many:
         int
             How many came to a minimum where there was none before, or to a lower one.
         """
-        return self._refit(mask, starts)
+        which = np.flatnonzero(self._checked(mask))
+        if not len(which):
+            return 0
+        systems, rows = self._systems, self._rows[which]
+        if starts is None:
+            now = self._engine.record.values[rows]
+            rows_of_starts = systems.starts[which if len(systems.starts) > 1 else [0]][:, 0]
+            began = np.where(np.isfinite(now), now, rows_of_starts)[:, None]
+        else:
+            began = systems.read_starts(starts)
+            began = began[which] if len(began) > 1 else began
+        again = Many(systems.subset(which, began))
+        again.start()
+        again.wait()
+        return self._engine.record.improved(rows, again._engine.record, again._rows)
 
     # To files and tables.
 
@@ -338,6 +355,17 @@ class Many:
             else:
                 found[path] = np.zeros((*self.shape, *leaf.shape), columns.dtype)
         return found
+
+    def _checked(self, mask: Any) -> Bool[np.ndarray, " systems"]:
+        mask = np.asarray(mask)
+        if mask.dtype != bool or mask.shape != self.shape:
+            raise ValueError(
+                f"refit: the mask has shape {mask.shape} and dtype {mask.dtype}; must be booleans "
+                f"of shape {self.shape}, one for each system, such as ~many.success."
+            )
+        if self.running:
+            raise RuntimeError("refit: the fits are running. Pause them first, or wait.")
+        return mask.ravel()
 
     def _index(self, system: int) -> Index:
         if len(self.shape) == 1:

@@ -1,6 +1,7 @@
 """Many systems of one kind: what each has for itself, what they share, and where they start."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Float, Int, PyTree
 
 from fitkit._fisher import check_residuals
 from fitkit._input import checked_params, converted, is_traceable, outcome, shortened
@@ -54,6 +55,8 @@ class Systems:
         Limits of the parameters of one system.
     residual_count : int
         Of one system.
+    read_starts : Callable
+        Turns starts as users write them into what `starts` is.
     """
 
     shape: Shape
@@ -67,6 +70,7 @@ class Systems:
     starts: Float[np.ndarray, "any k n"]
     bounds: Bounds | None
     residual_count: int
+    read_starts: Callable[[Any], Float[np.ndarray, "any k n"]]
 
     @property
     def count(self) -> int:
@@ -100,6 +104,13 @@ class Systems:
         value, is_own = self.fixed[path]
         one = value.shape[1:] if is_own else value.shape
         return np.broadcast_to(value, (*self.shape, *one)) if not is_own else value.reshape(*self.shape, *one)
+
+    def subset(
+        self, which: Int[np.ndarray, " some"], starts: Float[np.ndarray, "any k n"]
+    ) -> "Systems":
+        """Return some of the systems, with other starts."""
+        own = [part[which] for part in self.own]
+        return dataclasses.replace(self, shape=(len(which),), own=own, starts=starts)
 
     def inputs(self, system: int, values: Float[np.ndarray, " n"]) -> tuple[PyTree, Any]:
         """Put together parameters and args of one system."""
@@ -173,6 +184,9 @@ def make_systems(
         weighted=weight is not None,
         eps=0.0,
     )
+    read_starts = functools.partial(
+        _starts, params=params, axes=axes["params"], parts=parts["params"], recipe=recipe, shape=shape
+    )
     made = Systems(
         shape=shape,
         recipe=recipe,
@@ -188,9 +202,10 @@ def make_systems(
         },
         own=own,
         shared=shared,
-        starts=_starts(starts, params, axes["params"], parts["params"], recipe, shape),
+        starts=read_starts(starts),
         bounds=None if bounds is None else _bounds(bounds, arrays),
         residual_count=count,
+        read_starts=read_starts,
     )
     _check_starts(made)
     return dataclasses.replace(made, recipe=dataclasses.replace(recipe, eps=_eps(made)))
