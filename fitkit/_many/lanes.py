@@ -67,8 +67,9 @@ class Lanes(NamedTuple):
     decrement, ratio
         What a whole step would take off the length of the residuals, and its ratio to that before
         the last step; 1 where that was no whole one.
-    pivot, whole
-        The smallest pivot of the scaled matrix, and whether the trial is a step without damping or bounds.
+    pivot, whole, cut
+        The smallest pivot of the scaled matrix, whether the trial is a step without damping or
+        bounds, and whether bounds have cut it short.
     rounds, stage
         How many there were; 0 where not even the start was evaluated, 1 where no step was taken.
     outcome
@@ -232,8 +233,9 @@ def advanced(
     lost = jnp.any((lengths <= LOST * eps * scale) & ~held, axis=0) | jnp.any(lengths == 0, axis=0)
     # A column without any effect is what the data say nothing of, at a limit or not.
     sure = (pivot >= max(LOST * n * eps, DIGITS)) & (data > free) & ~lost & steady
-    # What ends on a limit has no whole step to be judged by.
-    sure &= ((ratio <= RUNAWAY) | lanes.cut) & (floor <= COARSE * sigma)
+    # At the bottom a decrement is rounding, and the one before says more; what ends on a limit has
+    # no whole step to be judged by.
+    sure &= ((jnp.minimum(ratio, lanes.ratio) <= RUNAWAY) | lanes.cut) & (floor <= COARSE * sigma)
     sure &= decrement <= CLOSE / 2 * sigma
     done = settled | bottom
     outcome = jnp.where(done, jnp.where(sure, Outcome.CLEAR, Outcome.DOUBTFUL), Outcome.LEFT)
