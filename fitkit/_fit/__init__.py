@@ -1,8 +1,7 @@
 """The one live fit."""
 
+from fitkit._fit import checkpoint as checkpoint
 from fitkit._fit.checkpoint import CheckpointError as CheckpointError
-from fitkit._fit.checkpoint import read as read_checkpoint
-from fitkit._fit.checkpoint import write as write_checkpoint
 from fitkit._fit.fit import Fit as Fit
 from fitkit._fit.forks import refuse_in_fork as refuse_in_fork
 from fitkit._fit.history import History as History

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from fitkit._many.engine import Record
+from fitkit._many.record import Record
 
 # Two fits of the same data that differ by this share of chi-square are at the same minimum: far
 # above rounding, and far below what a step of a thousandth of a standard error changes of a

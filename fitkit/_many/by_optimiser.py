@@ -90,7 +90,7 @@ class ByOptimiser(NamedTuple):
 
         return jax.tree.map(pick, new, old)
 
-    def row(self, lanes: Walkers) -> Float[Array, "2*n+3 lanes"]:
+    def row(self, lanes: Walkers) -> Float[Array, "columns lanes"]:
         """Lay out the values and the sum of squares; what else there is to say is found later."""
         best = lanes.best.T
         unknown = jnp.full_like(best, jnp.nan)
@@ -115,8 +115,8 @@ class ByOptimiser(NamedTuple):
 
         way = loss if has_reverse("fit_many", loss, params) else gradient_by_columns(loss)
         value, gradient = jax.value_and_grad(way)(params)
+        lower, upper = (None, None) if limits is None else map(self._tree, limits)
         if limits is not None:
-            lower, upper = self._tree(limits.lower), self._tree(limits.upper)
             held = jax.tree.map(blocked, params, gradient, lower, upper)
             gradient = jax.tree.map(lambda h, g: jnp.where(h, 0, g), held, gradient)
         update = tolerant(optax.with_extra_args_support(self.optimiser).update, _EXTRA)
@@ -136,9 +136,7 @@ class ByOptimiser(NamedTuple):
         x = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(after)])
         return self._judged(lane, x.astype(lane.x.dtype), state, value, gradient)
 
-    def _judged(
-        self, lane: Walkers, x: Array, state: Any, value: Array, gradient: Any
-    ) -> Walkers:
+    def _judged(self, lane: Walkers, x: Array, state: Any, value: Array, gradient: Any) -> Walkers:
         """Keep the best point, and end where the loss has come to rest or is not finite."""
         slopes = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)])
         finite = jnp.isfinite(value) & jnp.all(slopes)

@@ -1,20 +1,18 @@
 """Feeds the queue batch by batch, keeps what comes out of it, and has doubtful fits judged."""
 
-import dataclasses
 import functools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from fitkit._many.lanes import NormalEquations
 from fitkit._many.outcome import Limits, Outcome
 from fitkit._many.queue import Batch, Method, drain
+from fitkit._many.record import KINDS, WAITING, Record
 from fitkit._many.second import SIDE_BY_SIDE, Judged, SecondTier
 from fitkit._many.systems import Systems
 from fitkit._result import CONVERGED, Kind
@@ -26,74 +24,6 @@ ENTRIES, MOST_LANES = 2**17, 128
 BATCH_BYTES, MOST_FITS = 2**23, 2**13
 # How long a call takes, about: a pause comes after the one at hand.
 SECONDS = 0.1
-# Kinds as numbers, in the order of their definition; fits that were not made have the last.
-KINDS = tuple(Kind)
-WAITING = len(KINDS)
-
-
-@dataclass
-class Record:
-    """What is known of all fits, one row each: those of the first system, then of the second, …
-
-    Attributes
-    ----------
-    values, errors : Float[np.ndarray, "fits n"]
-        Of the elements that are fitted.
-    chi_square, data, rank : np.ndarray
-        Sum of squares, number of residuals that are data and of constrained eigenvectors.
-    kind : Int[np.ndarray, " fits"]
-        Index into `KINDS`; `WAITING` of a fit that was not made.
-    held : Bool[np.ndarray, "fits n"]
-        Which elements are on a limit.
-    rounds : Int[np.ndarray, " fits"]
-        Evaluations of the residuals and their derivatives by normal equations.
-    success : Bool[np.ndarray, " fits"]
-        Whether a fit is at a minimum at which all is constrained.
-    """
-
-    values: Float[np.ndarray, "fits n"]
-    errors: Float[np.ndarray, "fits n"]
-    chi_square: Float[np.ndarray, " fits"]
-    data: Int[np.ndarray, " fits"]
-    rank: Int[np.ndarray, " fits"]
-    kind: Int[np.ndarray, " fits"]
-    held: Bool[np.ndarray, "fits n"]
-    rounds: Int[np.ndarray, " fits"]
-    success: Bool[np.ndarray, " fits"]
-
-    @classmethod
-    def empty(cls, fits: int, n: int, dtype: Any) -> "Record":
-        """Build the record before any fit was made."""
-        return cls(
-            values=np.full((fits, n), np.nan, dtype),
-            errors=np.full((fits, n), np.nan, dtype),
-            chi_square=np.full(fits, np.nan),
-            data=np.zeros(fits, np.int32),
-            rank=np.zeros(fits, np.int32),
-            kind=np.full(fits, WAITING, np.int8),
-            held=np.zeros((fits, n), bool),
-            rounds=np.zeros(fits, np.int32),
-            success=np.zeros(fits, bool),
-        )
-
-    @property
-    def finished(self) -> Bool[np.ndarray, " fits"]:
-        """Which fits were made."""
-        return self.kind != WAITING
-
-    def improved(
-        self, rows: Int[np.ndarray, " k"], other: "Record", others: Int[np.ndarray, " k"]
-    ) -> int:
-        """Take over those rows of another record that are better; return how many."""
-        lower = other.chi_square[others] < self.chi_square[rows]
-        lower |= ~np.isfinite(self.chi_square[rows])
-        gained = other.success[others] & ~self.success[rows]
-        better = other.finished[others] & (
-            gained | (lower & (other.success[others] >= self.success[rows]))
-        )
-        for field in dataclasses.fields(self):
-            getattr(self, field.name)[rows[better]] = getattr(other, field.name)[others[better]]
-        return int(np.count_nonzero(better))
 
 
 class Engine:
@@ -177,14 +107,14 @@ class Engine:
         self._lanes, self._taken = lanes, int(taken)
         # The first call compiles, and is no measure: it makes one round.
         self._limit = min(max(1, int(SECONDS / seconds)), 8 * self._limit + 8)
-        used_up = self._taken >= int(batch.count)
+        used_up = self._taken >= int(batch.fits)
         if used_up and not (last and bool((lanes.job >= 0).any())):
             self._at, self._taken, self._batch = self._at + self._many, 0, None
         else:
             self._batch = batch
 
     def _next_batch(self) -> Batch:
-        """Lay out the systems that come next, and zeros in the place of those that there are not."""
+        """Lay out the systems that come next, with zeros behind the last."""
         systems, some = self.systems, self._left[self._at : self._at + self._many]
         # A view where they are neighbours, as all are the first time.
         where: Any = some
@@ -199,13 +129,17 @@ class Engine:
             return jnp.asarray(rows)
 
         starts = systems.starts
-        starts = starts[where] if len(starts) > 1 else np.broadcast_to(starts, (len(some), *starts.shape[1:]))
+        starts = (
+            starts[where]
+            if len(starts) > 1
+            else np.broadcast_to(starts, (len(some), *starts.shape[1:]))
+        )
         starts = padded(np.ascontiguousarray(starts))
         return Batch(
             own=[padded(part[where]) for part in systems.own],
             starts=starts.reshape(-1, systems.recipe.size),
             first=np.int32(self._at * self._each),
-            count=np.int32(len(some) * self._each),
+            fits=np.int32(len(some) * self._each),
         )
 
     def _write(self, jobs: Any, outcomes: Any, rounds: Any, numbers: Any) -> None:

@@ -90,8 +90,8 @@ def check_independent(
     for path, leaf in named_leaves(params).items():
         if leaf.ndim == 0 or leaf.shape[0] != systems:
             raise ValueError(
-                f"check_independent: '{path}' has shape {leaf.shape}; its first axis must count the "
-                f"{systems} systems."
+                f"check_independent: '{path}' has shape {leaf.shape}; its first axis must "
+                f"count the {systems} systems."
             )
     walk = jax.jit(lambda targets: _walk(optimiser, params, targets))
     draw = np.random.default_rng(0)
@@ -119,7 +119,9 @@ def _walk(optimiser: Any, params: PyTree, targets: PyTree) -> PyTree:
 
     def loss(params: PyTree) -> Any:
         # Not a parabola, so that second-order methods have something to do.
-        parts = jax.tree.map(lambda p, t: jnp.sum(jnp.cosh(jnp.clip(p - t, -9, 9))), params, targets)
+        parts = jax.tree.map(
+            lambda p, t: jnp.sum(jnp.cosh(jnp.clip(p - t, -9, 9))), params, targets
+        )
         return sum(jax.tree.leaves(parts))
 
     def step(carry: tuple, _: Any) -> tuple:
@@ -136,6 +138,4 @@ def _walk(optimiser: Any, params: PyTree, targets: PyTree) -> PyTree:
 
 def _equal(before: PyTree, after: PyTree, system: int) -> bool:
     pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-    return all(
-        np.array_equal(np.asarray(a)[:, system], np.asarray(b)[:, system]) for a, b in pairs
-    )
+    return all(np.array_equal(np.asarray(a)[:, system], np.asarray(b)[:, system]) for a, b in pairs)

@@ -9,6 +9,7 @@ that was seen on the way speaks for a minimum, and leaves the rest to slower mea
 The lane is the last axis of every array but of the systems' own data.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -118,7 +119,7 @@ class NormalEquations(NamedTuple):
             decrement=number,
             ratio=number + 1,
             pivot=number,
-                whole=none > 0,
+            whole=none > 0,
             cut=none > 0,
             rounds=none,
             stage=none,
@@ -147,13 +148,13 @@ class NormalEquations(NamedTuple):
             lambda a, b: jnp.where(where.reshape(-1, *[1] * (a.ndim - 1)), a, b), new.own, old.own
         )
         picked = jax.tree.map(
-            lambda a, b: jnp.where(where.reshape(*[1] * (a.ndim - 1), -1), a, b),
+            functools.partial(chosen, where),
             new._replace(own=()),
             old._replace(own=()),
         )
         return picked._replace(own=own)
 
-    def row(self, lanes: Lanes) -> Float[Array, "2*n+3 lanes"]:
+    def row(self, lanes: Lanes) -> Float[Array, "columns lanes"]:
         """Lay out values, errors, sum of squares, number of data, decrement."""
         n = len(lanes.x)
         rest = [lanes.gram[n, n][None], lanes.data[None], lanes.decrement[None]]
@@ -169,7 +170,7 @@ def advanced(
     alive = data_of(pieces)
     taken, radius, stuck = _judged(lanes, there, eps)
     stage = jnp.where(taken, jnp.minimum(lanes.stage + 1, 2), lanes.stage)
-    x, gram = jnp.where(taken[None], lanes.trial, lanes.x), jnp.where(taken, there, lanes.gram)
+    x, gram = chosen(taken, lanes.trial, lanes.x), chosen(taken, there, lanes.gram)
     data = jnp.where(taken, alive, lanes.data)
 
     squares = jnp.diagonal(gram[:n, :n]).T
@@ -185,7 +186,9 @@ def advanced(
     slopes = jnp.where(held, 0, gram[n, :n] / unit)
     extent = _length(scale * x)
     radius = jnp.where(
-        (lanes.stage == 0) & taken, jnp.where(extent > 0, extent, jnp.where(size > 0, size, 1)), radius
+        (lanes.stage == 0) & taken,
+        jnp.where(extent > 0, extent, jnp.where(size > 0, size, 1)),
+        radius,
     )
 
     # A column that has shrunk by half the digits is trusted no further than one that has not.
@@ -246,7 +249,7 @@ def advanced(
     busy = (lanes.job >= 0) & (lanes.outcome == Outcome.RUNNING)
     gram = gram.at[n, n].add(jnp.where(last, -(decrement**2), 0))
     new = lanes._replace(
-        x=jnp.where(last[None], trial, x),
+        x=chosen(last, trial, x),
         gram=gram,
         scale=scale,
         data=data,
@@ -262,7 +265,7 @@ def advanced(
         stage=stage,
         outcome=outcome.astype(lanes.outcome.dtype),
     )
-    return jax.tree.map(lambda a, b: a if a is b else jnp.where(busy, a, b), new, lanes)
+    return jax.tree.map(functools.partial(chosen, busy), new, lanes)
 
 
 def standard_errors(lanes: Lanes) -> Float[Array, "n lanes"]:
@@ -322,7 +325,8 @@ def _held(
         return jnp.zeros(x.shape, bool)
     shape = x.shape
     lower, upper = (jnp.broadcast_to(one[:, None], shape) for one in limits)
-    return blocked(x, gradient, lower, upper)
+    held: Any = blocked(x, gradient, lower, upper)
+    return held
 
 
 def _damped(
@@ -332,7 +336,9 @@ def _damped(
     radius: Float[Array, " lanes"],
     busy: Bool[Array, " lanes"],
     least: float,
-) -> tuple[Float[Array, "n lanes"], Float[Array, " lanes"], Float[Array, " lanes"], Bool[Array, " lanes"]]:
+) -> tuple[
+    Float[Array, "n lanes"], Float[Array, " lanes"], Float[Array, " lanes"], Bool[Array, " lanes"]
+]:
     """Minimise the linear model within the radius, as `gauss_newton` does (Moré, section 5).
 
     Returns the step, the decrement of the whole one, the smallest pivot and where it was damped.
@@ -341,7 +347,7 @@ def _damped(
     metric = jnp.eye(n, dtype=slopes.dtype)[..., None] * (stretch**2)[None]
 
     def step(damping: Float[Array, " lanes"]) -> tuple:
-        factor = factorised(matrix + damping * metric)
+        factor = factorised(matrix + damping[None, None] * metric)
         half = forward(factor, -slopes[:, None])[:, 0]
         step = backward(factor, half)
         return factor, half, step, _length(stretch * step)
@@ -357,7 +363,7 @@ def _damped(
         again = too_long(long, count)
         damping = jnp.where(again, grown, damping)
         factor, _, new, length = step(damping)
-        length, at = jnp.where(again, length, long), jnp.where(again[None], new, at)
+        length, at = jnp.where(again, length, long), chosen(again, new, at)
         return damping, at, length, jnp.where(again, steepness(factor, new), steep), count + again
 
     def steepness(factor: Any, step: Any) -> Any:
@@ -378,6 +384,12 @@ def _damped(
     return at, decrement, factor.pivot, damping > 0
 
 
+def chosen(where: Bool[Array, " lanes"], new: Array, old: Array) -> Array:
+    """Take some lanes, which are the last axis, of the one and the others of the other."""
+    if new is old:
+        return old
+    return jnp.where(where.reshape(*[1] * (new.ndim - 1), -1), new, old)
+
+
 def _length(vectors: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
     return jnp.sqrt(jnp.sum(vectors**2, axis=0))
-

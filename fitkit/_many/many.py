@@ -9,8 +9,9 @@ from jaxtyping import Bool, Int
 
 from fitkit._many import saving, tables
 from fitkit._many.best import Best, best_of
-from fitkit._many.engine import KINDS, WAITING, Engine, Record
+from fitkit._many.engine import Engine
 from fitkit._many.queue import Method
+from fitkit._many.record import KINDS, Record
 from fitkit._many.systems import Systems
 from fitkit._many.worker import Worker
 from fitkit._paths import named_leaves
@@ -255,7 +256,9 @@ class Many:
         row = int(self._rows[system])
         record = self._engine.record
         if not record.finished[row]:
-            raise ValueError(f"fit_many: system {index} was not fitted yet; {tables.progress_line(self)}.")
+            raise ValueError(
+                f"fit_many: system {index} was not fitted yet; {tables.progress_line(self)}."
+            )
         return self._result(system, row)
 
     def refit(self, mask: Any, starts: Any = None) -> int:

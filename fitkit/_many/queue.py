@@ -6,12 +6,13 @@ depends on nothing but that fit: the same program, of one width, serves a single
 million of them.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from fitkit._fisher import AnyArray
 from fitkit._many.outcome import Limits, Outcome
 
 # Refilling costs about as much as a round, so it waits for this share of the lanes.
@@ -27,14 +28,14 @@ class Batch(NamedTuple):
         What each of some systems has for itself, by its first axis.
     starts
         One row for every fit: those of the first system, then those of the second, and so on.
-    first, count
+    first, fits
         Number of the first fit, and how many of them there are; the rest of the rows is padding.
     """
 
     own: Any
     starts: Float[Array, "fits n"]
-    first: Int[Array, ""]
-    count: Int[Array, ""]
+    first: Int[AnyArray, ""]
+    fits: Int[AnyArray, ""]
 
 
 class Written(NamedTuple):
@@ -51,9 +52,10 @@ class Written(NamedTuple):
     job: Int[Array, " rows"]
     outcome: Int[Array, " rows"]
     rounds: Int[Array, " rows"]
-    numbers: Float[Array, "rows 2*n+3"]
+    numbers: Float[Array, "rows columns"]
 
 
+@runtime_checkable
 class Method(Protocol):
     """How fits are made: by normal equations, or by an optimiser of optax.
 
@@ -73,7 +75,7 @@ class Method(Protocol):
         """Take some lanes of the one and the others of the other."""
         ...
 
-    def row(self, lanes: Any) -> Float[Array, "2*n+3 lanes"]:
+    def row(self, lanes: Any) -> Float[Array, "columns lanes"]:
         """Lay out what `Written.numbers` holds of every lane."""
         ...
 
@@ -131,7 +133,7 @@ def drain(
         count = count + jnp.sum(ended, dtype=jnp.int32)
         free = ended | (lanes.job < 0)
         rank = jnp.cumsum(free, dtype=jnp.int32) - 1
-        fresh = free & (taken + rank < batch.count)
+        fresh = free & (taken + rank < batch.fits)
         index = jnp.clip(taken + rank, 0, fits - 1)
         own = jax.tree.map(lambda of_all: of_all[index // each], batch.own)
         job = jnp.where(fresh, batch.first + taken + rank, -1)
@@ -144,12 +146,12 @@ def drain(
 
     def full(lanes: Any, taken: Any) -> Any:
         """Whether so few lanes have ended that refilling them can wait."""
-        dry = taken >= batch.count
+        dry = taken >= batch.fits
         return waiting(lanes) < jnp.where(dry & last, width, portion)
 
     def refilled(carry: tuple) -> tuple:
-        *carry, rounds = carry
-        lanes, taken, *rest = write(*carry)
+        lanes, taken, written, count, rounds = carry
+        lanes, taken, *rest = write(lanes, taken, written, count)
         lanes, rounds = jax.lax.while_loop(
             lambda carry: (carry[1] < limit) & full(carry[0], taken),
             lambda carry: (method.advance(carry[0], shared, limits), carry[1] + 1),
@@ -159,8 +161,10 @@ def drain(
 
     def goes_on(carry: tuple) -> Any:
         lanes, taken, *_, rounds = carry
-        return (rounds < limit) & ((taken < batch.count) | full(lanes, taken))
+        return (rounds < limit) & ((taken < batch.fits) | full(lanes, taken))
 
     zero = jnp.zeros((), jnp.int32)
-    *carry, rounds = jax.lax.while_loop(goes_on, refilled, (lanes, taken, written, zero, zero))
-    return *write(*carry), rounds
+    lanes, taken, written, count, rounds = jax.lax.while_loop(
+        goes_on, refilled, (lanes, taken, written, zero, zero)
+    )
+    return *write(lanes, taken, written, count), rounds

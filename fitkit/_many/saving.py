@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fitkit._fit import CheckpointError, read_checkpoint, write_checkpoint
-from fitkit._many.engine import Record
+from fitkit._fit import CheckpointError, checkpoint
+from fitkit._many.record import Record
 from fitkit._many.systems import Systems
 
 
@@ -17,7 +17,7 @@ def save(path: str | os.PathLike, systems: Systems, record: Record) -> None:
     arrays = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     # Taken once, so that fits which end meanwhile are wholly in the file or not at all.
     arrays["kind"] = arrays["kind"].copy()
-    write_checkpoint(path, {"many": _described(systems), "data": _digest(systems)}, arrays)
+    checkpoint.write(path, {"many": _described(systems), "data": _digest(systems)}, arrays)
 
 
 def load(path: str | os.PathLike, systems: Systems) -> Record:
@@ -30,13 +30,15 @@ def load(path: str | os.PathLike, systems: Systems) -> Record:
     ValueError
         If the systems are not those that were saved.
     """
-    header, arrays = read_checkpoint(path)
+    header, arrays = checkpoint.read(path)
     if "many" not in header:
         raise CheckpointError(f"load: {os.fspath(path)!r} is no file of fit_many.")
     for name, now in _described(systems).items():
         was = header["many"].get(name)
         if was != now:
-            raise ValueError(f"load: the file was saved with {name} {was}, and here they are {now}.")
+            raise ValueError(
+                f"load: the file was saved with {name} {was}, and here they are {now}."
+            )
     if header["data"] != _digest(systems):
         raise ValueError(
             "load: the data, weights, starts or bounds are not those that the file was saved with: "

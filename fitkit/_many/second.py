@@ -54,7 +54,7 @@ class Judged(NamedTuple):
 @functools.partial(jax.jit, static_argnums=0)
 def refined(recipe: Recipe, starts: Array, own: Any, shared: Any, limits: Limits | None) -> Array:
     """Go on by `gauss_newton` from a row of `starts` for each fit."""
-    optimiser = gauss_newton()
+    optimiser: Any = gauss_newton()
 
     def one(start: Array, own: Any) -> Array:
         def residuals(x: Array) -> Array:
@@ -86,7 +86,7 @@ def _inside(
     if limits is None:
         return jnp.zeros(x.shape, bool), lambda there: there
     values, rows = transposed_jacobian(residuals, x, "fit_many")
-    held = blocked(x, rows @ values, *limits)
+    held: Any = blocked(x, rows @ values, *limits)
     return held, lambda there: jnp.where(held, x, jnp.clip(there, *limits))
 
 
@@ -131,9 +131,7 @@ class SecondTier:
         systems = self._systems
         params, given = self.inputs(system, values)
         assessment = self._assessed(params, given)
-        residuals = np.asarray(
-            _flat(self.residuals, params, given), np.float64
-        )
+        residuals = np.asarray(_flat(self.residuals, params, given), np.float64)
         chi_square, data = float(residuals @ residuals), residuals.size - assessment.left_out
         errors, rank = np.full(len(values), np.nan), 0
         if assessment.kind is not Kind.NONFINITE:

@@ -13,16 +13,16 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from fitkit._fisher import check_residuals
-from fitkit._input import checked_params, converted, is_traceable, outcome, shortened
+from fitkit._input import checked_params, converted, is_traceable, outcome
 from fitkit._jaxprs import passed_through
 from fitkit._many.axes import Shape, axes_of, system_shape, systems_first
 from fitkit._many.recipe import Constant, Recipe, Source
+from fitkit._many.starts import rows_of_starts
+from fitkit._many.weights import flat_weights
 from fitkit._optimisers import Bounds, bounded
 from fitkit._paths import (
     Paths,
     common_dtype,
-    element_name,
-    is_static,
     match_paths,
     named_elements,
     named_leaves,
@@ -103,7 +103,11 @@ class Systems:
         """Return a parameter that is not fitted, for all systems."""
         value, is_own = self.fixed[path]
         one = value.shape[1:] if is_own else value.shape
-        return np.broadcast_to(value, (*self.shape, *one)) if not is_own else value.reshape(*self.shape, *one)
+        return (
+            np.broadcast_to(value, (*self.shape, *one))
+            if not is_own
+            else value.reshape(*self.shape, *one)
+        )
 
     def subset(
         self, which: Int[np.ndarray, " some"], starts: Float[np.ndarray, "any k n"]
@@ -170,7 +174,7 @@ def make_systems(
                 sources[name].append(Source.SHARED)
             else:
                 sources[name].append(Constant(leaf))
-    weight = _weights(weights, shapes, shape)
+    weight = flat_weights(weights, shapes, shape)
     if weight is not None:
         own.append(np.broadcast_to(weight, (math.prod(shape), count)))
     dtype = common_dtype(*(dtype for _, dtype in free), *jax.tree.leaves(shapes))
@@ -185,7 +189,12 @@ def make_systems(
         eps=0.0,
     )
     read_starts = functools.partial(
-        _starts, params=params, axes=axes["params"], parts=parts["params"], recipe=recipe, shape=shape
+        rows_of_starts,
+        params=params,
+        axes=axes["params"],
+        parts=parts["params"],
+        recipe=recipe,
+        shape=shape,
     )
     made = Systems(
         shape=shape,
@@ -269,7 +278,7 @@ def _parts(tree: Any, axes: dict[str, int | None], shape: Shape) -> list[tuple[A
 
 
 def _example(leaf: Any, own: bool) -> Any:
-    """What one system sees, which need not be finite in any particular system."""
+    """Return what one system sees, in shape and dtype: no system need be finite."""
     return np.zeros_like(leaf[0]) if own else leaf
 
 
@@ -303,120 +312,8 @@ def _check_starts(systems: Systems) -> None:
         )
 
 
-def _weights(weights: Any, shapes: PyTree, shape: Shape) -> np.ndarray | None:
-    """Flatten weights to one row for each system, or one for all of them."""
-    if weights is None:
-        return None
-    weights = converted(weights, "fit_many", "weights")
-    wanted = jax.tree_util.tree_leaves_with_path(shapes)
-    given = jax.tree.leaves(weights)
-    if len(given) != len(wanted):
-        raise ValueError(
-            f"fit_many: weights have {len(given)} arrays, and the residuals of one system "
-            f"{len(wanted)}: one weight for every residual, of each system or of all."
-        )
-    rows = []
-    for (keys, residuals), leaf in zip(wanted, given, strict=True):
-        where = f"weights.{path_of(keys)}" if keys else "weights"
-        array = np.asarray(leaf, float)
-        size = math.prod(residuals.shape)
-        if array.shape == (*shape, *residuals.shape):
-            rows.append(array.reshape(-1, size))
-        elif array.shape == residuals.shape:
-            rows.append(array.reshape(1, size))
-        else:
-            raise ValueError(
-                f"fit_many: '{where}' has shape {array.shape}; must be {residuals.shape}, as the "
-                f"residuals of one system, or {(*shape, *residuals.shape)} with the systems first."
-            )
-        bad = np.argwhere(~((array >= 0) & (array < np.inf)))
-        for index in bad[:1]:
-            at = tuple(map(int, index))
-            raise ValueError(
-                f"fit_many: '{element_name(where, at)}' is {array[at]}; a weight is 1/σ², not "
-                "negative and finite, and 0 where there is no datum."
-            )
-    count = max(len(row) for row in rows)
-    return np.concatenate([np.broadcast_to(row, (count, row.shape[1])) for row in rows], axis=1)
-
-
-def _starts(
-    starts: Any,
-    params: PyTree,
-    axes: dict[str, int | None],
-    parts: list[tuple[Any, bool]],
-    recipe: Recipe,
-    shape: Shape,
-) -> Float[np.ndarray, "any k n"]:
-    """One row for every start: of each system, or of all of them."""
-    if starts is None:
-        return _rows(parts, recipe)[:, None]
-    starts = converted(starts, "fit_many", "starts")
-    structure = jax.tree.structure(params)
-    if isinstance(starts, list | tuple) and jax.tree.structure(starts) != structure:
-        trees = list(starts)
-    else:
-        trees = _unstacked(starts, params)
-    if not trees:
-        raise ValueError("fit_many: `starts` is empty; leave it out to start at `params`.")
-    rows = []
-    for k, tree in enumerate(trees):
-        if jax.tree.structure(tree) != structure:
-            raise ValueError(
-                f"fit_many: starts[{k}] is {shortened(tree)}; must be a tree like `params`."
-            )
-        of_tree = []
-        for (path, axis), new, old in zip(
-            axes.items(), jax.tree.leaves(tree), jax.tree.leaves(params), strict=True
-        ):
-            if np.shape(new) != np.shape(old):
-                raise ValueError(
-                    f"fit_many: '{path}' has shape {np.shape(new)} in starts[{k}], and "
-                    f"{np.shape(old)} in `params`; must be the same."
-                )
-            one = new if axis is None else systems_first(new, axis, shape)
-            of_tree.append((one, axis is not None))
-        rows.append(_rows(of_tree, recipe))
-    count = max(len(row) for row in rows)
-    wide = [np.broadcast_to(row, (count, row.shape[1])) for row in rows]
-    return np.stack(wide, axis=1)
-
-
-def _unstacked(starts: Any, params: PyTree) -> list:
-    """Take a tree like the parameters, with the starts along a further first axis, apart."""
-    if jax.tree.structure(starts) != jax.tree.structure(params):
-        raise ValueError(
-            f"fit_many: starts are {shortened(starts)}; must be a list of trees like `params`, or "
-            "one such tree with a further first axis that counts the starts."
-        )
-    counts = set()
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(starts):
-        if np.ndim(leaf) == 0:
-            raise ValueError(
-                f"fit_many: '{path_of(keys)}' is one number in `starts`; must have a first axis "
-                "that counts the starts."
-            )
-        counts.add(np.shape(leaf)[0])
-    if len(counts) != 1:
-        raise ValueError(
-            f"fit_many: the first axes of `starts` have different lengths: {sorted(counts)}."
-        )
-    return [jax.tree.map(lambda leaf, k=k: leaf[k], starts) for k in range(counts.pop())]
-
-
-def _rows(parts: list[tuple[Any, bool]], recipe: Recipe) -> Float[np.ndarray, "any n"]:
-    """Lay the parameters that are fitted side by side."""
-    columns = [
-        np.asarray(leaf, recipe.dtype).reshape(len(leaf) if own else 1, -1)
-        for (leaf, own), source in zip(parts, recipe.params, strict=True)
-        if source is Source.FREE
-    ]
-    count = max(len(column) for column in columns)
-    return np.concatenate([np.broadcast_to(c, (count, c.shape[1])) for c in columns], axis=1)
-
-
 def _eps(systems: Systems) -> float:
-    """Unit of rounding of the coarsest dtype that residuals pass through."""
+    """Find the unit of rounding of the coarsest dtype that residuals pass through."""
     recipe = systems.recipe
     own = [np.asarray(part[0]) for part in systems.own]
     x = jnp.zeros(recipe.size, recipe.dtype)

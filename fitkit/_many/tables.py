@@ -27,7 +27,9 @@ def text(many: "Many") -> str:
     lines = [f"Many: {_counted(len(many), 'system')}{shape}, {state}"]
     counts = many.counts()
     width = max(map(len, counts))
-    lines += [f"  {word:<{width}}  {count:>{len(str(len(many)))},}" for word, count in counts.items()]
+    lines += [
+        f"  {word:<{width}}  {count:>{len(str(len(many)))},}" for word, count in counts.items()
+    ]
     reduced = many.reduced_chi_square[np.isfinite(many.reduced_chi_square)]
     if reduced.size:
         low, middle, high = np.percentile(reduced, [5, 50, 95])
@@ -91,7 +93,7 @@ def dataframe(many: "Many") -> Any:
 def dataset(many: "Many") -> Any:
     """Build an ``xarray.Dataset``: a variable for every path and one for its errors."""
     try:
-        import xarray
+        import xarray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
             "to_xarray needs xarray, which is not installed: pip install 'fitkit[xarray]'. "

@@ -46,7 +46,9 @@ class Worker:
         """Ask it to stop after the portion at hand."""
         self._stopping = True
 
-    def join(self, timeout: float | None = None, meanwhile: Callable[[], None] | None = None) -> bool:
+    def join(
+        self, timeout: float | None = None, meanwhile: Callable[[], None] | None = None
+    ) -> bool:
         """Wait until it stands still; return whether it does. An interrupt is the caller's."""
         thread, left = self._thread, timeout
         while thread is not None and thread.is_alive():
