@@ -60,6 +60,15 @@ def by_scipy(y, good=slice(None)):
         p0=start,
         sigma=np.full(X[good].size, SIGMA),
         absolute_sigma=True,
+        # Or it would be by finite differences, right to six digits.
+        jac=lambda x, c, f, s: np.stack(
+            [
+                16 * f * (x - c) * np.exp(-8 * (x - c) ** 2),
+                np.exp(-8 * (x - c) ** 2),
+                np.ones_like(x),
+            ],
+            axis=1,
+        ),
         xtol=1e-15,
         ftol=1e-15,
     )
@@ -73,7 +82,6 @@ def test_values_and_errors_are_those_of_scipy(many):
         found, errors = by_scipy(DATA[i])
         # SciPy stops where the sum of squares shows no gain: at half the digits.
         assert [many.values[path][i] for path in START] == pytest.approx(found, abs=1e-6)
-        # Its Jacobian is by finite differences, right to about six digits.
         assert [many.errors[path][i] for path in START] == pytest.approx(errors, rel=1e-5)
     assert np.all(many.degrees_of_freedom == X.size - 3)
 
@@ -168,7 +176,8 @@ def test_the_best_of_several_starts_wins():
     ("name", "function", "start", "status"),
     [
         ("product", lambda p, y: p["a"] * p["b"] * X - y, {"a": 1.0, "b": 1.0}, "flat"),
-        ("tail", lambda p, y: jnp.exp(-p["a"]) * X**2 + 0 * y, {"a": 1.0}, "running away"),
+        # Where the exponential has vanished.
+        ("tail", lambda p, y: (jnp.exp(-p["a"]) + 1) * X**2 + 0.1 * y, {"a": 1.0}, "plateau"),
         ("exact", lambda p, y: p["a"] * X - 2.0 * X + 0 * y, {"a": 1.0}, "met"),
         ("symmetric", lambda p, y: p["a"] ** 2 * X - X + 0.1 * y, {"a": 0.0}, "saddle"),
     ],
@@ -211,11 +220,40 @@ def test_a_pause_and_a_file_lose_nothing(tmp_path):
         fit(DATA, load=tmp_path / "fits")
 
 
+def test_less_memory_means_smaller_batches(many, monkeypatch):
+    from fitkit._many import engine
+
+    drain, calls = engine._drain, []
+
+    def short_of_memory(method, lanes, batch, *rest):
+        calls.append(len(batch.starts))
+        if len(calls) < 3:
+            raise MemoryError
+        return drain(method, lanes, batch, *rest)
+
+    monkeypatch.setattr(engine, "_drain", short_of_memory)
+    found = fit()
+    assert calls[2] == calls[0] // 4
+    assert same(found, many)
+    assert "batches" in found.notes[0]
+    assert found.notes[0] in repr(found)
+
+
+def test_what_the_users_function_raises_is_raised():
+    def broken(params, args):
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        fk.fit_many(broken, {"a": 1.0}, DATA, progress=False)
+
+
 def test_tables(many):
     table = many.to_dataframe()
     assert list(table.columns[:2]) == ["centre", "centre_error"]
     assert np.array_equal(table["flux"], many.values["flux"])
     assert "minimum  300" in repr(many)
+    pytest.importorskip("xarray")
+    assert many.to_xarray()["flux"].dims == ("system",)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,11 @@ class Engine:
     def portions(self) -> Iterator[None]:
         """Make the fits that are left, with a look around after every portion of them."""
         while self._at < len(self._left):
-            self._advance()
+            try:
+                self._advance()
+            except Exception as error:
+                if not _is_short_of_memory(error) or not self._shrink():
+                    raise
             yield
             while len(self._doubtful) >= SIDE_BY_SIDE:
                 self._judge()
@@ -112,6 +116,21 @@ class Engine:
             self._at, self._taken, self._batch = self._at + self._many, 0, None
         else:
             self._batch = batch
+
+    def _shrink(self) -> bool:
+        """Halve the batches, or else the lanes; return whether that was possible."""
+        if self._many > 1:
+            self._many //= 2
+            words = f"batches of {self._many:,} systems"
+        elif self._width > 1:
+            self._width //= 2
+            # Another width is another program, which may round otherwise.
+            words = f"{self._width} systems side by side, which may change the last digits"
+        else:
+            return False
+        self.notes = [f"for lack of memory: {words}"]
+        self._restart()
+        return True
 
     def _next_batch(self) -> Batch:
         """Lay out the systems that come next, with zeros behind the last."""
@@ -194,6 +213,10 @@ class Engine:
         record.rank[fit], record.success[fit] = judged.rank, judged.success
         record.held[fit] = np.isin(self.systems.labels, judged.at_bound)
         record.kind[fit] = KINDS.index(judged.kind)
+
+
+def _is_short_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 _KIND_OF = np.full(len(Outcome), WAITING)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -151,9 +152,10 @@ def make_systems(
         name: jax.tree.unflatten(jax.tree.structure(tree), [_example(*one) for one in parts[name]])
         for name, tree in trees.items()
     }
-    arrays, _ = checked_params(examples["params"], "fit_many")
+    arrays, static = checked_params(examples["params"], "fit_many")
+    example = eqx.combine(arrays, static)
     held = _frozen(frozen, arrays)
-    shapes = outcome("fit_many", "residuals", residuals, examples["params"], examples["args"])
+    shapes = outcome("fit_many", "residuals", residuals, example, examples["args"])
     check_residuals(shapes, "fit_many")
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 

@@ -1,17 +1,14 @@
-"""Many fits as text and as tables of other libraries."""
+"""Many fits as text and as tables of other libraries; `many` is a `Many`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fitkit._format import number
 from fitkit._paths import element_name
 
-if TYPE_CHECKING:
-    from fitkit._many.many import Many
 
-
-def progress_line(many: "Many") -> str:
+def progress_line(many: Any) -> str:
     """Say how far the fits are, in a line."""
     share = many.progress
     bar = ("━" * int(24 * share)).ljust(24, "─")
@@ -19,7 +16,7 @@ def progress_line(many: "Many") -> str:
     return f"{bar} {100 * share:.0f} % of {_counted(len(many), 'system')}, {done}"
 
 
-def text(many: "Many") -> str:
+def text(many: Any) -> str:
     """Write a table of contents."""
     state = "finished" if many.finished else f"{100 * many.progress:.0f} %, "
     state += "" if many.finished else "running" if many.running else "paused; resume() goes on"
@@ -59,7 +56,7 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def dataframe(many: "Many") -> Any:
+def dataframe(many: Any) -> Any:
     """Build a pandas ``DataFrame``: a value and an error for every element, and what qualifies."""
     try:
         import pandas
@@ -90,7 +87,7 @@ def dataframe(many: "Many") -> Any:
     return table if index is not None else table.rename_axis("system")
 
 
-def dataset(many: "Many") -> Any:
+def dataset(many: Any) -> Any:
     """Build an ``xarray.Dataset``: a variable for every path and one for its errors."""
     try:
         import xarray  # pyright: ignore[reportMissingImports]
