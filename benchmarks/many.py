@@ -57,15 +57,12 @@ def by_optimistix(problem: nist.Problem, starts: dict) -> tuple[dict, np.ndarray
         )
         return solution.value, solution.result == optimistix.RESULTS.successful
 
-    values, success = _compiled(one)(starts)
+    program = _programs.setdefault(problem.name, jax.jit(jax.vmap(one)))
+    values, success = program(starts)
     return values, np.asarray(success)
 
 
 _programs: dict = {}
-
-
-def _compiled(one):
-    return _programs.setdefault(one.__code__, jax.jit(jax.vmap(one)))
 
 
 def by_scipy(problem: nist.Problem, starts: dict) -> tuple[dict, np.ndarray]:
@@ -86,9 +83,7 @@ def by_scipy(problem: nist.Problem, starts: dict) -> tuple[dict, np.ndarray]:
 NUMPY = {
     "Misra1a": lambda x, a, b: a * (1 - np.exp(-b * x)),
     "Gauss1": lambda x, a, b, c, d, e, f, g, h: (
-        a * np.exp(-b * x)
-        + c * np.exp(-((x - d) ** 2) / e**2)
-        + f * np.exp(-((x - g) ** 2) / h**2)
+        a * np.exp(-b * x) + c * np.exp(-((x - d) ** 2) / e**2) + f * np.exp(-((x - g) ** 2) / h**2)
     ),
 }
 

@@ -6,6 +6,7 @@ assessed as `Fit.result` assesses a fit, one by one.
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from fitkit._optimisers import Verdict, blocked, gauss_newton
 from fitkit._result import Assessment, Kind, assess
 
 # Side by side: enough that a call costs little beside them, and few that are padding.
-SIDE_BY_SIDE = 32
+SIDE_BY_SIDE = 8
 # Steps of `gauss_newton` from where a lane ended.
 MOST_STEPS = 200
 
@@ -90,23 +91,34 @@ def _inside(
     return held, lambda there: jnp.where(held, x, jnp.clip(there, *limits))
 
 
+@dataclass(frozen=True)
+class Weighted:
+    """Residuals of ``(params, (args, weights))``; equal to another of the same, so compiled once.
+
+    Attributes
+    ----------
+    residuals : Callable
+        As the user gave it.
+    """
+
+    residuals: Callable
+
+    def __call__(self, params: Any, given: Any) -> Any:
+        """Compute the residuals, times the roots of their weights; zero where there is no datum."""
+        args, weights = given
+        values = self.residuals(params, args)
+        if weights is None:
+            return values
+        flat = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(values)])
+        return jnp.where(weights > 0, flat * jnp.sqrt(weights).astype(flat.dtype), 0)
+
+
 class SecondTier:
     """Judges fits in doubt, of some systems."""
 
     def __init__(self, systems: Systems) -> None:
         self._systems = systems
-        recipe = systems.recipe
-
-        def weighted(params: Any, given: Any) -> Any:
-            args, weights = given
-            values = recipe.residuals(params, args)
-            if weights is None:
-                return values
-            flat = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(values)])
-            return jnp.where(weights > 0, flat * jnp.sqrt(weights).astype(flat.dtype), 0)
-
-        # One object, so that what is compiled for it serves all systems.
-        self.residuals = weighted
+        self.residuals = Weighted(systems.recipe.residuals)
 
     def refine(
         self, of_systems: list[int], starts: Float[np.ndarray, "k n"]
