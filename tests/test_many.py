@@ -1,5 +1,7 @@
 """Many systems: right against SciPy and NIST, each by itself to the bit, and honest."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import nist
 import numpy as np
@@ -42,7 +44,7 @@ def many():
     return fit()
 
 
-def same(one, other, here=slice(None), there=slice(None)) -> bool:
+def same(one, other, here: Any = slice(None), there: Any = slice(None)) -> bool:
     """Whether two answers are the same to the bit, NaN included."""
     pairs = [(one.values[path], other.values[path]) for path in one.values]
     pairs += [(one.errors[path], other.errors[path]) for path in one.errors]
@@ -172,6 +174,7 @@ def test_the_best_of_several_starts_wins():
     assert lone.values["x"] == pytest.approx(found.values["x"], rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "function", "start", "status"),
     [
@@ -278,6 +281,7 @@ def test_what_does_not_fit_is_refused_by_its_path(keywords, message, unchecked):
         fit(**keywords)
 
 
+@pytest.mark.slow
 def test_an_optimiser_of_optax_for_every_system(many):
     found = fit(DATA[:20], optimiser=optax.lbfgs())
     assert found.success.all()

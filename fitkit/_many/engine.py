@@ -157,8 +157,8 @@ class Engine:
         return Batch(
             own=[padded(part[where]) for part in systems.own],
             starts=starts.reshape(-1, systems.recipe.size),
-            first=np.int32(self._at * self._each),
-            fits=np.int32(len(some) * self._each),
+            first=np.asarray(self._at * self._each, np.int32),
+            fits=np.asarray(len(some) * self._each, np.int32),
         )
 
     def _write(self, jobs: Any, outcomes: Any, rounds: Any, numbers: Any) -> None:
