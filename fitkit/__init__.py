@@ -19,6 +19,9 @@ from fitkit._fit import LearningRates as LearningRates
 from fitkit._fit import Snapshot as Snapshot
 from fitkit._fit import Status as Status
 from fitkit._fit import StepInfo as StepInfo
+from fitkit._many import Many as Many
+from fitkit._many import check_independent as check_independent
+from fitkit._many import fit_many as fit_many
 from fitkit._nonfinite import NonFiniteError as NonFiniteError
 from fitkit._nonfinite import NonFiniteReport as NonFiniteReport
 from fitkit._nonfinite import debug_nan_check as debug_nan_check

@@ -29,6 +29,7 @@ ROOMS = (
     "_optimisers",
     "_result",
     "_fit",
+    "_many",
     "_plotting",
     "_dashboard",
 )

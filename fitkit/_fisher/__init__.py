@@ -17,6 +17,7 @@ from fitkit._fisher.jacobian import linearise as linearise
 from fitkit._fisher.jacobian import transposed_jacobian as transposed_jacobian
 from fitkit._fisher.matrix import FisherMatrix as FisherMatrix
 from fitkit._fisher.modes import NotDifferentiableError as NotDifferentiableError
+from fitkit._fisher.modes import first as first
 from fitkit._fisher.modes import gradient_by_columns as gradient_by_columns
 from fitkit._fisher.modes import has_reverse as has_reverse
 from fitkit._fisher.modes import products_with as products_with

@@ -23,3 +23,13 @@ from fitkit._optimisers.mapping import tolerant as tolerant
 from fitkit._optimisers.max_step_size import max_step_size as max_step_size
 from fitkit._optimisers.own_counts import own_counts as own_counts
 from fitkit._optimisers.own_counts import separated as separated
+from fitkit._optimisers.trust_region import ACCEPT as ACCEPT
+from fitkit._optimisers.trust_region import BLIND as BLIND
+from fitkit._optimisers.trust_region import CAUTION as CAUTION
+from fitkit._optimisers.trust_region import DOUBT as DOUBT
+from fitkit._optimisers.trust_region import LEAST as LEAST
+from fitkit._optimisers.trust_region import LINEAR as LINEAR
+from fitkit._optimisers.trust_region import MOST as MOST
+from fitkit._optimisers.trust_region import MOST_SECULAR as MOST_SECULAR
+from fitkit._optimisers.trust_region import RADIUS_SLACK as RADIUS_SLACK
+from fitkit._optimisers.trust_region import TRUST as TRUST

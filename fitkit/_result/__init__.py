@@ -40,8 +40,15 @@ but do not prove that there is none.
 """
 
 from fitkit._result.assess import assess as assess
+from fitkit._result.assessment import CONVERGED as CONVERGED
 from fitkit._result.assessment import Assessment as Assessment
 from fitkit._result.assessment import Kind as Kind
+from fitkit._result.classify import CLOSE as CLOSE
+from fitkit._result.classify import COARSE as COARSE
+from fitkit._result.classify import RUNAWAY as RUNAWAY
 from fitkit._result.local_model import DENSE as DENSE
+from fitkit._result.local_model import NOISES as NOISES
+from fitkit._result.local_model import ROUGH as ROUGH
+from fitkit._result.local_model import ROUNDINGS as ROUNDINGS
 from fitkit._result.make_result import make_result as make_result
 from fitkit._result.result import Result as Result

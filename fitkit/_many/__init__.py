@@ -1,0 +1,6 @@
+"""Many systems of one kind, fitted side by side."""
+
+from fitkit._many.fit_many import fit_many as fit_many
+from fitkit._many.independent import Independence as Independence
+from fitkit._many.independent import check_independent as check_independent
+from fitkit._many.many import Many as Many

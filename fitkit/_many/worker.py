@@ -1,0 +1,82 @@
+"""Makes fits in a thread of its own, which stops where it is asked to and loses nothing."""
+
+import atexit
+import threading
+import weakref
+from collections.abc import Callable
+
+from fitkit._fit import JaxSettings, no_debugging, refuse_in_fork
+from fitkit._many.engine import Engine
+
+
+class Worker:
+    """Drives an engine in the background.
+
+    Parameters
+    ----------
+    engine
+        What makes the fits.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self.error: BaseException | None = None
+        atexit.register(_stop, weakref.ref(self))
+
+    @property
+    def running(self) -> bool:
+        """Whether it is at work."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Go on with what is left; nothing if it is at work."""
+        if self.running:
+            return
+        refuse_in_fork("fit_many")
+        self._stopping, self.error = False, None
+        settings = JaxSettings()
+        self._thread = threading.Thread(
+            target=lambda: settings.call(self._drive), name="fitkit-many", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask it to stop after the portion at hand."""
+        self._stopping = True
+
+    def join(
+        self, timeout: float | None = None, meanwhile: Callable[[], None] | None = None
+    ) -> bool:
+        """Wait until it stands still; return whether it does. An interrupt is the caller's."""
+        thread, left = self._thread, timeout
+        while thread is not None and thread.is_alive():
+            if left is not None and left <= 0:
+                return False
+            # In short pieces, or some systems hear no interrupt.
+            thread.join(_LOOK if left is None else min(_LOOK, left))
+            left = None if left is None else left - _LOOK
+            if meanwhile is not None:
+                meanwhile()
+        return True
+
+    def _drive(self) -> None:
+        try:
+            with no_debugging():
+                for _ in self._engine.portions():
+                    if self._stopping:
+                        return
+        except BaseException as error:
+            self.error = error
+
+
+# How long a wait sleeps before it looks again, in seconds.
+_LOOK = 0.1
+
+
+def _stop(worker: "weakref.ref[Worker]") -> None:
+    """Let no thread compute when JAX goes down."""
+    if (alive := worker()) is not None:
+        alive.stop()
+        alive.join()
