@@ -250,6 +250,16 @@ def test_what_the_users_function_raises_is_raised():
         fk.fit_many(broken, {"a": 1.0}, DATA, progress=False)
 
 
+def test_a_global_that_has_changed_counts(monkeypatch):
+    def scaled(params, args):
+        return (params["a"] * SIGMA - args) / 0.1
+
+    first = fk.fit_many(scaled, {"a": 1.0}, DATA[:3], progress=False)
+    monkeypatch.setitem(globals(), "SIGMA", 2 * SIGMA)
+    second = fk.fit_many(scaled, {"a": 1.0}, DATA[:3], progress=False)
+    assert second.values["a"] == pytest.approx(first.values["a"] / 2, rel=1e-9)
+
+
 def test_tables(many):
     table = many.to_dataframe()
     assert list(table.columns[:2]) == ["centre", "centre_error"]

@@ -2,6 +2,7 @@
 
 from fitkit._fit import checkpoint as checkpoint
 from fitkit._fit.checkpoint import CheckpointError as CheckpointError
+from fitkit._fit.content import content_of as content_of
 from fitkit._fit.fit import Fit as Fit
 from fitkit._fit.forks import refuse_in_fork as refuse_in_fork
 from fitkit._fit.history import History as History

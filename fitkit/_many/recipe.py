@@ -5,12 +5,11 @@ Two recipes are equal where the same program serves both, so that a second call 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import Array, Float
 
 from fitkit._paths import ravel
@@ -24,18 +23,17 @@ class Source(Enum):
     SHARED = "what all systems share"
 
 
+@dataclass(frozen=True, eq=False)
 class Constant:
-    """A leaf that JAX does not trace, compared by what it is."""
+    """A leaf that JAX does not trace; the key of a recipe knows what it is."""
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
-        self._key = _key(value)
+    value: Any
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Constant) and self._key == other._key
+        return isinstance(other, Constant)
 
     def __hash__(self) -> int:
-        return hash(self._key)
+        return hash(Constant)
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,9 @@ class Recipe:
 
     Attributes
     ----------
+    key : bytes
+        What tells the residuals and all constants from others: their content, so that a function
+        which reads a global that has changed is another one. Random where that cannot be known.
     residuals : Callable
         As the user gave it.
     trees : tuple
@@ -60,7 +61,8 @@ class Recipe:
         Unit of rounding of the residuals.
     """
 
-    residuals: Callable
+    key: bytes
+    residuals: Callable = field(compare=False)
     trees: tuple[Any, Any]
     params: tuple[Source | Constant, ...]
     args: tuple[Source | Constant, ...]
@@ -98,13 +100,3 @@ class Recipe:
     def function(self, leaves: list, own: Any, shared: Any) -> Float[Array, " m"]:
         """Compute the flat residuals of one system."""
         return ravel(self.residuals(*self.inputs(leaves, own, shared)))[0]
-
-
-def _key(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        return value.shape, value.dtype.str, value.tobytes()
-    try:
-        hash(value)
-    except TypeError:
-        return "is", id(value)
-    return type(value), value

@@ -6,7 +6,7 @@ assessed as `Fit.result` assesses a fit, one by one.
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -97,11 +97,14 @@ class Weighted:
 
     Attributes
     ----------
+    key : bytes
+        Of the recipe.
     residuals : Callable
         As the user gave it.
     """
 
-    residuals: Callable
+    key: bytes
+    residuals: Callable = field(compare=False)
 
     def __call__(self, params: Any, given: Any) -> Any:
         """Compute the residuals, times the roots of their weights; zero where there is no datum."""
@@ -118,7 +121,7 @@ class SecondTier:
 
     def __init__(self, systems: Systems) -> None:
         self._systems = systems
-        self.residuals = Weighted(systems.recipe.residuals)
+        self.residuals = Weighted(systems.recipe.key, systems.recipe.residuals)
 
     def refine(
         self, of_systems: list[int], starts: Float[np.ndarray, "k n"]

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import math
+import os
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from fitkit._fisher import check_residuals
+from fitkit._fit import content_of
 from fitkit._input import checked_params, converted, is_traceable, outcome
 from fitkit._jaxprs import passed_through
 from fitkit._many.axes import Shape, axes_of, system_shape, systems_first
@@ -180,7 +183,11 @@ def make_systems(
     if weight is not None:
         own.append(np.broadcast_to(weight, (math.prod(shape), count)))
     dtype = common_dtype(*(dtype for _, dtype in free), *jax.tree.leaves(shapes))
+    constants = [
+        one.value for one in (*sources["params"], *sources["args"]) if isinstance(one, Constant)
+    ]
     recipe = Recipe(
+        key=_key(residuals, constants),
         residuals=residuals,
         trees=(jax.tree.structure(params), jax.tree.structure(args)),
         params=tuple(sources["params"]),
@@ -312,6 +319,18 @@ def _check_starts(systems: Systems) -> None:
             f"{upper[element]}, and starts outside of them{of}, at {value}. Start inside, or widen "
             "them."
         )
+
+
+def _key(residuals: Callable, constants: list) -> bytes:
+    """Tell functions apart by what they are made of; what may change unseen is like no other."""
+    parts, owner = [residuals], getattr(residuals, "__self__", None)
+    settings: Any = getattr(type(owner), "__dataclass_params__", None)
+    if isinstance(residuals, types.MethodType) and settings is not None and settings.frozen:
+        # The fields of a frozen dataclass, and by identity its class, which the recipe keeps.
+        fields = [getattr(owner, one.name) for one in dataclasses.fields(owner)]
+        parts = [residuals.__func__, id(type(owner)), *fields]
+    content = content_of(*parts, *constants)
+    return content.digest if content.shareable else os.urandom(16)
 
 
 def _eps(systems: Systems) -> float:
