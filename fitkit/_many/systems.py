@@ -323,7 +323,8 @@ def _check_starts(systems: Systems) -> None:
 
 def _key(residuals: Callable, constants: list) -> bytes:
     """Tell functions apart by what they are made of; what may change unseen is like no other."""
-    parts, owner = [residuals], getattr(residuals, "__self__", None)
+    parts: list[Any] = [residuals]
+    owner: Any = getattr(residuals, "__self__", None)
     settings: Any = getattr(type(owner), "__dataclass_params__", None)
     if isinstance(residuals, types.MethodType) and settings is not None and settings.frozen:
         # The fields of a frozen dataclass, and by identity its class, which the recipe keeps.
