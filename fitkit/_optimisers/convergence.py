@@ -81,7 +81,7 @@ def assess(
     )
     rank = jnp.sum(eigenvalues > rtol**2 * eigenvalues[0], dtype=jnp.int32)
     # A column that has shrunk may hide a slope.
-    whole = rank <= jnp.sum(factor.keep)
+    whole = rank <= jnp.sum(factor.keep, dtype=rank.dtype)
     return ConvergenceTest(
         done=(done & whole) | solved,
         near=(near & whole) | solved,
