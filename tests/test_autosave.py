@@ -15,9 +15,9 @@ import weakref
 import numpy as np
 import pytest
 
+from fitkit._checkpoint import read, write
 from fitkit._fit import autosave as module
 from fitkit._fit.autosave import Autosave
-from fitkit._fit.checkpoint import read, write
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and forks of POSIX")
 
@@ -403,7 +403,7 @@ PRELUDE = """
 import os, signal, sys, threading, time
 import numpy as np
 from fitkit._fit.autosave import Autosave
-from fitkit._fit.checkpoint import write
+from fitkit._checkpoint import write
 
 class Fit:
     step = version = 0

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fitkit._fit.checkpoint import CheckpointError, read, write
+from fitkit._checkpoint import CheckpointError, read, write
 
 MAGIC = b"fitkit checkpoint 2\n"
 

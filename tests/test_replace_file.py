@@ -13,9 +13,9 @@ import time
 import numpy as np
 import pytest
 
+from fitkit._checkpoint import read, write
+from fitkit._checkpoint.replace_file import hidden_prefix, replacing
 from fitkit._fit import replace_file
-from fitkit._fit.checkpoint import read, write
-from fitkit._fit.replace_file import hidden_prefix, replacing
 
 posix = pytest.mark.skipif(os.name != "posix", reason="permissions, links and pipes of POSIX")
 
@@ -114,7 +114,7 @@ def test_a_file_that_may_not_be_written_is_not_replaced(path):
     path.chmod(0o444)
     code = (
         "import os, sys\n"
-        "from fitkit._fit.replace_file import replacing\n"
+        "from fitkit._checkpoint.replace_file import replacing\n"
         "if not os.geteuid(): os.setuid(65534)\n"
         "try:\n"
         "    with replacing(sys.argv[1]) as file: file.write(b'new')\n"
@@ -236,7 +236,7 @@ def test_a_limit_on_the_size_of_files(path):
     before = path.read_bytes()
     code = (
         "import resource, signal, sys, numpy as np\n"
-        "from fitkit._fit.checkpoint import write\n"
+        "from fitkit._checkpoint import write\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"
         "for size in (200, 10**6):\n"
@@ -343,7 +343,7 @@ def test_saves_by_many_threads(path):
 
 WRITER = """
 import sys, numpy as np
-from fitkit._fit.checkpoint import write
+from fitkit._checkpoint import write
 path, number, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 print("begun", flush=True)
 for step in range(count):
@@ -380,7 +380,7 @@ def test_kill_at_any_moment_leaves_a_file_that_loads_and_no_litter(path):
     # A child forked from one that has imported all begins to write at once.
     code = (
         "import os, sys, numpy as np\n"
-        "from fitkit._fit.checkpoint import write\n"
+        "from fitkit._checkpoint import write\n"
         "for line in sys.stdin:\n"
         "    child = os.fork()\n"
         "    if not child:\n"

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import fitkit as fk
-from fitkit._fit import checkpoint
+from fitkit import _checkpoint as checkpoint
 
 X = jnp.linspace(0.0, 1.0, 12)
 SCHEDULE = optax.exponential_decay(0.05, 10, 0.9)

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from fitkit._fit.tree_arrays import difference, fingerprint, flatten, restore
+from fitkit._checkpoint.tree_arrays import difference, fingerprint, flatten, restore
 
 PARAMS = {"flux": jnp.ones(3), "star": {"x": jnp.array(0.5), "y": jnp.zeros((2, 2))}}
 OPTIMISERS = {
@@ -204,7 +204,7 @@ def test_fingerprints_are_the_same_in_another_process():
     code = (
         "import json, jax, jax.numpy as jnp, optax\n"
         "jax.config.update('jax_enable_x64', True)\n"
-        "from fitkit._fit.tree_arrays import fingerprint\n"
+        "from fitkit._checkpoint.tree_arrays import fingerprint\n"
         "params = {'b': jnp.ones(3), 'a': {'x': jnp.zeros((2, 2))}}\n"
         "print(json.dumps(fingerprint(optax.adam(0.1).init(params))))"
     )

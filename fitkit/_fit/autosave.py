@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from fitkit._fit.replace_file import hidden_prefix, resolve
+from fitkit._checkpoint import hidden_prefix, resolve
 
 # The time to write the last checkpoints after SIGTERM. Docker kills after 10 s, Kubernetes and
 # SLURM after 30 s: to wait longer than those saves nothing, and a save that waits for something

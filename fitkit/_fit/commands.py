@@ -12,7 +12,6 @@ from jaxtyping import PyTree
 from fitkit._fit.advance import at_lowest, with_event
 from fitkit._fit.diagnose import explain_start
 from fitkit._fit.history import History
-from fitkit._fit.jax_settings import JaxSettings
 from fitkit._fit.loop import Program
 from fitkit._fit.problem import Params
 from fitkit._fit.record import Columns
@@ -22,6 +21,7 @@ from fitkit._fit.step import started
 from fitkit._input import OptaxLike, as_optax, checked_params, explained, split_args
 from fitkit._optimisers import Assignment, assign, map_optimisers, own_counts
 from fitkit._paths import Paths, named_leaves
+from fitkit._programs import JaxSettings
 
 One: TypeAlias = optax.GradientTransformation | OptaxLike
 Optimiser: TypeAlias = One | Mapping[Paths, One]

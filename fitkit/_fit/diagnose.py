@@ -12,8 +12,6 @@ import numpy as np
 from jaxtyping import PyTree
 
 from fitkit._fit.agree import require_all
-from fitkit._fit.forks import is_forked
-from fitkit._fit.jax_settings import no_debugging
 from fitkit._fit.loop import Program
 from fitkit._fit.problem import Params, Problem
 from fitkit._fit.snapshots import Failure, Place, Snapshot
@@ -22,6 +20,7 @@ from fitkit._fit.story import TOO_LARGE, in_force, told
 from fitkit._format import number
 from fitkit._nonfinite import NonFiniteReport, advised, find_from, name_inputs
 from fitkit._paths import element_name, named_leaves
+from fitkit._programs import is_forked, no_debugging
 
 #: Growth per step from which on a learning rate, and not the model, is to blame.
 _RUNS_AWAY = 3.0

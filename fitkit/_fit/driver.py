@@ -22,7 +22,6 @@ from fitkit._fit.agree import Agreement, Decision
 from fitkit._fit.callbacks import Callback
 from fitkit._fit.chunk import capacity
 from fitkit._fit.commands import refreshed
-from fitkit._fit.forks import refuse_in_fork
 from fitkit._fit.loop import Pace, Queued
 from fitkit._fit.run import CONVERGED, Run
 from fitkit._fit.snapshots import Place, Snapshot
@@ -30,6 +29,7 @@ from fitkit._fit.status import Status
 from fitkit._fit.step import GOOD, Controls
 from fitkit._fit.stop_rule import StopRule
 from fitkit._optimisers import knows_verdict, verdict_of
+from fitkit._programs import refuse_in_fork
 
 
 @runtime_checkable

@@ -15,8 +15,8 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
+from fitkit._checkpoint import read, write
 from fitkit._fisher import FisherMatrix
-from fitkit._fit import checkpoint
 from fitkit._fit.advance import given_up, with_event
 from fitkit._fit.agree import leads, require_all
 from fitkit._fit.autosave import Autosave
@@ -35,7 +35,6 @@ from fitkit._fit.commands import (
 )
 from fitkit._fit.diagnose import Reports
 from fitkit._fit.engine import Engine
-from fitkit._fit.forks import refuse_in_fork
 from fitkit._fit.history import History
 from fitkit._fit.judgement import Linearised, assess_place, fisher_at, linearise_at
 from fitkit._fit.loop import Program
@@ -59,6 +58,7 @@ from fitkit._optimisers import (
     spectrum_of,
 )
 from fitkit._paths import Paths
+from fitkit._programs import refuse_in_fork
 from fitkit._result import Assessment, Result, make_result
 from fitkit._sharding import automatic_axes, is_shared
 
@@ -627,7 +627,7 @@ class Fit:
             )
         _ = now.lowest.place
         if self.leads:
-            checkpoint.write(path, *to_record(now))
+            write(path, *to_record(now))
 
     @classmethod
     @automatic_axes()
@@ -667,7 +667,7 @@ class Fit:
         >>> again.step, again.loss == fit.loss
         (10, True)
         """
-        record = checkpoint.read(path)
+        record = read(path)
         fit = cls(**problem)
         loaded = from_record(fit.snapshot, record, os.fspath(path))
         fit._engine.update(lambda now: loaded)

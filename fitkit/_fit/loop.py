@@ -14,7 +14,6 @@ from jaxtyping import Float, PyTree
 
 from fitkit._fit.agree import require_all
 from fitkit._fit.chunk import Chunk, make_chunk
-from fitkit._fit.jax_settings import JaxSettings, no_debugging
 from fitkit._fit.packing import Packed
 from fitkit._fit.problem import Params, Problem
 from fitkit._fit.shared import Programs, Shared
@@ -29,6 +28,7 @@ from fitkit._fit.step import (
     strongly_typed,
 )
 from fitkit._optimisers import Assignment, Bounds, restart_judged
+from fitkit._programs import JaxSettings, no_debugging
 from fitkit._sharding import everywhere, replicated
 
 #: How long a chunk should take, in seconds: short enough for sliders and pause to feel immediate.

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from fitkit._fit.interrupts import Flag
-from fitkit._fit.jax_settings import JaxSettings
 from fitkit._fit.snapshots import Snapshot
 from fitkit._fit.status import Status
+from fitkit._programs import JaxSettings
 
 #: Ends a run where an assessment says that the fit has converged.
 CONVERGED = "converged"

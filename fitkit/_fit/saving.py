@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from fitkit._fit.checkpoint import CheckpointError
+from fitkit._checkpoint import CheckpointError, difference, fingerprint, flatten, restore
 from fitkit._fit.loop import Program
 from fitkit._fit.run import CONVERGED
 from fitkit._fit.snapshots import Event, Lowest, Mark, Place, Snapshot, Timeline
 from fitkit._fit.status import Status
 from fitkit._fit.steering import Change, Steering
 from fitkit._fit.step import FitState, started
-from fitkit._fit.tree_arrays import difference, fingerprint, flatten, restore
 from fitkit._format import number
 from fitkit._paths import named_leaves
 

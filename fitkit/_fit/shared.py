@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import jax
 
-from fitkit._fit.content import Content, content_of
+from fitkit._programs import Content, content_of
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fitkit._fit import CheckpointError, checkpoint
+from fitkit._checkpoint import CheckpointError, read, write
 from fitkit._many.record import Record
 from fitkit._many.systems import Systems
 
@@ -17,7 +17,7 @@ def save(path: str | os.PathLike, systems: Systems, record: Record) -> None:
     arrays = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     # Taken once, so that fits which end meanwhile are wholly in the file or not at all.
     arrays["kind"] = arrays["kind"].copy()
-    checkpoint.write(path, {"many": _described(systems), "data": _digest(systems)}, arrays)
+    write(path, {"many": _described(systems), "data": _digest(systems)}, arrays)
 
 
 def load(path: str | os.PathLike, systems: Systems) -> Record:
@@ -30,7 +30,7 @@ def load(path: str | os.PathLike, systems: Systems) -> Record:
     ValueError
         If the systems are not those that were saved.
     """
-    header, arrays = checkpoint.read(path)
+    header, arrays = read(path)
     if "many" not in header:
         raise CheckpointError(f"load: {os.fspath(path)!r} is no file of fit_many.")
     for name, now in _described(systems).items():

@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from fitkit._fisher import check_residuals
-from fitkit._fit import content_of
 from fitkit._input import checked_params, converted, is_traceable, outcome
 from fitkit._jaxprs import passed_through
 from fitkit._many.axes import Shape, axes_of, system_shape, systems_first
@@ -32,6 +31,7 @@ from fitkit._paths import (
     named_leaves,
     path_of,
 )
+from fitkit._programs import content_of
 
 
 @dataclass(frozen=True)

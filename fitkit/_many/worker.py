@@ -5,8 +5,8 @@ import threading
 import weakref
 from collections.abc import Callable
 
-from fitkit._fit import JaxSettings, no_debugging, refuse_in_fork
 from fitkit._many.engine import Engine
+from fitkit._programs import JaxSettings, no_debugging, refuse_in_fork
 
 
 class Worker:

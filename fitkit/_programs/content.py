@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from fitkit._fit.bytecode import digest_of, facts_of
 from fitkit._input import is_user_file, package_of
+from fitkit._programs.bytecode import digest_of, facts_of
 
 #: Bytes of arrays that are read for a key: at a gigabyte a second, ten milliseconds at most, where
 #: compiling takes seconds.

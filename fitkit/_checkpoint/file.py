@@ -20,11 +20,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from fitkit._fit.replace_file import replacing
-from fitkit._fit.tree_arrays import difference as difference
-from fitkit._fit.tree_arrays import fingerprint as fingerprint
-from fitkit._fit.tree_arrays import flatten as flatten
-from fitkit._fit.tree_arrays import restore as restore
+from fitkit._checkpoint.replace_file import replacing
 
 _FORMAT = 2
 _MAGIC = b"fitkit checkpoint %d\n" % _FORMAT

@@ -1,0 +1,8 @@
+"""What a compiled program depends on: the content of functions, and JAX's settings."""
+
+from fitkit._programs.content import Content as Content
+from fitkit._programs.content import content_of as content_of
+from fitkit._programs.forks import is_forked as is_forked
+from fitkit._programs.forks import refuse_in_fork as refuse_in_fork
+from fitkit._programs.jax_settings import JaxSettings as JaxSettings
+from fitkit._programs.jax_settings import no_debugging as no_debugging
