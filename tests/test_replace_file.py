@@ -13,9 +13,8 @@ import time
 import numpy as np
 import pytest
 
-from fitkit._checkpoint import read, write
+from fitkit._checkpoint import read, replace_file, write
 from fitkit._checkpoint.replace_file import hidden_prefix, replacing
-from fitkit._fit import replace_file
 
 posix = pytest.mark.skipif(os.name != "posix", reason="permissions, links and pipes of POSIX")
 
