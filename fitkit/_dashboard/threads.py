@@ -1,6 +1,9 @@
 """The end of the dashboard's threads: none is inside matplotlib or JAX when Python goes down."""
 
 import atexit
+
+# SciPy imports it when JAX first needs LAPACK, which fails while Python goes down.
+import concurrent.futures.thread  # noqa: F401
 import os
 import threading
 import weakref

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -88,11 +87,12 @@ def linearise_at(now: Snapshot) -> Linearised | None:
     with place.program.applied():
         free, held = split_params(place.state.params, tuple(sorted(now.frozen)))
         flat, _ = ravel(free)
-        rows = jax.eval_shape(problem.residuals, place.state.params, args)
-        count = sum(leaf.size for leaf in jax.tree.leaves(rows))
-        if flat.size > DENSE or count * flat.size > _MOST_KEPT:
+        if flat.size > DENSE:
             return None
-        return linearise(problem.residuals, free, held, args, flat)
+        where = problem.residuals, free, held, args, flat
+        # Of the program itself, which is traced once: the model may take long to trace.
+        _, rows = eqx.filter_eval_shape(linearise, *where)
+        return None if rows.size > _MOST_KEPT else linearise(*where)
 
 
 def _newton(now: Snapshot, step: Float[np.ndarray, " n"]) -> Place:

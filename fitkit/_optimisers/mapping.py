@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
@@ -181,7 +182,7 @@ def assign(
 
 def injected_learning_rates(
     state: optax.OptState, assignment: Assignment
-) -> dict[str, Float[Array, ""]]:
+) -> dict[str, Float[Array | np.ndarray, ""]]:
     """Look up the learning rates that `optax.inject_hyperparams` shows in an optimiser state.
 
     Parameters
@@ -361,7 +362,7 @@ def _check_structure(what: str, tree: PyTree, structure: Any) -> None:
     )
 
 
-def _shown_learning_rates(state: optax.OptState) -> list[Float[Array, ""]]:
+def _shown_learning_rates(state: optax.OptState) -> list[Float[Array | np.ndarray, ""]]:
     def shows(node: Any) -> bool:
         return "learning_rate" in getattr(node, "hyperparams", {})
 
