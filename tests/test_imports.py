@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up: a room imports only from those before it.
 ROOMS = (
     "_format",
+    "_progress",
     "_jaxprs",
     "_sharding",
     "_checkpoint",

@@ -59,6 +59,7 @@ from fitkit._optimisers import (
 )
 from fitkit._paths import Paths
 from fitkit._programs import refuse_in_fork
+from fitkit._progress import Progress
 from fitkit._result import Assessment, Result, make_result
 from fitkit._sharding import automatic_axes, is_shared
 
@@ -237,14 +238,19 @@ class Fit:
 
         def start_and_wait() -> None:
             self._engine.start(self._new_run("run", n, until))
-            self._engine.wait(meanwhile=self._show_progress if shows else None)
+            self._engine.wait(meanwhile=show if bar else None)
 
-        shows = progress and self.leads
+        def show() -> None:
+            now = self.snapshot
+            if bar is not None and now.status == Status.RUNNING:
+                bar.show(now.step, now.target, f"loss {number(now.loss)}")
+
+        bar = Progress("steps") if progress and self.leads else None
 
         self._pausing_on_interrupt(start_and_wait)
         report = self.report
-        if shows:
-            print(f"\r{self.message:<100}", flush=True)
+        if bar is not None:
+            bar.close(self.message, interrupted=self.status == Status.PAUSED)
         self._conclude(report)
 
     @named_arguments("start", **_ENDS)
@@ -1024,16 +1030,6 @@ class Fit:
             print(report, flush=True)
         if self.error is not None:
             raise self.error
-
-    def _show_progress(self) -> None:
-        now = self.snapshot
-        if now.status != Status.RUNNING:
-            return
-        bar = ""
-        if now.target is not None:
-            bar = ("━" * int(24 * now.step / max(now.target, 1))).ljust(24, "─") + " "
-        line = f"{bar}{self.message}, {now.steps_per_second:,.0f} steps/s"
-        print(f"\r{line:<100}", end="", flush=True)
 
 
 def _whole(event: str, n: Any) -> int:

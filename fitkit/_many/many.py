@@ -15,6 +15,7 @@ from fitkit._many.record import KINDS, Record
 from fitkit._many.systems import Systems
 from fitkit._many.worker import Worker
 from fitkit._paths import named_leaves
+from fitkit._progress import Progress
 from fitkit._result import CONVERGED, Result, make_result
 
 Index = int | tuple[int, ...]
@@ -114,28 +115,28 @@ class Many:
         Exception
             Whatever the user's function raised.
         """
-        interrupted, shown = None, self._show if progress else None
+        interrupted, bar = None, Progress("systems") if progress else None
+
+        def show() -> None:
+            if bar is not None:
+                bar.show(self._engine.done, len(self._engine.record.kind))
+
         while True:
             try:
                 if interrupted is not None:
                     self._worker.stop()
-                if not self._worker.join(timeout, shown):
+                if not self._worker.join(timeout, show):
                     raise TimeoutError(f"fit_many: still running after {timeout} s: {self}")
                 break
             except KeyboardInterrupt:
                 interrupted = interrupted or time.monotonic()
                 if time.monotonic() - interrupted > _PATIENCE:
                     raise
-        if progress:
-            print(f"\r{tables.progress_line(self):<100}", flush=True)
-        if interrupted is not None:
-            print("fit_many: paused. What is finished stays; resume() goes on.", flush=True)
+        if bar is not None:
+            bar.close(tables.progress_line(self), interrupted is not None)
         if (error := self._worker.error) is not None:
             self._worker.error = None
             raise error
-
-    def _show(self) -> None:
-        print(f"\r{tables.progress_line(self):<100}", end="", flush=True)
 
     # What was found.
 

@@ -10,18 +10,15 @@ from fitkit._paths import element_name
 
 def progress_line(many: Any) -> str:
     """Say how far the fits are, in a line."""
-    share = many.progress
-    bar = ("━" * int(24 * share)).ljust(24, "─")
-    done = "finished" if share == 1 else "running" if many.running else "paused"
-    return f"{bar} {100 * share:.0f} % of {_counted(len(many), 'system')}, {done}"
+    state = "finished" if many.finished else f"{100 * many.progress:.0f} %, "
+    state += "" if many.finished else "running" if many.running else "paused; resume() goes on"
+    return f"{_counted(len(many), 'system')}, {state}"
 
 
 def text(many: Any) -> str:
     """Write a table of contents."""
-    state = "finished" if many.finished else f"{100 * many.progress:.0f} %, "
-    state += "" if many.finished else "running" if many.running else "paused; resume() goes on"
     shape = f" ({' × '.join(map(str, many.shape))})" if len(many.shape) > 1 else ""
-    lines = [f"Many: {_counted(len(many), 'system')}{shape}, {state}"]
+    lines = [f"Many{shape}: {progress_line(many)}"]
     counts = many.counts()
     width = max(map(len, counts))
     lines += [
