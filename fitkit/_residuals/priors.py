@@ -13,17 +13,23 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, PyTree, Real
+from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 
 from fitkit._input import outcome, shortened
 from fitkit._paths import Paths, element_name, match_paths, named_leaves
 
 PriorFunction: TypeAlias = Callable[[Array], Any]
+AnyArray: TypeAlias = Array | np.ndarray
 
 _WANTED = (
     "must be fitkit.Normal(mean, sigma), fitkit.LogNormal(mean, sigma), or a function of the "
     "parameter's value that returns the negative logarithm of its density"
 )
+
+
+def _as_array(given: Any) -> Array | np.ndarray:
+    # What is no number is refused where the path of its parameter is known.
+    return given if isinstance(given, Array) else np.asarray(given)
 
 
 class Normal(eqx.Module):
@@ -58,8 +64,8 @@ class Normal(eqx.Module):
     (11.0, 1.0)
     """
 
-    mean: Real[ArrayLike, "..."]
-    sigma: Real[ArrayLike, "..."]
+    mean: Shaped[AnyArray, "..."] = eqx.field(converter=_as_array)
+    sigma: Shaped[AnyArray, "..."] = eqx.field(converter=_as_array)
 
     def rows(self, value: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """Compute the residuals, one for every element."""
@@ -96,8 +102,8 @@ class LogNormal(eqx.Module):
     (True, True)
     """
 
-    mean: Real[ArrayLike, "..."]
-    sigma: Real[ArrayLike, "..."]
+    mean: Shaped[AnyArray, "..."] = eqx.field(converter=_as_array)
+    sigma: Shaped[AnyArray, "..."] = eqx.field(converter=_as_array)
 
     def rows(self, value: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """Compute the residuals, one for every element."""

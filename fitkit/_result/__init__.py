@@ -39,6 +39,7 @@ decrement by conjugate gradients and the lowest eigenvalue by Lanczos, which fin
 but do not prove that there is none.
 """
 
+from fitkit._result.apart import LEAST_FREEDOM as LEAST_FREEDOM
 from fitkit._result.apart import Priors as Priors
 from fitkit._result.assess import assess as assess
 from fitkit._result.assessment import CONVERGED as CONVERGED

@@ -16,7 +16,7 @@ from fitkit._result.derivatives import Derivatives
 from fitkit._sharding import to_host
 
 # Degrees of freedom that are no whole number come with the rounding of an inverse: less is none.
-LEAST = 1e-6
+LEAST_FREEDOM = 1e-6
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def tell_apart(
     freedom = residuals.size - left_out - fisher.rank
     if priors is not None:
         freedom += priors.determined(fisher, params, args, frozen)
-        freedom = freedom if freedom > LEAST else 0.0
+        freedom = freedom if freedom > LEAST_FREEDOM else 0.0
     return Apart((chi_square + (added or 0.0)) / 2, residuals, left_out, chi_square, freedom, added)
 
 
