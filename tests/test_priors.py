@@ -203,6 +203,7 @@ def test_errors_to_which_priors_contribute_are_not_scaled():
         fit.result(absolute_sigma=False)
 
 
+@pytest.mark.slow
 def test_many_systems_with_priors_of_their_own():
     slopes = np.array([0.3, -0.2, 0.8])
     x = np.linspace(0, 1, 6)

@@ -187,7 +187,7 @@ def test_numbers_of_priors_and_functions_made_again_compile_nothing(unchecked):
     for fit, mean, power in ((one, 0.0, 4), (other, np.array([3.0, 4.0]), 4), (changed, 0.0, 2)):
         slope, offset = fit.params["slope"], fit.params["offset"]
         loss = 0.5 * np.sum((slope * np.arange(1.0, 3.0) - 1) ** 2 + (slope - mean) ** 2)
-        assert fit.loss == pytest.approx(loss + offset**power, rel=1e-12)
+        assert fit.loss == pytest.approx(float(loss + offset**power), rel=1e-12)
 
 
 # Never wrongly: the second fit must have the loss of its own function.

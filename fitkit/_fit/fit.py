@@ -152,6 +152,23 @@ class Fit:
     >>> fit.run(500, progress=False)
     >>> fit.status
     'converged'
+
+    A prior weighs as much as a datum of its error, and what is derived gets an error:
+
+    >>> fit = fk.Fit(
+    ...     residuals=residuals,
+    ...     params={"slope": 1.0, "offset": 0.0},
+    ...     priors={"offset": fk.Normal(1.0, 0.1)},
+    ...     derived=lambda params: {"end": params["offset"] + params["slope"]},
+    ... )
+    >>> fit.run(progress=False)
+    >>> fit.result()
+    Fit converged after ... steps, ...
+    reduced chi-square ... (... over 18.97 degrees of freedom)
+    chi-square of the priors, beside that of the data, ...
+      slope   3.0 ± 0.4   13 %  (init = 1)
+      offset  1.00 ± 0.10  9.7 %  (init = 0)
+      end     4.0 ± 0.4   9.7 %  (derived)
     """
 
     @named_arguments("Fit")
@@ -165,7 +182,7 @@ class Fit:
         args: Any = None,
         optimiser: Optimiser | None = None,
         bounds: Mapping[Paths, tuple[Any, Any]] | None = None,
-        priors: Mapping[Paths, RowPrior | PriorFunction] | None = None,
+        priors: Mapping[Any, RowPrior | PriorFunction] | None = None,
         derived: DerivedFunction | None = None,
         on_nonfinite: Literal["stop", "skip", "zero"] = "stop",
         autosave: str | os.PathLike | None = None,

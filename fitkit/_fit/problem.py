@@ -62,12 +62,20 @@ class Problem:
         return self._loss(params, args)
 
     def _loss(self, params: Params, args: PyTree) -> Float[Array, ""]:
-        if self.loss_function is None:
-            loss = _half_squares(self.data_residuals(params, args))
+        if isinstance(args, WithPriors):
+            # On the user's mesh as a whole, where who asks for derivatives may be already.
+            return under(self.mesh, self._posterior)(params, args)
+        if self.loss_function is not None:
+            return jnp.asarray(self._call(self.loss_function, params, args))
+        return _half_squares(self.residuals(params, args))
+
+    def _posterior(self, params: Params, args: WithPriors) -> Float[Array, ""]:
+        whole = self._whole(params, args)
+        if self.loss_function is not None:
+            loss = jnp.asarray(self.loss_function(*whole))
         else:
-            loss = jnp.asarray(self._call(self.loss_function, params, args))
-        if not isinstance(args, WithPriors):
-            return loss
+            assert self.residuals_function is not None
+            loss = _half_squares(self.residuals_function(*whole))
         with jax.numpy_dtype_promotion("standard"):
             return loss + self.prior_loss(params, args)
 

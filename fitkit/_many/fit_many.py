@@ -28,7 +28,7 @@ def fit_many(
     args_axes: Any = 0,
     starts: Any = None,
     bounds: Mapping[Paths, tuple[Any, Any]] | None = None,
-    priors: Mapping[Paths, RowPrior | PriorFunction] | None = None,
+    priors: Mapping[Any, RowPrior | PriorFunction] | None = None,
     frozen: Paths = (),
     weights: Any = None,
     optimiser: optax.GradientTransformation | None = None,
