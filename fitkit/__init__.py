@@ -35,6 +35,8 @@ from fitkit._optimisers import map_optimisers as map_optimisers
 from fitkit._optimisers import max_step_size as max_step_size
 from fitkit._paths import UnknownPathError as UnknownPathError
 from fitkit._plotting import Result as Result
+from fitkit._residuals import LogNormal as LogNormal
+from fitkit._residuals import Normal as Normal
 from fitkit._result import Assessment as Assessment
 
 if _TYPE_CHECKING:

@@ -67,6 +67,28 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
     return leaves
 
 
+def paths_as_given(tree: PyTree) -> tuple[str, ...]:
+    """List the paths of all leaves in the order in which the user wrote them.
+
+    JAX sorts the keys of dictionaries.
+
+    >>> paths_as_given({"slope": 1.0, "offset": [0.0, 0.0]})
+    ('slope', 'offset.0', 'offset.1')
+    """
+    return tuple(map(path_of, _key_paths(tree)))
+
+
+def _key_paths(tree: PyTree) -> list[tuple[Any, ...]]:
+    level = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: node is not tree)
+    children = {key_path[-1:]: child for key_path, child in level}
+    if () in children:  # It is a leaf.
+        return [()]
+    if isinstance(tree, dict):
+        given = {key: place for place, key in enumerate(tree)}
+        children = dict(sorted(children.items(), key=lambda item: given[item[0][0].key]))
+    return [key + below for key, child in children.items() for below in _key_paths(child)]
+
+
 def named_elements(tree: PyTree) -> tuple[str, ...]:
     """Name every element of every leaf, in the order of ``jax.flatten_util.ravel_pytree``."""
     return tuple(

@@ -170,6 +170,26 @@ def test_gauss_newton_made_again_compiles_nothing(unchecked):
     assert compiled(lambda: gone_through(make())) == 0
 
 
+def test_numbers_of_priors_and_functions_made_again_compile_nothing(unchecked):
+    def make(mean, power=4):
+        return fk.Fit(
+            residuals=lambda params, args: params["slope"] * args - 1.0,
+            params={"slope": jnp.array([0.5, 0.5]), "offset": 1.0},
+            args=jnp.arange(1.0, 3.0),
+            priors={"slope": fk.Normal(mean, 1.0), "offset": lambda value: value**power},
+            derived=lambda params: {"total": params["slope"].sum()},
+            optimiser=optax.lbfgs(),
+        )
+
+    one, other, changed = make(0.0), make([3.0, 4.0]), make(0.0, 2)
+    gone_through(one)
+    assert compiled(lambda: gone_through(other)) == 0
+    for fit, mean, power in ((one, 0.0, 4), (other, np.array([3.0, 4.0]), 4), (changed, 0.0, 2)):
+        slope, offset = fit.params["slope"], fit.params["offset"]
+        loss = 0.5 * np.sum((slope * np.arange(1.0, 3.0) - 1) ** 2 + (slope - mean) ** 2)
+        assert fit.loss == pytest.approx(float(loss + offset**power), rel=1e-12)
+
+
 # Never wrongly: the second fit must have the loss of its own function.
 
 FACTS = {

@@ -318,7 +318,7 @@ def test_html_escapes_names():
 
 def test_dataframe(result):
     table = result.to_dataframe()
-    assert list(table.columns) == ["value", "error", "fixed"]
+    assert list(table.columns) == ["value", "error", "fixed", "initial", "derived"]
     assert table.loc["slope", "value"] == SLOPE
     assert list(table.index[table.fixed]) == ["idle[0]", "idle[1]"]
 

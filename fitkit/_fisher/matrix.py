@@ -196,6 +196,37 @@ class FisherMatrix(eqx.Module):
             return from_matrix(labels, self.matrix[left][:, left], self.rtol)
         return from_root(labels, self._root[:, left], self.rtol)
 
+    def errors_of(self, jacobian: Float[AnyArray, "k n"]) -> Float[AnyArray, " k"]:
+        """Propagate errors linearly: standard errors of k functions of the elements.
+
+        The roots of the diagonal of ``J C Jᵀ``, without forming it; infinite for a function that an
+        unconstrained eigenvector changes, or whose derivatives are not finite.
+
+        Parameters
+        ----------
+        jacobian
+            Derivatives of the functions by the elements; of the elements themselves, the unit
+            matrix, it makes `errors`.
+
+        Examples
+        --------
+        >>> import fitkit as fk, numpy as np
+        >>> total = lambda params, args: (params["flux"] + params["sky"] - 3.0).reshape(1)
+        >>> fisher = fk.fisher_matrix(total, {"flux": 1.0, "sky": 2.0})
+        >>> fisher.errors_of(np.array([[1.0, 1.0], [1.0, 0.0]])).round(6).tolist()
+        [1.0, inf]
+        """
+        xp = self._xp
+        finite = xp.all(xp.isfinite(jacobian), axis=1)
+        rows = xp.where(finite[:, None], jacobian, 0)
+        # What has no effect has no scale to compare its derivative with.
+        loose = xp.any((rows != 0) & ~self._informed[None, :], axis=1)
+        parts = xp.where(self._informed, rows / self.scale, 0) @ self.eigenvectors.T
+        free = xp.linalg.vector_norm(xp.where(self.constrained, 0, parts), axis=1)
+        loose = loose | (free > self._noise * xp.linalg.vector_norm(parts, axis=1))
+        errors = xp.linalg.vector_norm(rows @ self.projection, axis=1)
+        return xp.where(finite & ~loose, errors, np.inf)
+
     def __add__(self, other: "FisherMatrix") -> "FisherMatrix":
         if not isinstance(other, FisherMatrix):
             return NotImplemented

@@ -22,6 +22,7 @@ from fitkit._input import OptaxLike, as_optax, checked_params, explained, split_
 from fitkit._optimisers import Assignment, assign, map_optimisers, own_counts
 from fitkit._paths import Paths, named_leaves
 from fitkit._programs import JaxSettings
+from fitkit._residuals import WithPriors, check_starts
 
 One: TypeAlias = optax.GradientTransformation | OptaxLike
 Optimiser: TypeAlias = One | Mapping[Paths, One]
@@ -130,7 +131,10 @@ def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Par
             )
     static_args = problem.static_args
     if args is not None:
-        data, static_args = split_args(args, "restart")
+        given, static_args = split_args(args, "restart")
+        data = data._replace(args=given) if isinstance(data, WithPriors) else given
+    if isinstance(data, WithPriors):
+        check_starts(data.priors, arrays)
     same = eqx.tree_equal(
         (static_params, static_args), (problem.static_params, problem.static_args)
     )

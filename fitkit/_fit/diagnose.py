@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import re
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -21,6 +22,7 @@ from fitkit._format import number
 from fitkit._nonfinite import NonFiniteReport, advised, find_from, name_inputs
 from fitkit._paths import element_name, named_leaves
 from fitkit._programs import is_forked, no_debugging
+from fitkit._residuals import WithPriors
 
 #: Growth per step from which on a learning rate, and not the model, is to blame.
 _RUNS_AWAY = 3.0
@@ -111,20 +113,21 @@ def explain(
 def explain_start(program: Program, params: Params) -> NonFiniteReport | None:
     """Explain a loss that is not finite at the parameters given."""
     problem = program.problem
-    report = find_from(problem.loss, name_inputs(_function(problem), (params, program.args)))
+    report = find_from(_separately(problem.loss), _named(problem, params, program.args))
     return report and advised(report, in_force(program, params, report.origin))
 
 
 def _of_evaluation(
     problem: Problem, params: Params, args: PyTree, frozen: np.ndarray
 ) -> NonFiniteReport | None:
+    @_separately
     def value_and_free_gradient(params: Params, args: PyTree) -> Any:
         value, gradient = jax.value_and_grad(problem.loss)(params, args)
         structure = jax.tree.structure(gradient)
         free = jax.tree.unflatten(structure, [not f for f in frozen])
         return value, eqx.filter(gradient, free)
 
-    return find_from(value_and_free_gradient, name_inputs(_function(problem), (params, args)))
+    return find_from(value_and_free_gradient, _named(problem, params, args))
 
 
 def _of_update(
@@ -198,5 +201,14 @@ def _element(tree: Params, name: str | None) -> float | None:
     return None
 
 
-def _function(problem: Problem) -> Any:
-    return problem.loss_function or problem.residuals_function
+def _named(problem: Problem, params: Params, args: PyTree) -> Any:
+    """Name what the loss is computed from, as the user's function does."""
+    function: Any = problem.loss_function or problem.residuals_function
+    if not isinstance(args, WithPriors):
+        return name_inputs(function, (params, args))
+    return name_inputs(lambda params, args, priors: None, (params, *args))
+
+
+def _separately(function: Callable[[Params, PyTree], Any]) -> Callable[..., Any]:
+    """Let a function take data and priors one by one."""
+    return lambda params, *given: function(params, WithPriors(*given) if given[1:] else given[0])

@@ -57,10 +57,11 @@ from fitkit._optimisers import (
     injected_learning_rates,
     spectrum_of,
 )
-from fitkit._paths import Paths
+from fitkit._paths import Paths, paths_as_given
 from fitkit._programs import refuse_in_fork
 from fitkit._progress import Progress
-from fitkit._result import Assessment, Result, make_result
+from fitkit._residuals import PriorFunction, RowPrior
+from fitkit._result import Assessment, DerivedFunction, Result, check_derived, make_result
 from fitkit._sharding import automatic_axes, is_shared
 
 #: For how long interrupts only ask for the pause that the first one asked for, in seconds.
@@ -95,6 +96,17 @@ class Fit:
         elements, in the parameter's unit; None is no limit. Whatever the optimiser, a step that
         leads outside ends on the bound, and an element that the data push against its bound is
         held there until they no longer do; nothing is evaluated outside.
+    priors
+        ``{"flux": fk.Normal(10, 2)}``: what is known beside the data, from a path, subtree or glob
+        to a `Normal`, a `LogNormal`, or a function of the parameter's value that returns the
+        negative logarithm of its density. They become part of the loss, and of standard errors and
+        the Fisher matrix; chi-square is that of the data (see `Result`). The first two are
+        residuals like those of data; with a function the loss is no sum of squares, and needs an
+        optimiser.
+    derived
+        ``derived(params)``: whatever is to be known of the parameters besides, a dictionary of
+        numbers and arrays: ``lambda params: {"total": params["a"] + params["b"]}``. `result`
+        states it with its errors.
     on_nonfinite
         What to do at a step whose loss, gradient, update or new parameters are not finite.
         ``"stop"`` there, keep the last finite state, and explain (see `report`). ``"skip"`` the
@@ -141,6 +153,23 @@ class Fit:
     >>> fit.run(500, progress=False)
     >>> fit.status
     'converged'
+
+    A prior weighs as much as a datum of its error, and what is derived gets an error:
+
+    >>> fit = fk.Fit(
+    ...     residuals=residuals,
+    ...     params={"slope": 1.0, "offset": 0.0},
+    ...     priors={"offset": fk.Normal(1.0, 0.1)},
+    ...     derived=lambda params: {"end": params["offset"] + params["slope"]},
+    ... )
+    >>> fit.run(progress=False)
+    >>> fit.result()
+    Fit converged after ... steps, ...
+    reduced chi-square ... (... over 18.97 degrees of freedom)
+    chi-square of the priors, beside that of the data, ...
+      slope   3.0 ± 0.4   13 %  (init = 1)
+      offset  1.00 ± 0.10  9.7 %  (init = 0)
+      end     4.0 ± 0.4   9.7 %  (derived)
     """
 
     @named_arguments("Fit")
@@ -154,6 +183,8 @@ class Fit:
         args: Any = None,
         optimiser: Optimiser | None = None,
         bounds: Mapping[Paths, tuple[Any, Any]] | None = None,
+        priors: Mapping[Any, RowPrior | PriorFunction] | None = None,
+        derived: DerivedFunction | None = None,
         on_nonfinite: Literal["stop", "skip", "zero"] = "stop",
         autosave: str | os.PathLike | None = None,
         every: int | str = "60s",
@@ -164,12 +195,20 @@ class Fit:
                 f"Fit: on_nonfinite={on_nonfinite!r}; must be 'stop', 'skip' or 'zero'."
             )
         refuse_in_fork("Fit")
-        problem, arrays, data = make_problem(loss, residuals, params, args)
+        problem, arrays, data = make_problem(loss, residuals, params, args, priors)
+        if derived is not None:
+            check_derived(derived, problem.whole_params(arrays))
         if optimiser is None:
             if residuals is None:
                 raise ValueError(
                     "Fit: a loss needs an `optimiser`, such as optax.adam(1e-2). (Residuals do "
                     "without: they are fitted with fitkit.gauss_newton.)"
+                )
+            if not problem.squares:
+                raise ValueError(
+                    f"Fit: the prior of '{next(iter(problem.prior_functions))}' is a function, so "
+                    "that the loss is no sum of squares and needs an `optimiser`, such as "
+                    "optax.lbfgs(). (fitkit.Normal and fitkit.LogNormal do without.)"
                 )
             optimiser = gauss_newton()
         limits = None if bounds is None else bounded(bounds, arrays)
@@ -180,6 +219,7 @@ class Fit:
         require_finite("Fit", place)
         self._engine = Engine(Snapshot.starting(place), weakref.ref(self))
         self._program, self._start = program, arrays
+        self._order, self._derived = paths_as_given(params), derived
         self._bases: dict[int, Program] = {}
         self._inner: One | None = None
         self._factors_outside: Mapping[str, float] | None = None
@@ -645,8 +685,8 @@ class Fit:
         path
             A file that `save` wrote.
         **problem
-            The same ``loss`` or ``residuals``, ``params``, ``args``, ``optimiser`` and ``bounds``
-            that the fit was made with: functions are not in the file.
+            The same ``loss`` or ``residuals``, ``params``, ``args``, ``optimiser``, ``bounds``,
+            ``priors`` and ``derived`` that the fit was made with: functions are not in the file.
 
         Raises
         ------
@@ -712,9 +752,15 @@ class Fit:
         now = self._read_again()
         frozen = tuple(sorted(now.frozen))
         fisher = None if len(frozen) == len(now.steering.names) else self._fisher(now)
+        # The user's own function sees the parameters as they came.
+        whole, derived = now.place.program.problem.whole_params, self._derived
         with now.place.program.applied():
             result = make_result(
                 **now.place.functions,
+                **now.place.apart,
+                derived=None if derived is None else lambda params: derived(whole(params)),
+                initial=self._start,
+                order=self._order,
                 assessment=self._assessment(now),
                 fisher=fisher,
                 frozen=frozen,

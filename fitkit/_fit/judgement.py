@@ -82,7 +82,7 @@ def linearise_at(now: Snapshot) -> Linearised | None:
     """
     place = now.place
     problem, args = place.program.traced.value.problem, place.program.args
-    if problem.residuals_function is None:
+    if not problem.squares:
         return None
     with place.program.applied():
         free, held = split_params(place.state.params, tuple(sorted(now.frozen)))

@@ -1,8 +1,8 @@
-"""What is fitted: a loss, or residuals, over parameters that have been checked."""
+"""What is fitted: a loss, or residuals, with priors, over parameters that have been checked."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import equinox as eqx
@@ -13,6 +13,8 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from fitkit._fisher import check_residuals, gradient_by_columns, has_reverse
 from fitkit._input import checked_params, outcome, shortened, split_args
+from fitkit._paths import Paths, named_leaves
+from fitkit._residuals import PriorFunction, WithPriors, check_starts, read_priors, rows_of
 from fitkit._sharding import find_mesh, held_by, under
 
 Params: TypeAlias = PyTree
@@ -25,7 +27,8 @@ class Problem:
     """A function to minimise, by its parameters.
 
     Functions inside `params` and `args` (the activation of a network, say) are no parameters and
-    no data: they are set aside, and put back before the user's function sees them.
+    no data: they are set aside, and put back before the user's function sees them. Where there are
+    priors, its data are `WithPriors`.
     """
 
     loss_function: LossFunction | None
@@ -36,6 +39,13 @@ class Problem:
     forward_only: bool = False
     #: The devices over which its data are spread.
     mesh: Mesh | None = None
+    #: Those priors that are no residuals, by path.
+    prior_functions: Mapping[str, PriorFunction] = dataclasses.field(default_factory=dict)
+
+    @property
+    def squares(self) -> bool:
+        """Whether the loss is half a sum of squares, so that `residuals` are all there is to it."""
+        return self.residuals_function is not None and not self.prior_functions
 
     @property
     def parts(self) -> tuple[Any, ...]:
@@ -43,23 +53,55 @@ class Problem:
         return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
     def loss(self, params: Params, args: PyTree) -> Float[Array, ""]:
-        """Evaluate the loss, which `jax.grad` can take; of residuals, half the sum of squares."""
+        """Evaluate the loss, which `jax.grad` can take; of residuals, half the sum of squares.
+
+        With priors it is the negative logarithm of the posterior density, but for a constant.
+        """
         if self.forward_only:
             return gradient_by_columns(lambda p: self._loss(p, args))(params)
         return self._loss(params, args)
 
     def _loss(self, params: Params, args: PyTree) -> Float[Array, ""]:
+        if isinstance(args, WithPriors):
+            # On the user's mesh as a whole, where who asks for derivatives may be already.
+            return under(self.mesh, self._posterior)(params, args)
         if self.loss_function is not None:
             return jnp.asarray(self._call(self.loss_function, params, args))
-        squares = [jnp.sum(jnp.square(r)) for r in jax.tree.leaves(self.residuals(params, args))]
+        return _half_squares(self.residuals(params, args))
+
+    def _posterior(self, params: Params, args: WithPriors) -> Float[Array, ""]:
+        whole = self._whole(params, args)
+        if self.loss_function is not None:
+            loss = jnp.asarray(self.loss_function(*whole))
+        else:
+            assert self.residuals_function is not None
+            loss = _half_squares(self.residuals_function(*whole))
         with jax.numpy_dtype_promotion("standard"):
-            return 0.5 * functools.reduce(jnp.add, squares)
+            return loss + self.prior_loss(params, args)
 
     def residuals(self, params: Params, args: PyTree) -> PyTree[Float[Array, "..."]]:
+        """Evaluate (model - data) / sigma, and after them what priors have of that kind."""
+        data = self.data_residuals(params, args)
+        return (data, self.prior_residuals(params, args)) if isinstance(args, WithPriors) else data
+
+    def data_residuals(self, params: Params, args: PyTree) -> PyTree[Float[Array, "..."]]:
         """Evaluate (model - data) / sigma."""
         if self.residuals_function is None:
             raise ValueError("This problem was given a loss and has no residuals.")
         return self._call(self.residuals_function, params, args)
+
+    def prior_residuals(self, params: Params, args: WithPriors) -> dict[str, Float[Array, "..."]]:
+        """Evaluate the residuals of priors, by path."""
+        return rows_of(args.priors, params)
+
+    def prior_loss(self, params: Params, args: WithPriors) -> Float[Array, ""]:
+        """Evaluate what priors add to the loss."""
+        leaves = named_leaves(params)
+        terms = [jnp.asarray(prior(leaves[path])) for path, prior in self.prior_functions.items()]
+        if args.priors:
+            terms.append(_half_squares(self.prior_residuals(params, args)))
+        with jax.numpy_dtype_promotion("standard"):
+            return functools.reduce(jnp.add, terms)
 
     def whole_params(self, params: Params) -> PyTree:
         """Put back what is no array, so that the user sees the tree that came."""
@@ -70,7 +112,7 @@ class Problem:
 
         By shape and dtype: nothing compiles. Returns a problem that knows the mode.
         """
-        whole = self.whole_params(params), eqx.combine(args, self.static_args)
+        whole = self._whole(params, args)
         mesh = find_mesh(args)
         if self.loss_function is not None:
             _check_loss(outcome(event, "loss", under(mesh, self.loss_function), *whole), event)
@@ -86,13 +128,21 @@ class Problem:
             return self
         return dataclasses.replace(checked, forward_only=forward_only)
 
+    def _whole(self, params: Params, args: PyTree) -> tuple[PyTree, PyTree]:
+        """Put together what the user's function sees."""
+        data = args.args if isinstance(args, WithPriors) else args
+        return self.whole_params(params), eqx.combine(data, self.static_args)
+
     def _call(self, function: Callable, params: Params, args: PyTree) -> Any:
-        whole = self.whole_params(params), eqx.combine(args, self.static_args)
-        return under(self.mesh, function)(*whole)
+        return under(self.mesh, function)(*self._whole(params, args))
 
 
 def make_problem(
-    loss: LossFunction | None, residuals: ResidualsFunction | None, params: PyTree, args: PyTree
+    loss: LossFunction | None,
+    residuals: ResidualsFunction | None,
+    params: PyTree,
+    args: PyTree,
+    priors: Mapping[Paths, Any] | None = None,
 ) -> tuple[Problem, Params, PyTree]:
     """Check what the user passed and split it into a problem, its parameters and its data.
 
@@ -105,7 +155,7 @@ def make_problem(
         no function or does not return what it should.
     ValueError
         If a parameter is empty or non-finite, if there are no parameters, or if not exactly one
-        of `loss` and `residuals` is given.
+        of `loss` and `residuals` is given; and whatever `read_priors` raises.
     """
     if (loss is None) == (residuals is None):
         given = "both" if loss is not None else "neither"
@@ -118,8 +168,19 @@ def make_problem(
         )
     arrays, static_params = checked_params(params, "Fit")
     data, static_args = split_args(args, "Fit")
-    problem = Problem(loss, residuals, static_params, static_args).checked(arrays, data)
-    return problem, arrays, data
+    problem = Problem(loss, residuals, static_params, static_args)
+    if priors:
+        rows, functions = read_priors(priors, arrays)
+        check_starts(rows, arrays)
+        problem = dataclasses.replace(problem, prior_functions=functions)
+        data = WithPriors(data, jax.tree.map(jnp.asarray, rows))
+    return problem.checked(arrays, data), arrays, data
+
+
+def _half_squares(residuals: PyTree[Float[Array, "..."]]) -> Float[Array, ""]:
+    squares = [jnp.sum(jnp.square(r)) for r in jax.tree.leaves(residuals)]
+    with jax.numpy_dtype_promotion("standard"):
+        return 0.5 * functools.reduce(jnp.add, squares)
 
 
 def _check_loss(out: Any, event: str) -> None:

@@ -19,6 +19,8 @@ from fitkit._fit.record import Columns
 from fitkit._fit.status import Status
 from fitkit._fit.steering import Steering
 from fitkit._fit.step import Controls, FitState
+from fitkit._residuals import WithPriors
+from fitkit._result import Priors
 from fitkit._sharding import is_explicit, relabelled
 
 #: Memory that earlier states may take, in bytes, and how many are kept at most.
@@ -83,12 +85,24 @@ class Place:
     def functions(self) -> dict[str, Any]:
         """Arguments of `fisher_matrix` or `assess`: functions of arrays alone."""
         problem = self.program.traced.value.problem
-        by_loss = problem.residuals_function is None
         return {
-            "residuals": None if by_loss else problem.residuals,
-            "loss": problem.loss if by_loss else None,
+            "residuals": problem.residuals if problem.squares else None,
+            "loss": None if problem.squares else problem.loss,
             "params": self.state.params,
             "args": self.program.args,
+        }
+
+    @property
+    def apart(self) -> dict[str, Any]:
+        """Arguments of `make_result` beside `functions`: what tells data and priors apart."""
+        problem = self.program.traced.value.problem
+        if not isinstance(self.program.args, WithPriors):
+            return {}
+        return {
+            "data": None if problem.residuals_function is None else problem.data_residuals,
+            "priors": Priors(
+                problem.prior_loss, problem.prior_residuals if problem.squares else None
+            ),
         }
 
     @property

@@ -159,7 +159,7 @@ def make_step(
             "frozen": frozen,
             "factors": factors,
         }
-        if problem.residuals_function is not None:
+        if problem.squares:
             extra["residuals"] = promoting(*users)(
                 lambda there: problem.residuals(still(there), args)
             )

@@ -210,7 +210,7 @@ class _Check(threading.Thread):
 def _freedom_of(place: Place) -> int | None:
     """By how many the residuals outnumber the parameters, one at least; None for a loss."""
     problem, params = place.program.problem, place.state.params
-    if problem.residuals_function is None:
+    if not problem.squares:
         return None
     rows = jax.eval_shape(problem.residuals, params, place.program.args)
     count = sum(leaf.size for leaf in jax.tree.leaves(rows))

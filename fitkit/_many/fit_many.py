@@ -14,6 +14,7 @@ from fitkit._many.by_optimiser import ByOptimiser
 from fitkit._many.many import Many
 from fitkit._many.systems import make_systems
 from fitkit._paths import Paths
+from fitkit._residuals import PriorFunction, RowPrior
 
 
 @named_arguments("fit_many", frozen="frozen", weights="weights")
@@ -27,6 +28,7 @@ def fit_many(
     args_axes: Any = 0,
     starts: Any = None,
     bounds: Mapping[Paths, tuple[Any, Any]] | None = None,
+    priors: Mapping[Any, RowPrior | PriorFunction] | None = None,
     frozen: Paths = (),
     weights: Any = None,
     optimiser: optax.GradientTransformation | None = None,
@@ -60,6 +62,9 @@ def fit_many(
         one such tree with a further axis in front. The lowest minimum wins.
     bounds
         Limits by parameter path, as for `Fit`: ``{"flux": (0, None)}``.
+    priors
+        `Normal` and `LogNormal` priors by parameter path, as for `Fit`. Their numbers are those of
+        all systems, or arrays with the systems in front.
     frozen
         Paths, subtrees or globs of parameters that stay as they are given.
     weights
@@ -122,6 +127,7 @@ def fit_many(
         args_axes=args_axes,
         starts=starts,
         bounds=bounds,
+        priors=priors,
         frozen=frozen,
         weights=weights,
     )

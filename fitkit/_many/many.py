@@ -10,13 +10,14 @@ from jaxtyping import Bool, Int
 from fitkit._many import saving, tables
 from fitkit._many.best import Best, best_of
 from fitkit._many.engine import Engine
+from fitkit._many.priors import apart, contributions
 from fitkit._many.queue import Method
 from fitkit._many.record import KINDS, Record
 from fitkit._many.systems import Systems
 from fitkit._many.worker import Worker
 from fitkit._paths import named_leaves
 from fitkit._progress import Progress
-from fitkit._result import CONVERGED, Result, make_result
+from fitkit._result import CONVERGED, LEAST_FREEDOM, Result, make_result
 
 Index = int | tuple[int, ...]
 
@@ -167,15 +168,27 @@ class Many:
 
     @property
     def chi_square(self) -> np.ndarray:
-        """Sum of the squared residuals, weighted."""
-        return self._of_best("chi_square", np.nan).reshape(self.shape)
+        """Sum of the squared residuals of the data, weighted."""
+        return self._of_best("chi_square", np.nan).reshape(self.shape) - self._of_priors[0]
+
+    @property
+    def prior_chi_square(self) -> np.ndarray:
+        """Sum of the squared residuals of the priors; 0 without any."""
+        return np.zeros(self.shape) + self._of_priors[0]
 
     @property
     def degrees_of_freedom(self) -> np.ndarray:
-        """Number of residuals that are data, less the number of constrained eigenvectors."""
-        record, rows = self._engine.record, self._rows
+        """Number of residuals that are data, less that of parameters which the data determine.
+
+        Without priors the latter is the number of constrained eigenvectors; see `Result`.
+        """
+        record, rows, systems = self._engine.record, self._rows, self._systems
         freedom = record.data[rows] - record.rank[rows]
-        return np.where(record.finished[rows], freedom, 0).reshape(self.shape)
+        freedom = np.where(record.finished[rows], freedom, 0).reshape(self.shape)
+        if not systems.priors:
+            return freedom
+        left = freedom - (systems.residual_count - systems.data_count) + self._of_priors[1]
+        return np.where(left > LEAST_FREEDOM, left, 0.0)
 
     @property
     def reduced_chi_square(self) -> np.ndarray:
@@ -339,6 +352,12 @@ class Many:
     def _rows(self) -> Int[np.ndarray, " systems"]:
         return self._found.rows
 
+    @property
+    def _of_priors(self) -> tuple[Any, Any]:
+        """Chi-square of the priors, and how many parameters they determine."""
+        priors = self._systems.priors
+        return contributions(priors, self.values, self.errors, self.shape) if priors else (0.0, 0)
+
     def _of_best(self, name: str, waiting: Any) -> np.ndarray:
         record, rows = self._engine.record, self._rows
         found, done = getattr(record, name)[rows], record.finished[rows]
@@ -391,14 +410,16 @@ class Many:
 
     def _result(self, system: int, row: int) -> Result:
         systems, record = self._systems, self._engine.record
+        residuals = self._engine.second.residuals
         params, given = self._engine.second.inputs(system, record.values[row])
         status = "non-finite" if _WORDS[record.kind[row]] == "non-finite" else "finished"
         return make_result(
-            residuals=self._engine.second.residuals,
+            residuals=residuals,
             params=params,
             args=given,
             frozen=systems.frozen,
             status=status,
             steps=int(record.rounds[row]),
             bounds=systems.bounds,
+            **(apart(residuals, systems.data_count) if systems.priors else {}),
         )

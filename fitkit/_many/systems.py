@@ -19,6 +19,7 @@ from fitkit._fisher import check_residuals
 from fitkit._input import checked_params, converted, is_traceable, outcome
 from fitkit._jaxprs import passed_through
 from fitkit._many.axes import Shape, axes_of, system_shape, systems_first
+from fitkit._many.priors import Beside, numbers_of, read_row_priors
 from fitkit._many.recipe import Constant, Recipe, Source
 from fitkit._many.starts import rows_of_starts
 from fitkit._many.weights import flat_weights
@@ -32,6 +33,7 @@ from fitkit._paths import (
     path_of,
 )
 from fitkit._programs import content_of
+from fitkit._residuals import RowPrior, WithPriors
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ class Systems:
     bounds : Bounds | None
         Limits of the parameters of one system.
     residual_count : int
-        Of one system.
+        Of one system, those of priors among them.
+    priors : dict[str, RowPrior]
+        By path, with numbers of the shape of the parameter, or with the systems in front.
     read_starts : Callable
         Turns starts as users write them into what `starts` is.
     """
@@ -74,6 +78,7 @@ class Systems:
     starts: Float[np.ndarray, "any k n"]
     bounds: Bounds | None
     residual_count: int
+    priors: dict[str, RowPrior]
     read_starts: Callable[[Any], Float[np.ndarray, "any k n"]]
 
     @property
@@ -90,6 +95,12 @@ class Systems:
     def labels(self) -> tuple[str, ...]:
         """Names of the elements that are fitted."""
         return named_elements(self.free)
+
+    @property
+    def data_count(self) -> int:
+        """Number of residuals of one system that are of its data."""
+        leaves = named_leaves(self.params)
+        return self.residual_count - sum(leaves[path].size for path in self.priors)
 
     @property
     def limits(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -117,8 +128,9 @@ class Systems:
         self, which: Int[np.ndarray, " some"], starts: Float[np.ndarray, "any k n"]
     ) -> "Systems":
         """Return some of the systems, with other starts."""
-        own = [part[which] for part in self.own]
-        return dataclasses.replace(self, shape=(len(which),), own=own, starts=starts)
+        shape, own = (len(which),), [part[which] for part in self.own]
+        # The numbers of priors as fits use them are in `own`; those of all are for what is stated.
+        return dataclasses.replace(self, shape=shape, own=own, starts=starts, priors={})
 
     def inputs(self, system: int, values: Float[np.ndarray, " n"]) -> tuple[PyTree, Any]:
         """Put together parameters and args of one system."""
@@ -141,6 +153,7 @@ def make_systems(
     args_axes: Any,
     starts: Any,
     bounds: Mapping[Paths, tuple[Any, Any]] | None,
+    priors: Mapping[Paths, Any] | None,
     frozen: Paths,
     weights: Any,
 ) -> Systems:
@@ -179,7 +192,16 @@ def make_systems(
                 sources[name].append(Source.SHARED)
             else:
                 sources[name].append(Constant(leaf))
+    rows = read_row_priors(priors, arrays, held, shape) if priors else {}
+    of_priors = numbers_of(rows, arrays, shape)
+    for numbers, is_own in of_priors:
+        (own if is_own else shared).append(numbers if is_own else jnp.asarray(numbers))
+        sources["args"].append(Source.OWN if is_own else Source.SHARED)
     weight = flat_weights(weights, shapes, shape)
+    if weight is not None and rows:
+        more = sum(checked[path].size for path in rows)
+        weight = np.concatenate([weight, np.ones((len(weight), more))], axis=1)
+    count += sum(checked[path].size for path in rows)
     if weight is not None:
         own.append(np.broadcast_to(weight, (math.prod(shape), count)))
     dtype = common_dtype(*(dtype for _, dtype in free), *jax.tree.leaves(shapes))
@@ -187,9 +209,12 @@ def make_systems(
         one.value for one in (*sources["params"], *sources["args"]) if isinstance(one, Constant)
     ]
     recipe = Recipe(
-        key=_key(residuals, constants),
-        residuals=residuals,
-        trees=(jax.tree.structure(params), jax.tree.structure(args)),
+        key=_key(residuals, [*constants, bool(rows)]),
+        residuals=Beside(residuals) if rows else residuals,
+        trees=(
+            jax.tree.structure(params),
+            jax.tree.structure(WithPriors(args, rows) if rows else args),
+        ),
         params=tuple(sources["params"]),
         args=tuple(sources["args"]),
         free=tuple(free),
@@ -223,6 +248,7 @@ def make_systems(
         starts=read_starts(starts),
         bounds=None if bounds is None else _bounds(bounds, arrays),
         residual_count=count,
+        priors=rows,
         read_starts=read_starts,
     )
     _check_starts(made)

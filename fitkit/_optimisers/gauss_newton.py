@@ -168,7 +168,7 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
             raise TypeError(
                 "gauss_newton: update needs the parameters and the residuals: update(grads, state,"
                 " params, residuals=function), where function(params) returns a pytree of arrays. "
-                "(In Fit: pass residuals= in place of loss=.)"
+                "(In Fit: pass residuals= in place of loss=, and no function as a prior.)"
             )
         params = converted(params, "gauss_newton", "params")
         flat, unravel = ravel(params)

@@ -39,6 +39,8 @@ decrement by conjugate gradients and the lowest eigenvalue by Lanczos, which fin
 but do not prove that there is none.
 """
 
+from fitkit._result.apart import LEAST_FREEDOM as LEAST_FREEDOM
+from fitkit._result.apart import Priors as Priors
 from fitkit._result.assess import assess as assess
 from fitkit._result.assessment import CONVERGED as CONVERGED
 from fitkit._result.assessment import Assessment as Assessment
@@ -46,6 +48,8 @@ from fitkit._result.assessment import Kind as Kind
 from fitkit._result.classify import CLOSE as CLOSE
 from fitkit._result.classify import COARSE as COARSE
 from fitkit._result.classify import RUNAWAY as RUNAWAY
+from fitkit._result.derived import DerivedFunction as DerivedFunction
+from fitkit._result.derived import check_derived as check_derived
 from fitkit._result.local_model import DENSE as DENSE
 from fitkit._result.local_model import NOISES as NOISES
 from fitkit._result.local_model import ROUGH as ROUGH

@@ -12,7 +12,7 @@ MATTERS = 0.01
 FAR = 2.0
 
 
-def deviation(chi_square: float, freedom: int) -> float:
+def deviation(chi_square: float, freedom: float) -> float:
     """By how many standard deviations chi-square is off its expectation.
 
     The cube root of chi-square is nearly normal, for three degrees of freedom already (E. B.
@@ -25,7 +25,7 @@ def deviation(chi_square: float, freedom: int) -> float:
     return (math.cbrt(chi_square / freedom) - (1 - variance)) / math.sqrt(variance)
 
 
-def goodness_warning(chi_square: float, freedom: int, absolute_sigma: bool) -> str | None:
+def goodness_warning(chi_square: float, freedom: float, absolute_sigma: bool) -> str | None:
     """Build the warning of a chi-square that its degrees of freedom do not explain, or None."""
     if freedom <= 0:
         return "there are no more residuals than parameters: chi-square says nothing"

@@ -1,7 +1,8 @@
 """Put together what a fit says at the end, from one assessment."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -13,13 +14,14 @@ from jaxtyping import Float, PyTree
 from fitkit._fisher import FisherMatrix, fisher_matrix, split_params
 from fitkit._format import number
 from fitkit._optimisers import Bounds
-from fitkit._paths import Paths, common_dtype, is_static, named_leaves, ravel
+from fitkit._paths import Paths, common_dtype, is_static, named_leaves
+from fitkit._result.apart import Priors, tell_apart
 from fitkit._result.assess import all_frozen, assess
 from fitkit._result.assessment import Assessment, Kind
+from fitkit._result.derived import Derived, DerivedFunction, derive
 from fitkit._result.goodness import goodness_warning
 from fitkit._result.mean_loss import is_mean
 from fitkit._result.result import Result
-from fitkit._sharding import to_host
 
 # A hundredth of a standard error is of no consequence.
 DOUBT = 1e-2
@@ -41,6 +43,11 @@ def make_result(
     gain: float | None = None,
     assessment: Assessment | None = None,
     fisher: FisherMatrix | None = None,
+    data: Callable[[PyTree, Any], PyTree] | None = None,
+    priors: Priors | None = None,
+    derived: DerivedFunction | None = None,
+    initial: PyTree = None,
+    order: Sequence[str] = (),
 ) -> Result:
     """Compute what a fit says.
 
@@ -62,13 +69,29 @@ def make_result(
         By how much the loss is lower than where the fit first began, as for `assess`.
     assessment, fisher
         What `assess` and `fisher_matrix` return for this; None if that is not known yet.
+    data
+        The residuals of the data alone, of the same arguments, where there are any.
+    priors
+        What priors are part of `residuals` or `loss`.
+    derived
+        What the user computes from the parameters.
+    initial
+        Parameters where the fit started.
+    order
+        Paths in the order in which the user wrote the parameters.
 
     Raises
     ------
     ValueError
-        If errors of a loss are to be scaled, which has no scatter to scale them by; and whatever
-        `fisher_matrix` raises.
+        If errors of a loss are to be scaled, which has no scatter to scale them by, or errors to
+        which priors contribute; and whatever `fisher_matrix` raises.
     """
+    if priors is not None and not absolute_sigma:
+        raise ValueError(
+            "result: absolute_sigma=False scales errors by the scatter of the data, of which the "
+            "priors know nothing. Divide the residuals by the square root of the reduced "
+            "chi-square and fit again."
+        )
     if loss is not None and not absolute_sigma:
         raise ValueError(
             "result: absolute_sigma=False scales errors by the scatter of residuals, but the fit "
@@ -78,35 +101,39 @@ def make_result(
         assessment = assess(
             residuals, params, args, loss=loss, frozen=frozen, bounds=bounds, gain=gain
         )
-    function: Any = residuals if loss is None else loss
-    value = _evaluated(function, params, args)
     if all_frozen(params, frozen):
         free, fisher = jax.tree.map(lambda leaf: None, params), _no_information()
     else:
         free, _ = split_params(params, frozen)
         if fisher is None:
             fisher = fisher_matrix(residuals, params, args, loss=loss, frozen=frozen)
-    chi_square = freedom = reduced = flat = None
-    if loss is None:
-        flat = value
-        chi_square = float(np.sum(flat.astype(np.float64) ** 2))
-        freedom = flat.size - assessment.left_out - fisher.rank
-        reduced = chi_square / freedom if freedom > 0 else None
+    data = residuals if data is None else data
+    apart = tell_apart(residuals or loss, data, priors, fisher, assessment, params, args, frozen)
+    reduced = apart.reduced_chi_square
     scale = 1.0 if absolute_sigma else np.inf if reduced is None else math.sqrt(reduced)
     covariance, errors = _spread(fisher, assessment, scale)
     known = np.isfinite(errors) | np.isin(fisher.labels, assessment.at_bound)
     values, error_of = _by_path(params, free, errors)
+    began = {} if initial is None else _by_path(initial, free, errors)[0]
     named = named_leaves(free)
+    more = Derived({}, {}, {})
+    if derived is not None:
+        errors_of = partial(_propagated, fisher, assessment, scale)
+        more = derive(derived, params, free, errors_of, initial)
     return Result(
         params=params,
-        values=values,
-        errors=error_of,
+        values=_in_order(values, order),
+        errors=_in_order(error_of, order),
+        derived=more.values,
+        derived_errors=more.errors,
+        initial=_in_order(began, order) | more.initial,
         fixed=frozenset(path for path in values if path not in named),
-        loss=float(np.sum(value)) if chi_square is None else chi_square / 2,
-        chi_square=chi_square,
-        degrees_of_freedom=freedom,
+        loss=apart.loss,
+        chi_square=apart.chi_square,
+        prior_chi_square=apart.prior_chi_square,
+        degrees_of_freedom=apart.degrees_of_freedom,
         reduced_chi_square=reduced,
-        residuals=flat,
+        residuals=apart.residuals,
         fisher=fisher,
         covariance=covariance,
         absolute_sigma=absolute_sigma,
@@ -115,22 +142,13 @@ def make_result(
         success=assessment.success and bool(known.all()) and status not in FAILURES,
         message=_message(assessment, status, steps),
         warnings=(
-            *_warnings_of_state(assessment),
-            *_warnings_of_data(chi_square, freedom, absolute_sigma),
+            *_warnings_of_state(assessment, apart.left_out),
+            *_warnings_of_data(apart.chi_square, apart.degrees_of_freedom, absolute_sigma),
             *_warnings_of_loss(loss, params, args),
             *_warnings_of_precision(fisher, free),
             *_warnings_of_bounds(bounds, params),
         ),
     )
-
-
-def _evaluated(function: Callable, params: PyTree, args: Any) -> Float[np.ndarray, " m"]:
-    return to_host(_flat_values(function, *eqx.partition(params, eqx.is_array_like), args))
-
-
-@eqx.filter_jit
-def _flat_values(function: Callable, arrays: PyTree, static: PyTree, args: Any) -> Any:
-    return ravel(function(eqx.combine(arrays, static), args))[0]
 
 
 def _no_information() -> FisherMatrix:
@@ -149,11 +167,11 @@ def _message(assessment: Assessment, status: str, steps: int) -> str:
     return f"Fit converged {took}, {assessment.message}"
 
 
-def _warnings_of_state(assessment: Assessment) -> list[str]:
+def _warnings_of_state(assessment: Assessment, left_out: int) -> list[str]:
     warnings = []
-    if assessment.left_out:
+    if left_out:
         warnings.append(
-            f"{assessment.left_out} residuals are no data (masked, or of weight zero): exactly "
+            f"{left_out} residuals are no data (masked, or of weight zero): exactly "
             "zero whatever the parameters. They are left out of the degrees of freedom"
         )
     if not assessment.unit_known and not assessment.converged:
@@ -171,7 +189,7 @@ def _warnings_of_state(assessment: Assessment) -> list[str]:
 
 
 def _warnings_of_data(
-    chi_square: float | None, freedom: int | None, absolute_sigma: bool
+    chi_square: float | None, freedom: float | None, absolute_sigma: bool
 ) -> list[str]:
     if chi_square is None or freedom is None:
         return []
@@ -230,6 +248,27 @@ def _spread(
         errors = np.full(len(held), np.inf)
         errors[~held] = movable.errors
     return _times(covariance, scale**2), _times(errors, scale)
+
+
+def _propagated(
+    fisher: FisherMatrix,
+    assessment: Assessment,
+    scale: float,
+    jacobian: Float[np.ndarray, "k n"],
+) -> Float[np.ndarray, " k"]:
+    """Errors of functions of the elements, as `_spread` has those of the elements."""
+    held = np.isin(fisher.labels, assessment.at_bound)
+    if held.any() and not held.all() and fisher.rank < len(fisher.labels):
+        errors = np.asarray(fisher.given(held).errors_of(jacobian[:, ~held]))
+        errors = np.where(np.any(jacobian[:, held] != 0, axis=1), np.inf, errors)
+    else:
+        errors = np.asarray(fisher.errors_of(jacobian))
+    return _times(errors, scale)
+
+
+def _in_order(by_path: dict[str, np.ndarray], order: Sequence[str]) -> dict[str, np.ndarray]:
+    """Put the paths named in `order` first."""
+    return {path: by_path[path] for path in dict.fromkeys((*order, *by_path)) if path in by_path}
 
 
 def _by_path(

@@ -39,7 +39,7 @@ def _mean_of(jaxpr: Any, variable: Any, known: dict, few: int) -> bool:
     inner = _inner(equation)
     if inner is not None:
         outer = {
-            there: known.get(here, here.val if isinstance(here, Literal) else None)
+            there: here.val if isinstance(here, Literal) else known[here]
             for there, here in zip(inner.jaxpr.invars, operands, strict=False)
             if isinstance(here, Literal) or here in known
         }

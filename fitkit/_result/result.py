@@ -3,7 +3,7 @@
 import html
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, PyTree
@@ -17,6 +17,20 @@ from fitkit._result.assessment import Assessment, Kind
 STRONG = 0.9
 
 
+class Row(NamedTuple):
+    """One element of a result: of a parameter, or of what is derived from the parameters.
+
+    The initial value is NaN where it is not known.
+    """
+
+    name: str
+    value: float
+    error: float
+    fixed: bool
+    initial: float
+    derived: bool
+
+
 @dataclass(frozen=True, repr=False)
 class Result:
     """Values with their errors, and what qualifies them; made by ``Fit.result()``.
@@ -28,17 +42,30 @@ class Result:
     params : PyTree
         The parameters, in the structure they came in.
     values, errors : dict[str, np.ndarray]
-        By parameter path, in the shape of the parameter and its unit. Errors are standard errors,
-        infinite where the data leave an element free, and 0 where it was fixed.
+        By parameter path, in the order in which the parameters came, in the shape of each and its
+        unit. Errors are standard errors, infinite where the data leave an element free, and 0 where
+        it was fixed.
+    derived, derived_errors : dict[str, np.ndarray]
+        What the function `derived` of the `Fit` computes from the parameters, by path, with
+        standard errors by linear propagation: the roots of the diagonal of ``J C Jᵀ``, J its
+        Jacobian and C the covariance. Infinite where it changes along what the data leave free.
+    initial : dict[str, np.ndarray]
+        Parameters and derived quantities where the fit started; empty if that is not known.
     fixed : frozenset[str]
         Paths of the parameters that were frozen.
     loss : float
-        Value of the loss: for residuals, half the sum of their squares.
+        Value of the loss: for residuals, half the sum of their squares; with what priors add.
     chi_square, degrees_of_freedom, reduced_chi_square
         Sum of squares of the residuals; their number less the rank; the ratio. None of a loss,
-        which has no count of data, and the last where no degree of freedom is left.
+        which has no count of data, and the last where no degree of freedom is left. Priors are no
+        part of it: it says how well the model fits the data. What they determine of a parameter the
+        data need not, so with priors the degrees of freedom are the number of data less the trace
+        of ``C D``, C the covariance and D the Fisher matrix of the data alone, and no whole number.
+    prior_chi_square : float | None
+        Twice what the priors add to the loss: for each element with a `Normal` prior the square of
+        ``(value - mean) / sigma``. None without priors.
     residuals : np.ndarray | None
-        Flat residuals at the parameters.
+        Flat residuals of the data at the parameters.
     fisher : FisherMatrix
         Of the parameters that were not fixed, unscaled.
     covariance : np.ndarray
@@ -72,18 +99,22 @@ class Result:
     >>> fit.result()
     Fit converged after ... steps, ... standard errors from the minimum
     reduced chi-square 1.212 (10.91 over 9 degrees of freedom)
-      offset  1.01 ± 0.06   5.6 %
-      slope   3.00 ± 0.10   3.2 %
+      offset  1.01 ± 0.06  5.6 %  (init = 0)
+      slope   3.00 ± 0.10  3.2 %  (init = 1)
     """
 
     params: PyTree
     values: dict[str, np.ndarray]
     errors: dict[str, np.ndarray]
+    derived: dict[str, np.ndarray]
+    derived_errors: dict[str, np.ndarray]
+    initial: dict[str, np.ndarray]
     fixed: frozenset[str]
     loss: float
     chi_square: float | None
-    degrees_of_freedom: int | None
+    degrees_of_freedom: float | None
     reduced_chi_square: float | None
+    prior_chi_square: float | None
     residuals: Float[np.ndarray, " m"] | None
     fisher: FisherMatrix
     covariance: Float[np.ndarray, "n n"]
@@ -138,18 +169,26 @@ class Result:
         ]
         return sorted(pairs, key=lambda pair: -abs(pair[2]))
 
-    def rows(self) -> list[tuple[str, float, float, bool]]:
-        """One row per element: name, value, error, whether it was fixed."""
+    def rows(self) -> list["Row"]:
+        """One row per element of the parameters and of what is derived from them."""
         return [
-            (name, float(value), float(error), path in self.fixed)
-            for path, leaf in self.values.items()
-            for name, value, error in zip(
-                names_of_elements(path, leaf), leaf.flat, self.errors[path].flat, strict=True
+            Row(name, float(value), float(error), path in self.fixed, float(began), is_derived)
+            for is_derived, values, errors in (
+                (False, self.values, self.errors),
+                (True, self.derived, self.derived_errors),
+            )
+            for path, leaf in values.items()
+            for name, value, error, began in zip(
+                names_of_elements(path, leaf),
+                leaf.flat,
+                errors[path].flat,
+                np.ravel(self.initial.get(path, np.full(leaf.shape, np.nan))),
+                strict=True,
             )
         ]
 
     def to_dataframe(self) -> Any:
-        """Tabulate as a pandas ``DataFrame``: value, error and fixed, indexed by parameter.
+        """Tabulate as a pandas ``DataFrame`` of `rows`, indexed by parameter.
 
         Raises
         ------
@@ -163,7 +202,7 @@ class Result:
                 "Result.to_dataframe needs pandas, which is not installed: pip install pandas. "
                 "Without it, Result.rows() holds the same table."
             ) from error
-        table = pandas.DataFrame(self.rows(), columns=["parameter", "value", "error", "fixed"])
+        table = pandas.DataFrame(self.rows(), columns=["parameter", *Row._fields[1:]])
         return table.set_index("parameter")
 
     def __repr__(self) -> str:
@@ -171,56 +210,67 @@ class Result:
 
     def __str__(self) -> str:
         cells = [
-            (name, *value.partition(" ±")[::2], of_value)
-            for name, value, of_value in self._written()
+            (name, *value.partition(" ±")[::2], of_value, began and f"({began})")
+            for name, value, of_value, began in self._written()
         ]
-        widths = [max((len(row[column]) for row in cells), default=0) for column in range(3)]
+        widths = [max((len(row[column]) for row in cells), default=0) for column in range(4)]
         table = [
             f"  {name:<{widths[0]}}  {value:>{widths[1]}} {'±' if error else ' '}"
-            f"{error:<{widths[2]}}  {of_value}"
-            for name, value, error, of_value in cells
+            f"{error:<{widths[2]}}  {of_value:<{widths[3]}}  {began}"
+            for name, value, error, of_value, began in cells
         ]
         return "\n".join([self.message, *self._facts(), *(line.rstrip() for line in table)])
 
     def _repr_html_(self) -> str:
         cells = "".join(
             f"<tr><td style='text-align:left'><code>{html.escape(name)}</code></td>"
-            f"<td style='text-align:left'>{value}</td><td>{of_value}</td></tr>"
-            for name, value, of_value in self._written(typeset=True)
+            f"<td style='text-align:left'>{value}</td><td>{of_value}</td><td>{began}</td></tr>"
+            for name, value, of_value, began in self._written(typeset=True)
         )
         facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in self._facts())
         mark = "✓" if self.success else "⚠"
         return (
             f"<div><b>{mark} {html.escape(self.message)}</b><ul>{facts}</ul>"
             "<table><thead><tr><th style='text-align:left'>parameter</th>"
-            "<th style='text-align:left'>value ± standard error</th><th></th></tr></thead>"
+            "<th style='text-align:left'>value ± standard error</th><th></th>"
+            f"<th>{'initial' if self.initial else ''}</th></tr></thead>"
             f"<tbody>{cells}</tbody></table></div>"
         )
 
-    def _written(self, typeset: bool = False) -> list[tuple[str, str, str]]:
-        """Write each element: its name, its value with its error, and what that is of the value."""
+    def _written(self, typeset: bool = False) -> list[tuple[str, str, str, str]]:
+        """Write each element: name, value and error, what that is of it, where it began."""
         written = []
-        for name, value, error, fixed in self.rows():
+        for name, value, error, fixed, initial, is_derived in self.rows():
             text = number(value, 6, typeset=typeset)
+            began = "" if typeset else "init = "
+            began += number(initial, 6, typeset=typeset)
+            if is_derived:
+                began = "derived"
+            elif fixed or math.isnan(initial):
+                began = ""
             if fixed:
-                written.append((name, text, "fixed"))
+                written.append((name, text, "fixed", began))
             elif math.isinf(error):
-                written.append(
-                    (name, f"{text} ± {number(error, typeset=typeset)}", "unconstrained")
-                )
+                text = f"{text} ± {number(error, typeset=typeset)}"
+                written.append((name, text, "unconstrained", began))
             else:
                 ratio = abs(error / value) if value else math.inf
                 share = f"{number(100 * ratio, 2, typeset=typeset)} %" if ratio < 1 else ""
-                written.append((name, with_error(value, error, typeset=typeset), share))
+                written.append((name, with_error(value, error, typeset=typeset), share, began))
         return written
 
     def _facts(self) -> list[str]:
         facts = []
         if self.reduced_chi_square is not None:
+            freedom = self.degrees_of_freedom
+            shown = number(freedom) if isinstance(freedom, float) else freedom
             facts.append(
                 f"reduced chi-square {number(self.reduced_chi_square)} "
-                f"({number(self.chi_square)} over {self.degrees_of_freedom} degrees of freedom)"
+                f"({number(self.chi_square)} over {shown} degrees of freedom)"
             )
+        if self.prior_chi_square is not None:
+            of = "the priors" if self.chi_square is None else "the priors, beside that of the data,"
+            facts.append(f"chi-square of {of} {number(self.prior_chi_square)}")
         if not self.absolute_sigma:
             facts.append("errors are scaled by the scatter of the residuals")
         facts += [*self.unconstrained, *(self.fisher.degenerate if self.fisher.labels else ())]
