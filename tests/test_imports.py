@@ -31,6 +31,7 @@ ROOMS = (
     "_optimisers",
     "_result",
     "_many",
+    "_profile",
     "_fit",
     "_plotting",
     "_dashboard",
