@@ -768,7 +768,7 @@ class Fit:
         >>> fit.profile("rate", levels=(1,))
         Profile of rate: 3.3 ± 1.1 by the parabola
           level 1: 2.38... to 4.50...  (-0.9..., +1.1...)
-        warning: the standard error misleads: at level 1 the upper side is 11 % longer than ...
+        warning: the standard error misleads: at level 1 the upper side is 1.11 times as ...
         """
 
         def compute(minimum: Minimum) -> Profile:

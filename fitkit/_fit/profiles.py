@@ -25,6 +25,7 @@ def at_minimum(now: Snapshot, result: Result, compute: Callable[[Minimum], T]) -
             owner=place.program.traced.value.problem,
             frozen=tuple(sorted(now.frozen)),
             bounds=place.program.bounds,
+            value=result.loss,
             fisher=result.fisher,
             assessment=result.assessment,
             whole=place.program.problem.whole_params,
@@ -36,6 +37,6 @@ def at_minimum(now: Snapshot, result: Result, compute: Callable[[Minimum], T]) -
 
 def intervals_at(
     now: Snapshot, result: Result, level: float
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Compute the intervals of a result from profiles."""
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
+    """Compute the intervals of a result from profiles, and warnings."""
     return at_minimum(now, result, lambda minimum: make_intervals(minimum, level))

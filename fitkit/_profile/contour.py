@@ -159,7 +159,8 @@ def _warnings(found: Crossings) -> list[str]:
         warnings.append(f"at {found.edge.sum()} points the loss ceases to be finite")
     if _jumps(found).any():
         warnings.append(
-            "the curve folds back as seen from the minimum: what lies behind a fold is not shown"
+            "the curve jumps between neighbours: it is open there, or folds back as seen from the "
+            "minimum, and what lies behind a fold is not shown"
         )
     if not found.settled[found.reached].all():
         warnings.append(

@@ -58,13 +58,13 @@ class Landscape:
     def __init__(self, minimum: Minimum) -> None:
         self.minimum = minimum
         self._minimise = Newton(minimum) if minimum.residuals is None else Squares(minimum)
+        # The fit may have stopped a thousandth of a standard error short of it; that is all of the
+        # loss, and nothing of the point, unless there is more to gain.
         x = minimum.x[None]
-        # The fit may have stopped a thousandth of a standard error short of it.
         points, losses, _ = self._minimise(np.zeros(x.shape, bool), x)
-        _, here, _ = self._minimise(np.ones(x.shape, bool), x)
-        better = losses[0] < here[0]
-        self.x = np.asarray(points[0] if better else x[0], float)
-        self.loss = float(losses[0] if better else here[0])
+        gained = minimum.value - losses[0] > LOWER * minimum.unit**2 / 2
+        self.x = np.asarray(points[0] if gained else x[0], float)
+        self.loss = float(losses[0])
         self._lowest = self.x, self.loss
 
     def at(

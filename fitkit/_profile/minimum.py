@@ -14,10 +14,9 @@ from fitkit._optimisers import Bounds
 from fitkit._paths import UnknownPathError, named_leaves, nearest, ravel
 from fitkit._result import DENSE, Assessment, Kind
 
-# Kinds of points from which the loss falls without end in sight: there is nothing to profile.
-NO_MINIMUM = frozenset(
-    {Kind.DISTANT, Kind.CONCAVE, Kind.SADDLE, Kind.SLOPING, Kind.NONFINITE, Kind.FROZEN}
-)
+# Kinds of points of which is known that the minimum is elsewhere. Others (a saddle point, a
+# degenerate minimum, one that rounding hides) a profile describes better than any error.
+NO_MINIMUM = frozenset({Kind.DISTANT, Kind.CONCAVE, Kind.SLOPING, Kind.NONFINITE, Kind.FROZEN})
 # Curvature of a combination of held elements, relative to that with all others frozen, which is
 # rounding, and so none: errors would be 10^5 times those of the elements alone.
 FLAT = 1e-10
@@ -39,6 +38,8 @@ class Minimum:
         Paths of parameters that stay as they are.
     bounds : Bounds | None
         Limits that the others keep to.
+    value : float
+        Of the loss there; of residuals, half the sum of squares.
     fisher : FisherMatrix
         Of the elements that are not frozen.
     assessment : Assessment
@@ -59,6 +60,7 @@ class Minimum:
     args: Any
     frozen: tuple[str, ...]
     bounds: Bounds | None
+    value: float
     fisher: FisherMatrix
     assessment: Assessment
     whole: Callable[[PyTree], PyTree]

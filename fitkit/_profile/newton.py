@@ -59,6 +59,7 @@ class Newton:
     ) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, " k"], Bool[np.ndarray, " k"]]:
         """Minimise as `Squares` does."""
         minimum = self._minimum
+        assert minimum.loss is not None
         free, frozen = split_params(minimum.params, minimum.frozen)
         limits = [jnp.asarray(limit, starts.dtype) for limit in minimum.limits]
         found = []
@@ -66,7 +67,7 @@ class Newton:
             some = slice(at, at + LANES)
             # The last rows are repeated, so that one program serves any number.
             rows = [
-                np.resize(part[some], (LANES, part.shape[1])).astype(part.dtype)
+                jnp.asarray(np.resize(part[some], (LANES, part.shape[1])))
                 for part in (held, starts)
             ]
             with no_debugging():

@@ -149,7 +149,7 @@ def make_profile(
         better=None if better is None else minimum.tree(better[0]),
         warnings=(
             *state_warnings(minimum, landscape, better),
-            *_warnings_of_ends(path, float(landscape.x[j]), error, levels, rises, found),
+            *_warnings_of_ends(path, error, levels, rises, found),
         ),
     )
 
@@ -225,7 +225,6 @@ def _shown(
 
 def _warnings_of_ends(
     path: str,
-    here: float,
     error: float,
     levels: Sequence[float],
     rises: Sequence[float],
@@ -249,19 +248,13 @@ def _warnings_of_ends(
                 warnings.append(
                     f"{end} may be further out: the other parameters found no minimum there"
                 )
-            if not found.bound[row] and math.isfinite(error):
-                length = error * math.sqrt(target)
-                # The ray has the length 1 where the parabola ends.
-                off = found.along[row] - 1 if found.reached[row] else math.inf
-                if abs(off) > MISLEADS:
-                    misled.append((abs(off), off, name, level, length))
+            # The ray has the length 1 where the parabola ends.
+            ratio = float(found.along[row]) if found.reached[row] else math.inf
+            if math.isfinite(error) and not found.bound[row] and abs(ratio - 1) > MISLEADS:
+                misled.append((abs(ratio - 1), ratio, name, level))
     if misled:
-        _, off, name, level, _ = max(misled)
-        how = "open" if math.isinf(off) else f"{number(100 * abs(off), 2)} %"
-        word = "" if math.isinf(off) else " longer" if off > 0 else " shorter"
-        warnings.insert(
-            0,
-            f"the standard error misleads: at level {number(level)} the {name} side is {how}{word}"
-            f"{'' if math.isinf(off) else ' than the parabola says'}",
-        )
+        _, ratio, name, level = max(misled)
+        how = "open" if math.isinf(ratio) else f"{number(ratio, 3)} times as long as the parabola's"
+        what = f"the standard error misleads: at level {number(level)} the {name} side is {how}"
+        warnings.insert(0, what)
     return warnings

@@ -1,6 +1,7 @@
 """Sums of squares, minimised with some elements held, by the engine of many systems."""
 
 import dataclasses
+import functools
 import os
 import weakref
 from collections.abc import Callable
@@ -10,13 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from fitkit._many import KINDS, Engine, Systems, make_systems
 from fitkit._paths import named_leaves
 from fitkit._profile.minimum import Minimum
 from fitkit._programs import no_debugging
-from fitkit._result import CONVERGED
+from fitkit._result import CONVERGED, Kind
 
 # Points that are minimised side by side: the ends of the intervals of some parameters, or half of
 # a curve. All lanes are evaluated in every round, so more would cost what they do not bring.
@@ -56,6 +57,16 @@ class Held:
         return self.residuals(there, args), jax.tree.map(off, held, params, values, units)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def evaluated(recipe: Any, x: Array, own: Any, shared: Any) -> Float[Array, " k"]:
+    """Compute half the sums of squares at every row of `x`."""
+
+    def one(x: Array, own: Any) -> Array:
+        return jnp.sum(recipe.function(recipe.unravel(x), own, shared) ** 2) / 2
+
+    return jax.vmap(one)(x, own)
+
+
 class Squares:
     """Half the sum of the squares of residuals around a minimum."""
 
@@ -74,10 +85,13 @@ class Squares:
         Returns the points, their losses, infinite where the residuals are not finite, and which of
         them are minima of the others.
         """
+        own = [*self._leaves(held, False), *self._leaves(starts, True)]
+        if held.all():
+            return starts, self._losses(own, starts), np.ones(len(held), bool)
         systems = dataclasses.replace(
             self._systems,
             shape=(len(held),),
-            own=[*self._leaves(held, False), *self._leaves(starts, True)],
+            own=own,
             starts=starts.astype(self._systems.recipe.dtype)[:, None],
         )
         engine = Engine(systems, lanes=LANES)
@@ -86,8 +100,22 @@ class Squares:
                 pass
         record = engine.record
         settled = np.isin(record.kind, [KINDS.index(kind) for kind in CONVERGED])
-        loss = np.where(np.isfinite(record.chi_square), record.chi_square / 2, np.inf)
+        finite = np.isfinite(record.chi_square) & (record.kind != KINDS.index(Kind.NONFINITE))
+        loss = np.where(finite, record.chi_square / 2, np.inf)
         return np.where(held, starts, record.values), loss, settled
+
+    def _losses(self, own: list[np.ndarray], x: np.ndarray) -> Float[np.ndarray, " k"]:
+        """Evaluate where there is nothing to minimise over."""
+        systems, found = self._systems, []
+        for at in range(0, len(x), LANES):
+            # The last rows are repeated, so that one program serves any number.
+            rows = [np.resize(part[at : at + LANES], (LANES, *part.shape[1:])) for part in own]
+            points = np.resize(x[at : at + LANES], (LANES, x.shape[1]))
+            with no_debugging():
+                losses = evaluated(systems.recipe, points, rows, systems.shared)
+            found.append(np.asarray(losses, float)[: len(x[at : at + LANES])])
+        losses = np.concatenate(found)
+        return np.where(np.isfinite(losses), losses, np.inf)
 
     def _example(self) -> Systems:
         """Describe systems, of which the data of one are given."""

@@ -2,6 +2,7 @@
 
 import html
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,8 @@ from fitkit._format import number, with_error
 from fitkit._paths import element_name
 from fitkit._result.assessment import Assessment, Kind
 from fitkit._result.levels import deviations
+
+Intervals = dict[str, tuple[np.ndarray, np.ndarray]]
 
 # Correlations worth a line of text.
 STRONG = 0.9
@@ -96,7 +99,7 @@ class Result:
     message: str
     warnings: tuple[str, ...]
     # Of a level, by profiles; the fit's, which a copy in a file does not know any more.
-    _by_profile: Callable[[float], dict[str, tuple[np.ndarray, np.ndarray]]] | None = field(
+    _by_profile: Callable[[float], tuple[Intervals, tuple[str, ...]]] | None = field(
         default=None, compare=False
     )
 
@@ -149,7 +152,7 @@ class Result:
 
     def intervals(
         self, level: float = 1, method: Literal["profile", "parabola"] = "profile"
-    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    ) -> Intervals:
         """Compute lower and upper ends of confidence intervals, by parameter path.
 
         Parameters
@@ -179,7 +182,7 @@ class Result:
         Warns
         -----
         UserWarning
-            If a lower minimum was found on the way.
+            If a lower minimum was found on the way, or the fit is at no proper minimum.
 
         Examples
         --------
@@ -200,12 +203,18 @@ class Result:
                     "intervals: this result does not know its model, because it comes from a file "
                     "or from fit_many. Ask fit.result() of a Fit, or use method='parabola'."
                 )
-            return self._by_profile(level)
+            intervals, found = self._by_profile(level)
+            for warning in found:
+                warnings.warn(f"intervals: {warning}.", stacklevel=2)
+            return intervals
         if method != "parabola":
             raise ValueError(f"intervals: method={method!r}; must be 'profile' or 'parabola'.")
         n = deviations(level, "intervals")
         return {
-            path: (value - n * self.errors[path], value + n * self.errors[path])
+            path: (
+                np.asarray(value - n * self.errors[path]),
+                np.asarray(value + n * self.errors[path]),
+            )
             for path, value in self.values.items()
         }
 
