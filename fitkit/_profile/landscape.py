@@ -179,7 +179,7 @@ class Landscape:
             reached=reached,
             bound=~reached & bounded & (low >= ends),
             settled=np.where(within, settled, settled_out),
-            edge=reached & np.isinf(over),
+            edge=np.isfinite(high) & np.isinf(over) & (np.abs(under - 1) > CLOSE),
         )
 
     def _ends(
