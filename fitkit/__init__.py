@@ -34,6 +34,8 @@ from fitkit._optimisers import gauss_newton as gauss_newton
 from fitkit._optimisers import map_optimisers as map_optimisers
 from fitkit._optimisers import max_step_size as max_step_size
 from fitkit._paths import UnknownPathError as UnknownPathError
+from fitkit._plotting import Contour as Contour
+from fitkit._plotting import Profile as Profile
 from fitkit._plotting import Result as Result
 from fitkit._residuals import LogNormal as LogNormal
 from fitkit._residuals import Normal as Normal

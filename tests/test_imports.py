@@ -33,6 +33,7 @@ ROOMS = (
     "_optimisers",
     "_result",
     "_many",
+    "_profile",
     "_fit",
     "_plotting",
     "_dashboard",

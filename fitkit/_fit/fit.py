@@ -6,9 +6,9 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -40,6 +40,7 @@ from fitkit._fit.judgement import Linearised, assess_place, fisher_at, linearise
 from fitkit._fit.loop import Program
 from fitkit._fit.packing import Packing
 from fitkit._fit.problem import LossFunction, ResidualsFunction, make_problem
+from fitkit._fit.profiles import at_minimum, intervals_at
 from fitkit._fit.record import Columns, StepInfo
 from fitkit._fit.remembered import Remembered
 from fitkit._fit.run import CONVERGED, Run, Until
@@ -57,12 +58,15 @@ from fitkit._optimisers import (
     injected_learning_rates,
     spectrum_of,
 )
-from fitkit._paths import Paths, paths_as_given
+from fitkit._paths import Paths
+from fitkit._profile import Contour, Minimum, Profile, make_contour, make_profile
 from fitkit._programs import refuse_in_fork
 from fitkit._progress import Progress
 from fitkit._residuals import PriorFunction, RowPrior
 from fitkit._result import Assessment, DerivedFunction, Result, check_derived, make_result
 from fitkit._sharding import automatic_axes, is_shared
+
+T = TypeVar("T")
 
 #: For how long interrupts only ask for the pause that the first one asked for, in seconds.
 _PATIENCE = 3.0
@@ -748,32 +752,126 @@ class Fit:
         ValueError
             If errors of a loss are to be scaled, which has no scatter to scale them by.
         """
-        require_all(self._engine.mesh, "result")
-        now = self._read_again()
-        frozen = tuple(sorted(now.frozen))
-        fisher = None if len(frozen) == len(now.steering.names) else self._fisher(now)
-        # The user's own function sees the parameters as they came.
-        whole, derived = now.place.program.problem.whole_params, self._derived
-        with now.place.program.applied():
-            result = make_result(
-                **now.place.functions,
-                **now.place.apart,
-                derived=None if derived is None else lambda params: derived(whole(params)),
-                initial=self._start,
-                order=self._order,
-                assessment=self._assessment(now),
-                fisher=fisher,
-                frozen=frozen,
-                status=now.status,
-                steps=now.step,
-                absolute_sigma=absolute_sigma,
-                bounds=now.place.program.bounds,
-            )
-        report = self._reports.of(now)
-        if report is None:
-            return result
-        why = f"{report.operation} at {report.place}, from {report.origin}: {report.advice}"
-        return dataclasses.replace(result, warnings=(why, *result.warnings))
+        return self._result(self._read_again(), absolute_sigma)
+
+    def profile(
+        self,
+        path: str,
+        *,
+        levels: Sequence[float] = (1, 2),
+        size: int = 31,
+        absolute_sigma: bool = True,
+    ) -> Profile:
+        """Compute the loss along one element, minimised over all others, and where it has risen.
+
+        Around the present parameters, where the fit must have converged. Frozen parameters stay as
+        they are, and the others within their bounds.
+
+        Parameters
+        ----------
+        path
+            Of an element: ``"flux"``, or ``"position[0]"`` of a parameter of several.
+        levels
+            Of the intervals: probabilities below 1, or numbers of standard errors, as for
+            `Result.intervals`.
+        size
+            At how many evenly spaced values; those of the fit and of the intervals' ends come
+            besides.
+        absolute_sigma
+            As for `result`: if not, intervals are scaled as the errors there are.
+
+        Returns
+        -------
+        Profile
+            Values, losses, the other parameters and the intervals; `Profile.plot` draws them.
+
+        Raises
+        ------
+        UnknownPathError
+            If there is no such element; the message lists the nearest.
+        ValueError
+            If it is frozen, or the fit has not converged.
+
+        Notes
+        -----
+        The interval of n standard errors ends where chi-square has risen by n², a negative
+        log-likelihood by n²/2, as MINOS has it (Eadie et al., Statistical Methods in Experimental
+        Physics, section 9.3). Residuals are minimised side by side as `fit_many` does it, losses
+        by Newton's method, both from where their neighbours are.
+
+        Examples
+        --------
+        >>> import fitkit as fk
+        >>> import jax.numpy as jnp
+        >>> counts = jnp.array([3.0, 5.0, 2.0])
+        >>> fit = fk.Fit(
+        ...     loss=lambda p, n: jnp.sum(p["rate"] - n * jnp.log(p["rate"])),
+        ...     params={"rate": 3.0},
+        ...     args=counts,
+        ...     optimiser=optax.lbfgs(),
+        ... )
+        >>> fit.run(progress=False)
+        >>> fit.profile("rate", levels=(1,))
+        Profile of rate: 3.3 ± 1.1 by the parabola
+          level 1: 2.38... to 4.50...  (-0.9..., +1.1...)
+        warning: the standard error misleads: at level 1 the upper side is 1.11 times as ...
+        """
+
+        def compute(minimum: Minimum) -> Profile:
+            return make_profile(minimum, path, levels, size)
+
+        return self._at_minimum(absolute_sigma, compute)
+
+    def contour(
+        self, x: str, y: str, *, level: float = 1, size: int = 64, absolute_sigma: bool = True
+    ) -> Contour:
+        """Compute where chi-square has risen so much, minimised over all elements but two.
+
+        Parameters
+        ----------
+        x, y
+            Paths of two elements.
+        level
+            The probability that both lie inside, below 1; or a number of standard errors, which
+            stands for the probability of a normal variable to lie within them. So 1 is 0.6827,
+            where chi-square has risen by 2.30, as in MINUIT's ``mncontour``.
+        size
+            How many points the curve has, at least.
+        absolute_sigma
+            As for `profile`.
+
+        Returns
+        -------
+        Contour
+            Points of a closed curve; `Contour.plot` draws it.
+
+        Raises
+        ------
+        UnknownPathError, ValueError
+            As for `profile`.
+
+        Notes
+        -----
+        Every point is where a straight line from the minimum reaches the level first. A curve that
+        folds back behind itself, as seen from there, is shown up to the fold, with a warning.
+
+        Examples
+        --------
+        >>> import fitkit as fk
+        >>> import jax.numpy as jnp
+        >>> fit = fk.Fit(
+        ...     residuals=lambda p, args: jnp.array([p["a"] - 1.0, p["b"] - 2.0, p["a"] - p["b"]]),
+        ...     params={"a": 0.0, "b": 0.0},
+        ... )
+        >>> fit.run(progress=False)
+        >>> fit.contour("a", "b", level=0.95)
+        Contour of a and b at level 0.95: 64 points where chi-square has risen by 5.991
+        """
+
+        def compute(minimum: Minimum) -> Contour:
+            return make_contour(minimum, x, y, level, size)
+
+        return self._at_minimum(absolute_sigma, compute)
 
     # Seeing.
 
@@ -1049,6 +1147,38 @@ class Fit:
         if not self._engine.active:
             self._engine.command(read)
         return self.snapshot
+
+    def _result(self, now: Snapshot, absolute_sigma: bool) -> Result:
+        require_all(self._engine.mesh, "result")
+        frozen = tuple(sorted(now.frozen))
+        fisher = None if len(frozen) == len(now.steering.names) else self._fisher(now)
+        # The user's own function sees the parameters as they came.
+        whole, derived = now.place.program.problem.whole_params, self._derived
+        with now.place.program.applied():
+            result = make_result(
+                **now.place.functions,
+                **now.place.apart,
+                derived=None if derived is None else lambda params: derived(whole(params)),
+                initial=self._start,
+                order=self._order,
+                assessment=self._assessment(now),
+                fisher=fisher,
+                frozen=frozen,
+                status=now.status,
+                steps=now.step,
+                absolute_sigma=absolute_sigma,
+                bounds=now.place.program.bounds,
+            )
+        result = dataclasses.replace(result, _by_profile=partial(intervals_at, now, result))
+        report = self._reports.of(now)
+        if report is None:
+            return result
+        why = f"{report.operation} at {report.place}, from {report.origin}: {report.advice}"
+        return dataclasses.replace(result, warnings=(why, *result.warnings))
+
+    def _at_minimum(self, absolute_sigma: bool, compute: Callable[[Minimum], T]) -> T:
+        now = self._read_again()
+        return at_minimum(now, self._result(now, absolute_sigma), compute)
 
     def _fisher(self, now: Snapshot) -> FisherMatrix:
         require_all(self._engine.mesh, "fisher")

@@ -30,11 +30,15 @@ class Engine:
     """Makes the fits, a tenth of a second or so at a time; whoever asks for more is the driver.
 
     A row of the record is written before the engine forgets how to make it, so that whatever
-    interrupts it costs at most what is made twice.
+    interrupts it costs at most what is made twice. No more than `lanes` are made side by side.
     """
 
     def __init__(
-        self, systems: Systems, record: Record | None = None, method: Method | None = None
+        self,
+        systems: Systems,
+        record: Record | None = None,
+        method: Method | None = None,
+        lanes: int = MOST_LANES,
     ) -> None:
         self.systems = systems
         self._method = method or NormalEquations(systems.recipe)
@@ -44,7 +48,7 @@ class Engine:
         fits = systems.count * self._each
         self.record = record or Record.empty(fits, n, recipe.dtype)
         entries = (n + 1) * systems.residual_count
-        self._width = min(MOST_LANES, 2 ** max(0, (ENTRIES // entries).bit_length() - 1))
+        self._width = min(lanes, 2 ** max(0, (ENTRIES // entries).bit_length() - 1))
         taken = sum(part[:1].nbytes for part in systems.own) + self._each * n * 8
         most = max(1, min(BATCH_BYTES // taken, MOST_FITS // self._each))
         self._many = 2 ** (most.bit_length() - 1)

@@ -50,6 +50,8 @@ from fitkit._result.classify import COARSE as COARSE
 from fitkit._result.classify import RUNAWAY as RUNAWAY
 from fitkit._result.derived import DerivedFunction as DerivedFunction
 from fitkit._result.derived import check_derived as check_derived
+from fitkit._result.levels import deviations as deviations
+from fitkit._result.levels import joint_rise as joint_rise
 from fitkit._result.local_model import DENSE as DENSE
 from fitkit._result.local_model import NOISES as NOISES
 from fitkit._result.local_model import ROUGH as ROUGH

@@ -2,8 +2,10 @@
 
 import html
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, PyTree
@@ -12,6 +14,9 @@ from fitkit._fisher import FisherMatrix
 from fitkit._format import number, with_error
 from fitkit._paths import element_name
 from fitkit._result.assessment import Assessment, Kind
+from fitkit._result.levels import deviations
+
+Intervals = dict[str, tuple[np.ndarray, np.ndarray]]
 
 # Correlations worth a line of text.
 STRONG = 0.9
@@ -124,6 +129,13 @@ class Result:
     success: bool
     message: str
     warnings: tuple[str, ...]
+    # Of a level, by profiles; the fit's, which a copy in a file does not know any more.
+    _by_profile: Callable[[float], tuple[Intervals, tuple[str, ...]]] | None = field(
+        default=None, compare=False
+    )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_by_profile": None}
 
     @property
     def converged(self) -> bool:
@@ -168,6 +180,74 @@ class Result:
             if abs(matrix[i, j]) >= threshold
         ]
         return sorted(pairs, key=lambda pair: -abs(pair[2]))
+
+    def intervals(
+        self, level: float = 1, method: Literal["profile", "parabola"] = "profile"
+    ) -> Intervals:
+        """Compute lower and upper ends of confidence intervals, by parameter path.
+
+        Parameters
+        ----------
+        level
+            A probability below 1, such as 0.9545; or a number of standard errors, which stands for
+            the probability of a normal variable to lie within them: 1 for 0.6827.
+        method
+            ``"profile"``: where the loss, minimised over all other parameters, has risen by
+            ``n**2 / 2`` for n standard errors; by as much times the reduced chi-square where
+            errors are scaled by it. It is what MINUIT's MINOS computes. ``"parabola"``: the value
+            and n standard errors around it, which is the same where the model is linear.
+
+        Returns
+        -------
+        dict
+            Pairs of arrays in the shape of the parameter and its unit. An end is infinite where
+            the loss does not rise so much, and a bound where it does not rise so much before. The
+            ends of what was fixed are its value.
+
+        Raises
+        ------
+        ValueError
+            If the fit has not converged, or `method` is ``"profile"`` and the result has no model:
+            it comes from a file, or from `fit_many`.
+
+        Warns
+        -----
+        UserWarning
+            If a lower minimum was found on the way, or the fit is at no proper minimum.
+
+        Examples
+        --------
+        >>> import fitkit as fk
+        >>> import jax.numpy as jnp
+        >>> fit = fk.Fit(
+        ...     residuals=lambda params, args: jnp.log(params["flux"] / jnp.array([90.0, 110.0])),
+        ...     params={"flux": 100.0},
+        ... )
+        >>> fit.run(progress=False)
+        >>> low, high = fit.result().intervals()["flux"]
+        >>> round(float(low), 3), round(float(high), 3)
+        (49.061, 201.791)
+        """
+        if method == "profile":
+            if self._by_profile is None:
+                raise ValueError(
+                    "intervals: this result does not know its model, because it comes from a file "
+                    "or from fit_many. Ask fit.result() of a Fit, or use method='parabola'."
+                )
+            intervals, found = self._by_profile(level)
+            for warning in found:
+                warnings.warn(f"intervals: {warning}.", stacklevel=2)
+            return intervals
+        if method != "parabola":
+            raise ValueError(f"intervals: method={method!r}; must be 'profile' or 'parabola'.")
+        n = deviations(level, "intervals")
+        return {
+            path: (
+                np.asarray(value - n * self.errors[path]),
+                np.asarray(value + n * self.errors[path]),
+            )
+            for path, value in self.values.items()
+        }
 
     def rows(self) -> list["Row"]:
         """One row per element of the parameters and of what is derived from them."""
