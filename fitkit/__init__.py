@@ -19,7 +19,7 @@ from fitkit._fit import LearningRates as LearningRates
 from fitkit._fit import Snapshot as Snapshot
 from fitkit._fit import Status as Status
 from fitkit._fit import StepInfo as StepInfo
-from fitkit._many import Many as Many
+from fitkit._many import Independence as Independence
 from fitkit._many import check_independent as check_independent
 from fitkit._many import fit_many as fit_many
 from fitkit._nonfinite import NonFiniteError as NonFiniteError
@@ -34,6 +34,7 @@ from fitkit._optimisers import gauss_newton as gauss_newton
 from fitkit._optimisers import map_optimisers as map_optimisers
 from fitkit._optimisers import max_step_size as max_step_size
 from fitkit._paths import UnknownPathError as UnknownPathError
+from fitkit._plotting import Many as Many
 from fitkit._plotting import Result as Result
 from fitkit._result import Assessment as Assessment
 

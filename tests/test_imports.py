@@ -149,6 +149,7 @@ RECORDS = {
     "CheckpointError",
     "Event",
     "FisherMatrix",
+    "Independence",
     "NonFiniteError",
     "NonFiniteReport",
     "NotDifferentiableError",

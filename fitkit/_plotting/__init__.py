@@ -1,13 +1,14 @@
 """Pictures: pure functions, no widgets.
 
-Only the methods of `Result` are imported with fitkit. Everything else here is when it is first
-asked for, because matplotlib takes longer to import than all of fitkit.
+Only the methods of `Result` and `Many` are imported with fitkit. Everything else here is when it is
+first asked for, because matplotlib takes longer to import than all of fitkit.
 """
 
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from fitkit._plotting.figures import Result as Result
+from fitkit._plotting.many_figures import Many as Many
 
 if _TYPE_CHECKING:
     from fitkit._plotting.axes import GREEN as GREEN

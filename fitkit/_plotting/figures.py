@@ -38,7 +38,7 @@ def plot_residuals(self: Result, ax: "Axes | None" = None) -> "Axes":
         raise ValueError("plot_residuals: the fit had a loss; only Fit(residuals=...) has any.")
     from fitkit._plotting.axes import BLUE
 
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     ax.axhline(0, color="0.6", linewidth=1)
     for edge in (-1, 1):
         ax.axhline(edge, color="0.6", linewidth=1, linestyle=":")
@@ -63,7 +63,7 @@ def plot_correlation(self: Result, ax: "Axes | None" = None) -> "Axes":
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     labels = self.fisher.labels
     image = ax.imshow(self.correlations, vmin=-1, vmax=1, cmap="RdBu_r")
     if len(labels) <= MOST_LABELS:
@@ -93,7 +93,7 @@ def plot_spectrum(self: Result, ax: "Axes | None" = None) -> "Axes":
 
     from fitkit._plotting.spectrum import spectrum_marks, spectrum_view
 
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     eigenvalues = np.asarray(self.fisher.eigenvalues, dtype=float)
     view = spectrum_view(eigenvalues)
     ax.set(yscale="log", xlim=view.x, ylim=view.y)
@@ -104,7 +104,8 @@ def plot_spectrum(self: Result, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def _axes(ax: "Axes | None") -> "Axes":
+def axes_or_new(ax: "Axes | None") -> "Axes":
+    """Return the axes, or those of a new figure where there are none."""
     if ax is not None:
         return ax
     # Here, because importing fitkit should neither start pyplot nor choose its backend.
