@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from fitkit._checkpoint import CheckpointError as CheckpointError
 from fitkit._fisher import EigenProjection as EigenProjection
 from fitkit._fisher import FisherMatrix as FisherMatrix
+from fitkit._fisher import FisherSpectrum as FisherSpectrum
 from fitkit._fisher import NotDifferentiableError as NotDifferentiableError
 from fitkit._fisher import decompose as decompose
 from fitkit._fisher import eigen_projected as eigen_projected
 from fitkit._fisher import eigen_projection as eigen_projection
 from fitkit._fisher import fisher_matrix as fisher_matrix
+from fitkit._fisher import fisher_spectrum as fisher_spectrum
 from fitkit._fit import Best as Best
 from fitkit._fit import Event as Event
 from fitkit._fit import Fit as Fit

@@ -149,6 +149,7 @@ RECORDS = {
     "CheckpointError",
     "Event",
     "FisherMatrix",
+    "FisherSpectrum",
     "Independence",
     "NonFiniteError",
     "NonFiniteReport",
