@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from fitkit._checkpoint import CheckpointError as CheckpointError
 from fitkit._fisher import EigenProjection as EigenProjection
 from fitkit._fisher import FisherMatrix as FisherMatrix
+from fitkit._fisher import FisherSpectrum as FisherSpectrum
 from fitkit._fisher import NotDifferentiableError as NotDifferentiableError
 from fitkit._fisher import decompose as decompose
 from fitkit._fisher import eigen_projected as eigen_projected
 from fitkit._fisher import eigen_projection as eigen_projection
 from fitkit._fisher import fisher_matrix as fisher_matrix
+from fitkit._fisher import fisher_spectrum as fisher_spectrum
 from fitkit._fit import Best as Best
 from fitkit._fit import Event as Event
 from fitkit._fit import Fit as Fit
@@ -19,7 +21,7 @@ from fitkit._fit import LearningRates as LearningRates
 from fitkit._fit import Snapshot as Snapshot
 from fitkit._fit import Status as Status
 from fitkit._fit import StepInfo as StepInfo
-from fitkit._many import Many as Many
+from fitkit._many import Independence as Independence
 from fitkit._many import check_independent as check_independent
 from fitkit._many import fit_many as fit_many
 from fitkit._nonfinite import NonFiniteError as NonFiniteError
@@ -35,6 +37,7 @@ from fitkit._optimisers import map_optimisers as map_optimisers
 from fitkit._optimisers import max_step_size as max_step_size
 from fitkit._paths import UnknownPathError as UnknownPathError
 from fitkit._plotting import Contour as Contour
+from fitkit._plotting import Many as Many
 from fitkit._plotting import Profile as Profile
 from fitkit._plotting import Result as Result
 from fitkit._residuals import LogNormal as LogNormal

@@ -152,6 +152,8 @@ RECORDS = {
     "CheckpointError",
     "Event",
     "FisherMatrix",
+    "FisherSpectrum",
+    "Independence",
     "NonFiniteError",
     "NonFiniteReport",
     "NotDifferentiableError",

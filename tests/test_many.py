@@ -338,3 +338,56 @@ def test_no_false_success_on_nist(name):
         # As many digits as a step of 1e-4 standard errors leaves.
         errors = np.sort(found.errors[path][found.success] * scatter)
         assert np.median(errors) == pytest.approx(error, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def spoilt():
+    """Systems of an image: two of them not finite, one of another shape than the model."""
+    y = DATA[:48].copy()
+    y[[5, 6], 2] = np.nan
+    y[7] += np.sin(9 * X)
+    return fit(y.reshape(6, 8, -1), systems=(6, 8))
+
+
+def test_a_map_sets_what_failed_apart(spoilt):
+    import matplotlib.pyplot as plt
+
+    ax = plt.figure().add_subplot()
+    assert spoilt.plot_map("centre", ax=ax) is ax
+    values, failed = (np.ma.filled(image.get_array(), np.nan) for image in ax.images)
+    good = spoilt.success
+    assert np.array_equal(values[good], spoilt.values["centre"][good])
+    assert np.isnan(values[~good]).all()
+    assert np.array_equal(np.isfinite(failed), ~good)
+    legend = ax.get_legend()
+    assert legend is not None and legend.get_texts()[0].get_text() == "without success: 2"
+    curve = fit(DATA[:4]).plot_map("sky")
+    assert curve.get_ylabel() == "sky"
+    for drawn in (ax, curve):
+        drawn.figure.canvas.draw()
+    with pytest.raises(fk.UnknownPathError, match="Nearest: 'centre'"):
+        spoilt.plot_map("center")
+    plt.close("all")
+
+
+def test_a_histogram_beside_what_is_expected(spoilt, many):
+    import matplotlib.pyplot as plt
+    from scipy.stats import chi2
+
+    ax = many.plot_chi_square()
+    (line,) = ax.lines
+    x, expected = line.get_xdata(), line.get_ydata()
+    heights = [bar.get_height() for bar in ax.patches]
+    width, freedom = ax.patches[0].get_width(), X.size - 3
+    density = 300 * width * freedom * chi2.pdf(freedom * x, freedom)
+    assert expected == pytest.approx(density, rel=1e-9, abs=1e-9)
+    # One system, with a chi-square that four standard deviations do not reach, is left out at most.
+    assert 299 <= sum(heights) <= 300
+    worst = spoilt.plot_worst(3)
+    assert [tick.get_text() for tick in worst.get_yticklabels()] == ["(0, 5)", "(0, 6)", "(0, 7)"]
+    assert worst.texts[0].get_text() == "non-finite"
+    for drawn in (ax, worst, spoilt.plot_chi_square()):
+        drawn.figure.canvas.draw()
+    with pytest.raises(ValueError, match="no system has a reduced chi-square"):
+        fit(np.full_like(DATA[:2], np.nan)).plot_chi_square()
+    plt.close("all")

@@ -15,6 +15,7 @@ from fitkit._fisher.gram import products as products
 from fitkit._fisher.gram import triangle as triangle
 from fitkit._fisher.jacobian import linearise as linearise
 from fitkit._fisher.jacobian import transposed_jacobian as transposed_jacobian
+from fitkit._fisher.lanczos import lanczos as lanczos
 from fitkit._fisher.matrix import FisherMatrix as FisherMatrix
 from fitkit._fisher.modes import NotDifferentiableError as NotDifferentiableError
 from fitkit._fisher.modes import first as first
@@ -32,3 +33,5 @@ from fitkit._fisher.second_order import hessian as hessian
 from fitkit._fisher.second_order import insensitive as insensitive
 from fitkit._fisher.second_order import loss_product as loss_product
 from fitkit._fisher.second_order import second_derivative_norms as second_derivative_norms
+from fitkit._fisher.spectrum import FisherSpectrum as FisherSpectrum
+from fitkit._fisher.spectrum import fisher_spectrum as fisher_spectrum

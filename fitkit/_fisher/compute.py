@@ -1,7 +1,8 @@
 """From a model to its Fisher matrix: by the Jacobian of residuals or the Hessian of a loss."""
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -132,26 +133,51 @@ def fisher_matrix(
       slope  ± 0.0953
     flux - sky is unconstrained
     """
+    with prepared("fisher_matrix", residuals, loss, params, args, weights, frozen) as problem:
+        if loss is not None:
+            return _from_loss(problem.function, problem.free, problem.rest, problem.args, rtol)
+        return _from_residuals(*problem, rtol, memory)
+
+
+class Problem(NamedTuple):
+    """A function of parameters whose Fisher information is asked for; see `fisher_matrix`."""
+
+    function: Any
+    free: PyTree
+    rest: PyTree
+    args: Any
+    weights: PyTree
+
+
+@contextlib.contextmanager
+def prepared(
+    event: str,
+    residuals: Callable | None,
+    loss: Callable | None,
+    params: PyTree,
+    args: Any,
+    weights: PyTree,
+    frozen: Paths,
+) -> Iterator[Problem]:
+    """Check what users pass, and compute within on the mesh that the data are on."""
     if (residuals is None) == (loss is None):
         got = "neither" if loss is None else "both"
-        raise ValueError(f"fisher_matrix: pass either residuals or loss=, got {got}.")
+        raise ValueError(f"{event}: pass either residuals or loss=, got {got}.")
     if loss is not None and weights is not None:
-        raise ValueError("fisher_matrix: weights belong to residuals; put them into the loss.")
-    args = converted(args, "fisher_matrix", "args")
-    weights = converted(weights, "fisher_matrix", "weights")
+        raise ValueError(f"{event}: weights belong to residuals; put them into the loss.")
+    args = converted(args, event, "args")
+    weights = converted(weights, event, "weights")
     function: Any
     kind, function = ("loss", loss) if residuals is None else ("residuals", residuals)
-    with explained("fisher_matrix", kind, function, params, args):
+    with explained(event, kind, function, params, args):
         mesh = find_mesh(args, params, weights) or held_by(function, params, args)
         function = under(mesh, function)
     with automatic_axes():
         if mesh is not None:
             params, weights = relabelled((params, weights), automatic(mesh))
-        free, rest = split_params(params, frozen)
-        with explained("fisher_matrix", kind, function, params, args):
-            if residuals is None:
-                return _from_loss(function, free, rest, args, rtol)
-            return _from_residuals(function, free, rest, args, weights, rtol, memory)
+        free, rest = split_params(params, frozen, event)
+        with explained(event, kind, function, params, args):
+            yield Problem(function, free, rest, args, weights)
 
 
 def _from_residuals(
@@ -281,28 +307,30 @@ def resolve_rtol(rtol: float | None, default: float) -> float:
     return rtol
 
 
-def split_params(params: PyTree, frozen: Paths) -> tuple[PyTree, PyTree]:
+def split_params(
+    params: PyTree, frozen: Paths, event: str = "fisher_matrix"
+) -> tuple[PyTree, PyTree]:
     """Split into the free parameters and the rest (frozen, or no array); refuse what is bad.
 
     Both parts are trees like `params`, with None where the other has a leaf.
     """
-    params = converted(params, "fisher_matrix", "params")
+    params = converted(params, event, "params")
     arrays = jax.tree.map(lambda leaf: None if is_static(leaf) else leaf, params)
     leaves = named_leaves(arrays)
     patterns = tuple(frozen) if isinstance(frozen, set | frozenset) else frozen
-    paths = {*match_paths(patterns, leaves, "fisher_matrix")} if patterns else set()
+    paths = {*match_paths(patterns, leaves, event)} if patterns else set()
     if len(paths) == len(leaves):
         why = "all parameters are frozen." if leaves else "params hold no parameter."
-        raise ValueError(f"fisher_matrix: {why}")
+        raise ValueError(f"{event}: {why}")
     for path, leaf in leaves.items():
         dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
-                f"fisher_matrix: parameter '{path}' has dtype {dtype}; parameters are real "
+                f"{event}: parameter '{path}' has dtype {dtype}; parameters are real "
                 "floating-point numbers or arrays. Write it as one, or pass it through `args`."
             )
         if not is_traced(leaf) and not np.all(np.isfinite(np.asarray(leaf))):
-            raise ValueError(f"fisher_matrix: parameter '{path}' is not finite: {leaf}.")
+            raise ValueError(f"{event}: parameter '{path}' is not finite: {leaf}.")
 
     def part(key_path: Any, leaf: Any, wanted: bool) -> Any:
         if is_static(leaf):

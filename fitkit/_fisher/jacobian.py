@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from fitkit._fisher.modes import basis, first, jacobian_rows, mapped, transposed_push
+from fitkit._fisher.modes import (
+    basis,
+    first,
+    jacobian_rows,
+    mapped,
+    products_with,
+    transposed_push,
+)
 from fitkit._fisher.residuals import check_residuals
 from fitkit._fisher.second_order import hessian_of
 from fitkit._paths import ravel
@@ -122,6 +129,21 @@ def residual_rows(
         lambda: mapped(transposed_push(function, flat)[1], vectors),
         lambda: jacobian_rows(function, flat, lambda row: vectors @ row)[1].T,
     )
+
+
+@eqx.filter_jit
+def residual_product(
+    residuals: Callable,
+    free: PyTree,
+    rest: PyTree,
+    args: Any,
+    weights: Any,
+    vector: Float[Array, " n"],
+) -> tuple[Float[Array, " m"], Float[Array, " n"]]:
+    """Compute flat residuals, and ``JᵀJ`` times a vector; reverse mode must exist."""
+    function, flat = _flat(residuals, free, rest, args, weights)
+    values, jacobian = products_with("fisher_spectrum", function, flat)
+    return values, jacobian.pull(jacobian.push(vector))
 
 
 @eqx.filter_jit

@@ -58,7 +58,7 @@ from fitkit._optimisers import (
     injected_learning_rates,
     spectrum_of,
 )
-from fitkit._paths import Paths
+from fitkit._paths import Paths, paths_as_given
 from fitkit._profile import Contour, Minimum, Profile, make_contour, make_profile
 from fitkit._programs import refuse_in_fork
 from fitkit._progress import Progress

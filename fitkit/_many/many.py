@@ -2,7 +2,7 @@
 
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -423,3 +423,9 @@ class Many:
             bounds=systems.bounds,
             **(apart(residuals, systems.data_count) if systems.priors else {}),
         )
+
+    if TYPE_CHECKING:  # Attached by fitkit._plotting, so that this can be had without matplotlib.
+
+        def plot_map(self, path: str, ax: Any = None) -> Any: ...
+        def plot_chi_square(self, ax: Any = None) -> Any: ...
+        def plot_worst(self, n: int = 10, ax: Any = None) -> Any: ...

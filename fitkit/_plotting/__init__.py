@@ -1,13 +1,15 @@
 """Pictures: pure functions, no widgets.
 
-Only the methods of `Result`, `Profile` and `Contour` are imported with fitkit. Everything else here
-is when it is first asked for, because matplotlib takes longer to import than all of fitkit.
+Only the methods of `Result`, `Many`, `Profile` and `Contour` are imported with fitkit. Everything
+else here is when it is first asked for, because matplotlib takes longer to import than all of
+fitkit.
 """
 
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from fitkit._plotting.figures import Result as Result
+from fitkit._plotting.many_figures import Many as Many
 from fitkit._plotting.profiles import Contour as Contour
 from fitkit._plotting.profiles import Profile as Profile
 

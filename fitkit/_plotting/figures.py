@@ -105,6 +105,7 @@ def plot_spectrum(self: Result, ax: "Axes | None" = None) -> "Axes":
 
 
 def axes_or_new(ax: "Axes | None") -> "Axes":
+    """Return the axes, or those of a new figure where there are none."""
     if ax is not None:
         return ax
     # Here, because importing fitkit should neither start pyplot nor choose its backend.

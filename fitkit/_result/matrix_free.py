@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
+from fitkit._fisher import lanczos
 from fitkit._result.curvature import Quadratic
 
 # Rounds of equilibration, two random vectors each. A diagonal scaling is found by the first, that
@@ -108,26 +109,9 @@ def _conjugate_gradients(
 
 def _lanczos(product: Callable, n: int, eps: float) -> Float[np.ndarray, " n"] | None:
     """Find a vector of negative curvature, or none, in one Krylov space of a random vector."""
-    size = min(KRYLOV, n)
-    basis = np.zeros((size, n))
-    diagonal, beside = np.zeros(size), np.zeros(size)
-    vector = np.random.default_rng(1).normal(size=n)
-    vector /= np.linalg.norm(vector)
-    for k in range(size):
-        basis[k] = vector
-        curved = product(vector)
-        diagonal[k] = vector @ curved
-        # Twice is enough to keep the basis orthogonal (Kahan; Parlett, 1980, section 6.9).
-        for _ in range(2):
-            curved = curved - basis[: k + 1].T @ (basis[: k + 1] @ curved)
-        beside[k] = np.linalg.norm(curved)
-        if beside[k] <= eps * np.max(np.abs(diagonal)):
-            size = k + 1
-            break
-        vector = curved / beside[k]
-    tridiagonal = np.diag(diagonal[:size])
-    tridiagonal += np.diag(beside[: size - 1], 1) + np.diag(beside[: size - 1], -1)
-    values, vectors = np.linalg.eigh(tridiagonal)
+    start = np.random.default_rng(1).normal(size=n)
+    found = lanczos(product, start, min(KRYLOV, n), eps)
+    values, vectors = found.decomposed()
     if values[0] >= -4 * n * eps * np.max(np.abs(values)):
         return None
-    return vectors[:, 0] @ basis[:size]
+    return vectors[:, 0] @ found.basis
