@@ -1,10 +1,8 @@
-"""How Sphinx builds the pages: ``sphinx-build -b html -c docs -W --keep-going . build/docs``.
+"""How Sphinx builds the pages; CONTRIBUTING.md has the command.
 
-The root of the repository is the source, so that README.md, CHANGELOG.md, CONTRIBUTING.md and the notebooks
-are pages as they are, without copies.
+The root of the repository is the source, so that README.md, CHANGELOG.md, CONTRIBUTING.md and the
+notebooks are pages as they are, without copies.
 """
-
-from pathlib import Path
 
 import fitkit
 
@@ -31,10 +29,10 @@ include_patterns = [
 
 # The saved outputs are what the tests compare with.
 nb_execution_mode = "off"
-myst_enable_extensions = ["colon_fence", "dollarmath", "amsmath"]
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
-# A name in single backticks is a link where it is one of ours, and else a parameter or an attribute.
+# A name in single backticks is a link where it is one of ours; else it may be a parameter.
 default_role = "autolink"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"

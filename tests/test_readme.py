@@ -86,7 +86,7 @@ def test_ci_runs_the_test_command_to_the_letter():
     assert lines[0] == SHELL[-1].strip()
 
 
-# A block, what is said of it in a comment before, and what it prints, which is in a text block behind it.
+# A comment that says whether a block is run, the block, and in another block what it prints.
 BLOCK = re.compile(
     r"(?:^<!-- (.*?) -->\n)?^```python\n(.*?)^```$(?:\n+^```text\n(.*?)^```$)?", re.M | re.S
 )
