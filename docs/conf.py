@@ -43,6 +43,7 @@ add_module_names = False
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
+pygments_dark_style = "monokai"
 html_title = "fitkit"
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]

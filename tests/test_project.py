@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from test_imports import ROOMS
+from test_imports import PUBLIC, ROOMS
 
 import fitkit
 
@@ -18,12 +18,26 @@ def text_of(name: str) -> str:
     return (ROOT / name).read_text()
 
 
-def test_the_version_is_in_the_changelog():
+def test_the_version_is_in_the_changelog_and_in_the_citation():
     assert f"\n## {PROJECT['version']} " in text_of("CHANGELOG.md")
+    assert f"\nversion: {PROJECT['version']}\n" in text_of("CITATION.cff")
+
+
+def test_every_public_name_is_in_the_reference():
+    reference = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+    shown = re.findall(r"^\.\. auto\w+:: (\w+)", reference, re.MULTILINE)
+    assert sorted(shown) == PUBLIC
 
 
 @pytest.mark.parametrize(
-    "command", ["pytest --nbval tests notebooks", "ruff check", "ruff format --check", "pyright"]
+    "command",
+    [
+        "pytest --nbval tests notebooks",
+        "ruff check",
+        "ruff format --check",
+        "pyright",
+        "sphinx-build -b html -c docs -W --keep-going . build/docs",
+    ],
 )
 def test_ci_runs_what_contributors_are_told_to(command):
     assert command in text_of("CONTRIBUTING.md")
@@ -64,7 +78,9 @@ def test_short_things_are_short():
     assert any(line.startswith("```") for line in readme[:30])
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+)
 def test_links_lead_somewhere(name):
     for target in re.findall(r"\]\(([^)]+)\)", text_of(name)):
         if not target.startswith("http"):
