@@ -78,9 +78,7 @@ def test_short_things_are_short():
     assert any(line.startswith("```") for line in readme[:30])
 
 
-@pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
-)
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_links_lead_somewhere(name):
     for target in re.findall(r"\]\(([^)]+)\)", text_of(name)):
         if not target.startswith("http"):

@@ -104,6 +104,7 @@ def as_a_reader(tmp_path, monkeypatch):
     jax.config.update("jax_enable_x64", precision)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_blocks_of_a_page_run_one_after_the_other(page, as_a_reader):
     namespace: dict[str, object] = {"__name__": "__main__"}
