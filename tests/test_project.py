@@ -85,6 +85,14 @@ def test_links_lead_somewhere(name):
             assert (ROOT / target.partition("#")[0]).exists(), target
 
 
+def test_the_conda_recipe_asks_for_what_the_package_does():
+    run = text_of("recipe/recipe.yaml").partition("  run:\n")[2].partition("\n\n")[0]
+    wanted = [line.replace("matplotlib", "matplotlib-base") for line in PROJECT["dependencies"]]
+    found = [line.replace(" ", "") for line in re.findall(r"^    - (.*)$", run, re.MULTILINE)]
+    assert found == [f"python{PROJECT['requires-python']}", *wanted]
+    assert f"version: {PROJECT['version']}\n" in text_of("recipe/recipe.yaml")
+
+
 def test_conda_users_get_the_same_lower_bounds():
     environment = text_of("environment.yml")
     for wanted in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["lab"]:
