@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from test_imports import ROOMS
+from test_imports import PUBLIC, ROOMS
 
 import fitkit
 
@@ -18,12 +18,26 @@ def text_of(name: str) -> str:
     return (ROOT / name).read_text()
 
 
-def test_the_version_is_in_the_changelog():
+def test_the_version_is_in_the_changelog_and_in_the_citation():
     assert f"\n## {PROJECT['version']} " in text_of("CHANGELOG.md")
+    assert f"\nversion: {PROJECT['version']}\n" in text_of("CITATION.cff")
+
+
+def test_every_public_name_is_in_the_reference():
+    reference = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+    shown = re.findall(r"^\.\. auto\w+:: (\w+)", reference, re.MULTILINE)
+    assert sorted(shown) == PUBLIC
 
 
 @pytest.mark.parametrize(
-    "command", ["pytest --nbval tests notebooks", "ruff check", "ruff format --check", "pyright"]
+    "command",
+    [
+        "pytest --nbval tests notebooks",
+        "ruff check",
+        "ruff format --check",
+        "pyright",
+        "sphinx-build -b html -c docs -W --keep-going . build/docs",
+    ],
 )
 def test_ci_runs_what_contributors_are_told_to(command):
     assert command in text_of("CONTRIBUTING.md")
@@ -69,6 +83,14 @@ def test_links_lead_somewhere(name):
     for target in re.findall(r"\]\(([^)]+)\)", text_of(name)):
         if not target.startswith("http"):
             assert (ROOT / target.partition("#")[0]).exists(), target
+
+
+def test_the_conda_recipe_asks_for_what_the_package_does():
+    run = text_of("recipe/recipe.yaml").partition("  run:\n")[2].partition("\n\n")[0]
+    wanted = [line.replace("matplotlib", "matplotlib-base") for line in PROJECT["dependencies"]]
+    found = [line.replace(" ", "") for line in re.findall(r"^    - (.*)$", run, re.MULTILINE)]
+    assert found == [f"python{PROJECT['requires-python']}", *wanted]
+    assert f"version: {PROJECT['version']}\n" in text_of("recipe/recipe.yaml")
 
 
 def test_conda_users_get_the_same_lower_bounds():

@@ -1,11 +1,17 @@
-"""Every code block of the README does as it stands what the README says."""
+"""Every code block of the README and of the pages in docs/ does as it stands what the text says."""
 
+import contextlib
+import doctest
+import importlib.util
+import io
 import re
 import shutil
 import sys
 import tomllib
 from pathlib import Path
 
+import jax
+import matplotlib
 import nbclient
 import nbformat
 import pytest
@@ -78,3 +84,38 @@ def test_ci_runs_the_test_command_to_the_letter():
     (found,) = re.findall(r"readme_command=\$\(grep -m 1 '(.*)' README.md\)", CI)
     lines = [line for line in (ROOT / "README.md").read_text().splitlines() if found in line]
     assert lines[0] == SHELL[-1].strip()
+
+
+# A comment that says whether a block is run, the block, and in another block what it prints.
+BLOCK = re.compile(
+    r"(?:^<!-- (.*?) -->\n)?^```python\n(.*?)^```$(?:\n+^```text\n(.*?)^```$)?", re.M | re.S
+)
+PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if BLOCK.search(page.read_text())]
+
+
+@pytest.fixture
+def as_a_reader(tmp_path, monkeypatch):
+    """Undo what the tests set and a reader has not, and what a page sets."""
+    monkeypatch.chdir(tmp_path)
+    precision = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_enable_x64", False)
+    with jax.numpy_rank_promotion("allow"), matplotlib.rc_context({"backend": "agg"}):
+        yield
+    jax.config.update("jax_enable_x64", precision)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_blocks_of_a_page_run_one_after_the_other(page, as_a_reader):
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    for said, code, expected in BLOCK.findall(page.read_text()):
+        block = compile(code, str(page), "exec")
+        assert said == "" or re.match("needs |not run: ", said), said
+        if said.startswith("not run") or not all(map(importlib.util.find_spec, said.split()[1:])):
+            continue
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(block, namespace)
+        assert not expected or doctest.OutputChecker().check_output(
+            expected, printed.getvalue(), flags
+        ), printed.getvalue()
