@@ -211,6 +211,7 @@ def test_a_lower_minimum_is_reported_with_its_parameters():
         optimiser=NO_STEP,
     )
     profile = fit.profile("x", levels=(2,))
+    assert profile.better is not None
     assert float(profile.better["x"]) == pytest.approx(lower, abs=1e-6)
     (warning,) = (one for one in profile.warnings if "a lower minimum was found" in one)
     assert "x = -1.04" in warning and "fit.restart(params=" in warning

@@ -148,6 +148,7 @@ class Squares:
             bounds=None,
             frozen=minimum.frozen,
             weights=None,
+            priors=None,
         )
         recipe = dataclasses.replace(made.recipe, key=self._key)
         return dataclasses.replace(made, recipe=recipe, bounds=minimum.bounds)
