@@ -114,7 +114,9 @@ class UnderMesh:
         return self.function
 
     def __call__(self, params: PyTree, args: PyTree) -> PyTree:
-        """Call the function."""
+        """Call the function, which may be there already."""
+        if jax.sharding.get_abstract_mesh() == self.mesh.abstract_mesh:
+            return self.function(params, args)
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
             out = self.function(_cast(params, self.mesh), args)
         return _cast(out, automatic(self.mesh))
