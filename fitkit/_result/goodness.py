@@ -25,7 +25,9 @@ def deviation(chi_square: float, freedom: float) -> float:
     return (math.cbrt(chi_square / freedom) - (1 - variance)) / math.sqrt(variance)
 
 
-def goodness_warning(chi_square: float, freedom: float, absolute_sigma: bool) -> str | None:
+def goodness_warning(
+    chi_square: float, freedom: float, absolute_sigma: bool, with_priors: bool = False
+) -> str | None:
     """Build the warning of a chi-square that its degrees of freedom do not explain, or None."""
     if freedom <= 0:
         return "there are no more residuals than parameters: chi-square says nothing"
@@ -39,10 +41,12 @@ def goodness_warning(chi_square: float, freedom: float, absolute_sigma: bool) ->
         "from 1"
     )
     if absolute_sigma:
-        return (
-            f"{beyond}: either the model is wrong or σ is. If σ is unknown, "
-            "result(absolute_sigma=False) takes it from the scatter"
+        cure = (
+            f"it is about {number(factor, 3)} times what was given"
+            if with_priors
+            else "result(absolute_sigma=False) takes it from the scatter"
         )
+        return f"{beyond}: either the model is wrong or σ is. If σ is unknown, {cure}"
     if factor <= FAR:
         return None
     return (

@@ -15,7 +15,7 @@ from fitkit._fisher import FisherMatrix, fisher_matrix, split_params
 from fitkit._format import number
 from fitkit._optimisers import Bounds
 from fitkit._paths import Paths, common_dtype, is_static, named_leaves
-from fitkit._result.apart import Priors, tell_apart
+from fitkit._result.apart import Apart, Priors, tell_apart
 from fitkit._result.assess import all_frozen, assess
 from fitkit._result.assessment import Assessment, Kind
 from fitkit._result.derived import Derived, DerivedFunction, derive
@@ -143,7 +143,7 @@ def make_result(
         message=_message(assessment, status, steps),
         warnings=(
             *_warnings_of_state(assessment, apart.left_out),
-            *_warnings_of_data(apart.chi_square, apart.degrees_of_freedom, absolute_sigma),
+            *_warnings_of_data(apart, absolute_sigma),
             *_warnings_of_loss(loss, params, args),
             *_warnings_of_precision(fisher, free),
             *_warnings_of_bounds(bounds, params),
@@ -188,12 +188,12 @@ def _warnings_of_state(assessment: Assessment, left_out: int) -> list[str]:
     return warnings
 
 
-def _warnings_of_data(
-    chi_square: float | None, freedom: float | None, absolute_sigma: bool
-) -> list[str]:
+def _warnings_of_data(apart: Apart, absolute_sigma: bool) -> list[str]:
+    chi_square, freedom = apart.chi_square, apart.degrees_of_freedom
     if chi_square is None or freedom is None:
         return []
-    warning = goodness_warning(chi_square, freedom, absolute_sigma)
+    with_priors = apart.prior_chi_square is not None
+    warning = goodness_warning(chi_square, freedom, absolute_sigma, with_priors)
     return [] if warning is None else [warning]
 
 
