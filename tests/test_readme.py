@@ -109,8 +109,11 @@ def as_a_reader(tmp_path, monkeypatch):
 def test_the_blocks_of_a_page_run_one_after_the_other(page, as_a_reader):
     namespace: dict[str, object] = {"__name__": "__main__"}
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-    for said, code, expected in BLOCK.findall(page.read_text()):
-        block = compile(code, str(page), "exec")
+    text = page.read_text()
+    for found in BLOCK.finditer(text):
+        said, code, expected = found.groups(default="")
+        # So that a traceback shows the line of the page.
+        block = compile("\n" * text.count("\n", 0, found.start(2)) + code, str(page), "exec")
         assert said == "" or re.match("needs |not run: ", said), said
         if said.startswith("not run") or not all(map(importlib.util.find_spec, said.split()[1:])):
             continue
