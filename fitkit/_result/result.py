@@ -226,7 +226,7 @@ class Result:
         >>> fit.run(progress=False)
         >>> low, high = fit.result().intervals()["flux"]
         >>> round(float(low), 3), round(float(high), 3)
-        (49.061, 201.791)
+        (49.06, 201.795)
         """
         if method == "profile":
             if self._by_profile is None:
