@@ -1,13 +1,14 @@
 """Fisher matrices and steps of Gauss-Newton: fitkit beside zodiax and optimistix.
 
-    OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/fisher.py
+    OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/fisher.py [spectrum]
 
 Two models of many parameters: *spline*, whose data depend on two parameters each, so that its
 derivatives cost next to nothing, and *design*, tanh of a dense matrix times the parameters, which
 are half of the work. Seconds of CPU time in float64, of a later call, the smallest of some that
 take turns; a step is the difference between a run of one and of three. Memory is that of a process
 of its own above what it took to compile and run the model and its gradient, peak; compiling is a
-part of it. The last lines are fits whose Jacobian is not stored.
+part of it. Then come fits whose Jacobian is not stored, and the spectra of matrices that are not;
+*spectrum* prints these alone.
 
 On one of two shared cores of an AMD EPYC, jax 0.10.2, 26 November 2026:
 
@@ -224,8 +225,26 @@ def large_fits() -> None:
     )
 
 
+def spectra() -> None:
+    """Print what the largest eigenvalues and the density of matrices take that are not stored."""
+    for n in (1000, 10_000, 100_000):
+        model, args, params = spline(n, 5 * n)
+        for probes in (0, 8):
+            before, begun = peak(), time.process_time()
+            found = fk.fisher_spectrum(model, params, args, k=20, probes=probes)
+            taken = time.process_time() - begun
+            worst = float(max(found.residual_norms / found.eigenvalues))
+            print(
+                f"spectrum {n:>7,} x {5 * n:>7,}  20 largest to {worst:.0e}, {probes} probes"
+                f"{taken:8.1f} s {peak() - before:6} MB",
+                flush=True,
+            )
+
+
 if __name__ == "__main__":
-    if sys.argv[1:]:
+    if sys.argv[1:] == ["spectrum"]:
+        spectra()
+    elif sys.argv[1:]:
         who, name, n, m = sys.argv[1:]
         memory(who, name, int(n), int(m))
     else:
@@ -234,3 +253,4 @@ if __name__ == "__main__":
         for row in GAUSS_NEWTON:
             gauss_newton_row(*row)
         large_fits()
+        spectra()

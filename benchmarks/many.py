@@ -1,6 +1,6 @@
 """Many systems at once: `fit_many` beside SciPy and vmapped optimistix, in one run.
 
-    python benchmarks/many.py [speed] [growth] [nist]
+    python benchmarks/many.py [speed] [growth] [size] [nist]
 
 *speed*: fits per second of the processor, in float64, of two problems of NIST with perturbed
 starts, how many are right to six digits, and how many claim success without. *growth*: from a
@@ -137,6 +137,41 @@ def growth() -> None:
         print(line, "" if many.success.all() else many.counts(), flush=True)
 
 
+# Parameters, data and systems: one of the first two grows. Some seconds each.
+SIZES = (
+    *((n, 250, max(64, 8192 // n**2)) for n in (2, 4, 8, 16, 40)),
+    *((4, m, max(16, 2**20 // m // 4)) for m in (14, 100, 1000, 10_000, 100_000)),
+)
+
+
+def size() -> None:
+    print(f"{'parameters':>10}{'data':>9}{'systems':>9}{'compiled, s':>13}{'fits/core-s':>13}")
+    for n, m, count in SIZES:
+        x = jnp.linspace(0.0, 1.0, m)
+        bells = n // 2
+        places = (jnp.arange(bells) + 0.5) / bells
+
+        def residuals(params: dict, args: tuple, places=places, bells=bells) -> jax.Array:
+            x, y = args
+            shift = x[:, None] - (places + 0.2 / bells * params["shift"])[None]
+            shapes = jnp.exp(-0.5 * (4 * bells * shift) ** 2)
+            return (jnp.sum(params["height"][None] * shapes, axis=1) - y) / 0.05
+
+        draw = np.random.default_rng(0)
+        truth = {"height": 1 + 0.2 * draw.random((count, bells))}
+        truth["shift"] = draw.normal(size=(count, bells)) / 3
+        model = jax.jit(jax.vmap(lambda p, x=x, f=residuals: 0.05 * f(p, (x, 0.0))))
+        y = np.asarray(model(truth)) + 0.05 * draw.normal(size=(count, m))
+        start = {"height": jnp.ones(bells), "shift": jnp.zeros(bells)}
+        seconds = []
+        for _ in range(2):  # The first compiles.
+            begun = time.process_time()
+            many = fk.fit_many(residuals, start, (x, y), args_axes=(None, 0), progress=False)
+            seconds.append(time.process_time() - begun)
+        line = f"{n:10}{m:9,}{count:9,}{seconds[0] - seconds[1]:13.1f}{count / seconds[1]:13,.0f}"
+        print(line, "" if many.success.all() else many.counts(), flush=True)
+
+
 def all_problems() -> None:
     print(f"{'':10}{'start':>6}{'success':>9}{'certified':>11}{'other':>7}  status")
     for name, problem in nist.problems.items():
@@ -159,5 +194,5 @@ def all_problems() -> None:
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[1:] or ["speed", "growth", "nist"]:
-        {"speed": speed, "growth": growth, "nist": all_problems}[wanted]()
+    for wanted in sys.argv[1:] or ["speed", "growth", "size", "nist"]:
+        {"speed": speed, "growth": growth, "size": size, "nist": all_problems}[wanted]()

@@ -1,7 +1,10 @@
 """Many systems: right against SciPy and NIST, each by itself to the bit, and honest."""
 
+import _thread
+import threading
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import nist
 import numpy as np
@@ -194,7 +197,7 @@ def test_what_is_no_minimum_is_called_by_its_name(name, function, start, status)
         assert np.isinf(found.errors["a"]).all()
 
 
-def test_one_system_is_an_ordinary_result(many):
+def test_one_system_is_an_ordinary_result(many, unchecked):
     result = many[7]
     assert result.success
     assert result.chi_square == pytest.approx(many.chi_square[7], rel=1e-9)
@@ -204,6 +207,19 @@ def test_one_system_is_an_ordinary_result(many):
     assert many[-1].values["flux"] == many.values["flux"][-1]
     with pytest.raises(IndexError, match="shape of the systems"):
         many[300]
+    index: Any = slice(0, 2)
+    with pytest.raises(TypeError, match="must be the number of one system"):
+        many[index]
+    with pytest.raises(ValueError, match="n=-1"):
+        many.worst(-1)
+
+
+def test_a_single_system_without_an_axis(many):
+    alone = fit(DATA[3], args_axes=None)
+    assert alone.values["flux"].shape == alone.status.shape == alone.shape == ()
+    # Another program, which sees these data as what systems share.
+    assert alone.values["flux"] == pytest.approx(many.values["flux"][3], rel=1e-9)
+    assert alone[()].success
 
 
 def test_a_pause_and_a_file_lose_nothing(tmp_path):
@@ -242,6 +258,71 @@ def test_less_memory_means_smaller_batches(many, monkeypatch):
     assert found.notes[0] in repr(found)
 
 
+def test_no_memory_for_a_single_system_is_said(monkeypatch):
+    from fitkit._many import engine
+
+    def short_of_memory(*_):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.")
+
+    monkeypatch.setattr(engine, "_drain", short_of_memory)
+    with pytest.raises(MemoryError, match="even one system at a time, of 30 residuals and 3"):
+        fit()
+
+
+def test_ctrl_c_pauses_and_loses_nothing(monkeypatch, capsys):
+    from fitkit._many import engine, worker
+
+    y, drain, stopped, calls = np.tile(DATA, (30, 1)), engine._drain, threading.Event(), []
+
+    def interrupting(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            _thread.interrupt_main()
+            assert stopped.wait(60)
+        return drain(*arguments)
+
+    def stop(self):
+        ask(self)
+        stopped.set()
+
+    ask = worker.Worker.stop
+    monkeypatch.setattr(worker.Worker, "stop", stop)
+    monkeypatch.setattr(engine, "_drain", interrupting)
+    halted = fit(y)
+    assert not halted.running and not halted.finished
+    assert "paused. What is finished stays" in capsys.readouterr().out
+    halted.resume()
+    halted.wait()
+    assert same(fit(y), halted)
+
+
+def test_callbacks_see_the_fits_and_may_pause_them(capsys):
+    seen = []
+
+    def look(many):
+        seen.append(many.progress)
+        if len(seen) == 2:
+            many.pause()
+
+    def broken(many):
+        raise ValueError("mine")
+
+    halted = fit(np.tile(DATA, (30, 1)), block=False)
+    halted.pause()
+    seen.clear()
+    halted.add_callback(look)
+    halted.add_callback(broken)
+    halted.resume()
+    halted.wait()
+    if not halted.finished:
+        assert len(seen) == 2
+        halted.resume()
+        halted.wait()
+    assert seen[-1] == 1.0 == halted.progress
+    assert halted.notes == ("callback broken raised ValueError: mine",)
+    assert capsys.readouterr().out.count("mine") == 1
+
+
 def test_what_the_users_function_raises_is_raised():
     def broken(params, args):
         raise RuntimeError("mine")
@@ -274,6 +355,9 @@ def test_tables(many):
     [
         ({"args_axes": 0}, r"'args.0' 30, 'args.1' 300.*args_axes=\(None, 0\)"),
         ({"args_axes": (None, 0, 0)}, "args_axes does not fit 'args'"),
+        ({"params_axes": {"centre": 0}}, "params_axes does not fit 'params', which has 'centre'"),
+        ({"params_axes": 0}, r"'params.centre' has shape \(\), and so no axis 0"),
+        ({"args_axes": (None, -4)}, r"'args.1' has shape \(300, 30\), and so no axis -4"),
         ({"args_axes": (None, "0")}, "'0' for 'args.1'; must be the number of an axis"),
         ({"args_axes": (None, 2)}, r"'args.1' has shape \(300, 30\), and so no axis 2"),
         ({"y": DATA[:0]}, "counts no system at all"),
@@ -338,6 +422,33 @@ def test_no_false_success_on_nist(name):
         # As many digits as a step of 1e-4 standard errors leaves.
         errors = np.sort(found.errors[path][found.success] * scatter)
         assert np.median(errors) == pytest.approx(error, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Misra1a", "MGH17"])
+def test_float32_claims_no_more_than_it_has(name):
+    problem = nist.problems[name]
+    draw = np.random.default_rng(5)
+    starts = {
+        path: np.float32(value * (1 + 0.1 * draw.normal(size=64)))
+        for path, value in problem.starts[1].items()
+    }
+    found = fk.fit_many(
+        problem.residuals,
+        starts,
+        jax.tree.map(np.float32, problem.args),
+        params_axes=0,
+        args_axes=None,
+        progress=False,
+    )
+    assert found.values["b1"].dtype == np.float32
+    assert found.success.mean() > 0.95
+    scatter = (problem.rss / problem.degrees_of_freedom) ** 0.5
+    for i in np.flatnonzero(found.success):
+        # Half of the digits that float32 has; MGH17 by normal equations alone was wrong in all.
+        assert problem.digits({path: found.values[path][i] for path in starts}) > 3
+    for path, error in problem.errors.items():
+        assert np.median(found.errors[path] * scatter) == pytest.approx(error, rel=1e-2)
 
 
 @pytest.fixture(scope="module")

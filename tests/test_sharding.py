@@ -99,6 +99,22 @@ def close(a, b):
     return a == pytest.approx(b, rel=1e-6) if isinstance(a, float) else a == b
 
 
+def assert_same_answers(script, *arguments):
+    """Run a script on eight devices, which prints what it found there and on one."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found, expected = json.loads(done.stdout.splitlines()[-1])
+    differing = {k: (found[k], expected[k]) for k in expected if not close(found[k], expected[k])}
+    assert not differing
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, in_force, held",
@@ -109,15 +125,45 @@ def close(a, b):
     ],
 )
 def test_data_on_eight_devices_have_the_answers_of_one(kind, in_force, held):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT, kind, in_force, held],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
+    assert_same_answers(SCRIPT, kind, in_force, held)
+
+
+# Of `fit_many`, whose systems may be spread over the devices, and what they share too.
+MANY = """
+import contextlib, json, sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import fitkit as fk
+
+jax.config.update("jax_enable_x64", True)
+kind, in_force = sys.argv[1], sys.argv[2] == "set"
+rng = np.random.default_rng(0)
+x = np.linspace(0.0, 5.0, 40)
+y = 3 * np.exp(-rng.uniform(0.5, 1.0, (64, 1)) * x) + 0.01 * rng.normal(size=(64, 40))
+mesh = jax.make_mesh((8,), ("devices",), axis_types=(getattr(AxisType, kind),))
+
+
+def residuals(params, args):
+    x, y = args
+    return (params["height"] * jnp.exp(-params["rate"] * x) - y) / 0.01
+
+
+def answers(x, y):
+    many = fk.fit_many(
+        residuals, {"height": 1.0, "rate": 0.5}, (x, y), args_axes=(None, 0), progress=False
     )
-    assert done.returncode == 0, done.stderr
-    found, expected = json.loads(done.stdout.splitlines()[-1])
-    differing = {k: (found[k], expected[k]) for k in expected if not close(found[k], expected[k])}
-    assert not differing
+    numbers = [many.values["rate"], many.errors["rate"], many.chi_square]
+    return {"status": many.counts(), "numbers": np.ravel(numbers).tolist(), "one": many[3].loss}
+
+
+own, shared = (jax.device_put(a, NamedSharding(mesh, P("devices"))) for a in (y, x))
+with jax.set_mesh(mesh) if in_force else contextlib.nullcontext():
+    found = answers(shared, own)
+print(json.dumps([found, answers(x, y)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, in_force", [("Auto", "carried"), ("Explicit", "set")])
+def test_many_systems_on_eight_devices_have_the_answers_of_one(kind, in_force):
+    assert_same_answers(MANY, kind, in_force)

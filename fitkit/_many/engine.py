@@ -80,8 +80,14 @@ class Engine:
             try:
                 self._advance()
             except Exception as error:
-                if not _is_short_of_memory(error) or not self._shrink():
+                if not _is_short_of_memory(error):
                     raise
+                if not self._shrink():
+                    raise MemoryError(
+                        "fit_many: there is no memory for even one system at a time, of "
+                        f"{self.systems.residual_count:,} residuals and "
+                        f"{self.systems.recipe.size:,} parameters. What was finished stays."
+                    ) from error
             yield
             while len(self._doubtful) >= SIDE_BY_SIDE:
                 self._judge()
@@ -132,7 +138,9 @@ class Engine:
             words = f"{self._width} systems side by side, which may change the last digits"
         else:
             return False
-        self.notes = [f"for lack of memory: {words}"]
+        opening = "for lack of memory: "
+        self.notes = [note for note in self.notes if not note.startswith(opening)]
+        self.notes.append(opening + words)
         self._restart()
         return True
 

@@ -2,11 +2,13 @@
 
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from fitkit._input import shortened
 from fitkit._many import saving, tables
 from fitkit._many.best import Best, best_of
 from fitkit._many.engine import Engine
@@ -61,7 +63,8 @@ class Many:
     ) -> None:
         self._systems = systems
         self._engine = Engine(systems, record, method)
-        self._worker = Worker(self._engine)
+        self._worker = Worker(self._engine, self._call_back)
+        self._callbacks: list[Callable[[Many], object]] = []
         self._best: tuple[int, Best] | None = None
 
     # Running.
@@ -83,7 +86,7 @@ class Many:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the run had to do otherwise than planned: smaller batches, for lack of memory."""
+        """What did not go as planned: smaller batches for lack of memory, callbacks that raised."""
         return tuple(self._engine.notes)
 
     def start(self) -> None:
@@ -98,6 +101,38 @@ class Many:
         """Stop within a tenth of a second or so. What was finished stays; `resume` goes on."""
         self._worker.stop()
         self._worker.join()
+
+    def add_callback(self, function: Callable[["Many"], object]) -> None:
+        """Call a function while the fits run, about ten times a second, and once at the end.
+
+        It runs in the thread of the fits, which wait for it, and may look at everything and call
+        `pause` or `save`. What it raises is printed and kept in `notes`; the fits go on.
+
+        Parameters
+        ----------
+        function
+            Called with this object.
+
+        Raises
+        ------
+        TypeError
+            If it cannot be called.
+        """
+        if not callable(function):
+            raise TypeError(f"add_callback: {shortened(function)} is no function of the fits.")
+        self._callbacks.append(function)
+
+    def _call_back(self) -> None:
+        for function in self._callbacks:
+            try:
+                function(self)
+            except Exception as error:
+                name = getattr(function, "__name__", type(function).__name__)
+                note = f"callback {name} raised {type(error).__name__}: {error}"
+                # Each of them is told once, or a fit would be buried in them.
+                if note not in self._engine.notes:
+                    self._engine.notes.append(note)
+                    print(f"\nfit_many: {note}", flush=True)
 
     def wait(self, timeout: float | None = None, *, progress: bool = False) -> None:
         """Wait until all fits were made. Interrupting this (Ctrl-C) pauses them.
@@ -250,7 +285,14 @@ class Many:
         -------
         list
             Indices as ``many[index]`` takes them.
+
+        Raises
+        ------
+        ValueError
+            If `n` is negative.
         """
+        if n < 0:
+            raise ValueError(f"worst: n={n}; must be the number of systems to list.")
         bad = np.nan_to_num(self.reduced_chi_square.ravel(), nan=np.inf, posinf=np.inf)
         order = np.lexsort((-bad, self.success.ravel()))[:n]
         return [self._index(int(i)) for i in order]
@@ -265,6 +307,13 @@ class Many:
         ----------
         index
             Number of the system, or one number for each axis that counts them.
+
+        Raises
+        ------
+        IndexError
+            If there is no such system.
+        ValueError
+            If it was not fitted yet.
         """
         system = self._system(index)
         row = int(self._rows[system])
@@ -372,7 +421,7 @@ class Many:
                 part = columns[:, at : at + leaf.size]
                 at += leaf.size
                 dtype = leaf.dtype if part.dtype != bool and frozen else part.dtype
-                found[path] = part.reshape(*self.shape, *leaf.shape).astype(dtype)
+                found[path] = part.reshape((*self.shape, *leaf.shape)).astype(dtype)
             elif frozen:
                 found[path] = systems.given(path)
             else:
@@ -398,6 +447,11 @@ class Many:
     def _system(self, index: Index) -> int:
         shape = self.shape
         where = index if isinstance(index, tuple) else (index,)
+        if not all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in where):
+            raise TypeError(
+                f"fit_many: many[{shortened(index)}]; must be the number of one system, or one for "
+                f"each axis of the shape {shape}. Of several at once many.values has the arrays."
+            )
         if not shape and where in ((), (0,)):
             return 0
         inside = len(where) == len(shape) and all(

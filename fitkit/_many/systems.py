@@ -121,7 +121,7 @@ class Systems:
         return (
             np.broadcast_to(value, (*self.shape, *one))
             if not is_own
-            else value.reshape(*self.shape, *one)
+            else value.reshape((*self.shape, *one))
         )
 
     def subset(

@@ -16,10 +16,12 @@ class Worker:
     ----------
     engine
         What makes the fits.
+    after
+        Called in its thread after every portion.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, after: Callable[[], None]) -> None:
+        self._engine, self._after = engine, after
         self._thread: threading.Thread | None = None
         self._stopping = False
         self.error: BaseException | None = None
@@ -51,6 +53,9 @@ class Worker:
     ) -> bool:
         """Wait until it stands still; return whether it does. An interrupt is the caller's."""
         thread, left = self._thread, timeout
+        if thread is threading.current_thread():
+            # A callback, which runs between two portions, and what it waits for comes after it.
+            return False
         while thread is not None and thread.is_alive():
             if left is not None and left <= 0:
                 return False
@@ -65,6 +70,7 @@ class Worker:
         try:
             with no_debugging():
                 for _ in self._engine.portions():
+                    self._after()
                     if self._stopping:
                         return
         except BaseException as error:
