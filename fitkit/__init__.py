@@ -35,6 +35,9 @@ from fitkit._optimisers import map_optimisers as map_optimisers
 from fitkit._optimisers import max_step_size as max_step_size
 from fitkit._paths import UnknownPathError as UnknownPathError
 from fitkit._plotting import Result as Result
+from fitkit._residuals import poisson_residuals as poisson_residuals
+from fitkit._residuals import robust as robust
+from fitkit._residuals import whiten as whiten
 from fitkit._result import Assessment as Assessment
 
 if _TYPE_CHECKING:

@@ -25,6 +25,7 @@ ROOMS = (
     "_checkpoint",
     "_paths",
     "_input",
+    "_residuals",
     "_programs",
     "_fisher",
     "_nonfinite",

@@ -686,7 +686,11 @@ class Fit:
         self._engine.update(lambda later: later.but(known_fisher=(now.step, fisher)))
         return fisher
 
-    def result(self, absolute_sigma: bool = True) -> Result:
+    def result(
+        self,
+        absolute_sigma: bool = True,
+        errors_from: Literal["jacobian", "hessian", "sandwich"] | None = None,
+    ) -> Result:
         """Compute what the fit found: values with errors, correlations, and whether to trust them.
 
         At the present parameters; ``fit.rewind(fit.best.step)`` goes to the best ones first.
@@ -696,11 +700,17 @@ class Fit:
         absolute_sigma
             Whether the residuals are in units of the true σ. If not, errors are scaled by the
             square root of the reduced chi-square, as in SciPy's ``curve_fit``.
+        errors_from
+            What standard errors come from. Of a loss, the ``"hessian"``. Of residuals, their
+            ``"jacobian"`` as a rule, as if the model were straight; the ``"hessian"`` of half the
+            sum of squares where that is a likelihood (`poisson_residuals`); or ``"sandwich"``, the
+            scatter of the residuals around the model, which asks neither for their σ nor for its
+            being the same everywhere, but for many independent data (`robust`).
 
         Raises
         ------
         ValueError
-            If errors of a loss are to be scaled, which has no scatter to scale them by.
+            If errors of a loss are to be scaled, or taken from what it does not have.
         """
         require_all(self._engine.mesh, "result")
         now = self._read_again()
@@ -715,6 +725,7 @@ class Fit:
                 status=now.status,
                 steps=now.step,
                 absolute_sigma=absolute_sigma,
+                errors_from=errors_from,
                 bounds=now.place.program.bounds,
             )
         report = self._reports.of(now)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
-from fitkit._fisher import check_residuals
+from fitkit._fisher import real_residuals
 from fitkit._input import checked_params, converted, is_traceable, outcome
 from fitkit._jaxprs import passed_through
 from fitkit._many.axes import Shape, axes_of, system_shape, systems_first
@@ -159,8 +159,8 @@ def make_systems(
     example = eqx.combine(arrays, static)
     held = _frozen(frozen, arrays)
     shapes = outcome("fit_many", "residuals", residuals, example, examples["args"])
-    check_residuals(shapes, "fit_many")
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    real = real_residuals(shapes, "fit_many")
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(real))
 
     own, shared, sources, free = [], [], {}, []
     checked = named_leaves(arrays)
@@ -182,13 +182,13 @@ def make_systems(
     weight = flat_weights(weights, shapes, shape)
     if weight is not None:
         own.append(np.broadcast_to(weight, (math.prod(shape), count)))
-    dtype = common_dtype(*(dtype for _, dtype in free), *jax.tree.leaves(shapes))
+    dtype = common_dtype(*(dtype for _, dtype in free), *jax.tree.leaves(real))
     constants = [
         one.value for one in (*sources["params"], *sources["args"]) if isinstance(one, Constant)
     ]
     recipe = Recipe(
         key=_key(residuals, constants),
-        residuals=residuals,
+        residuals=lambda params, args: real_residuals(residuals(params, args), "fit_many"),
         trees=(jax.tree.structure(params), jax.tree.structure(args)),
         params=tuple(sources["params"]),
         args=tuple(sources["args"]),

@@ -17,6 +17,7 @@ from fitkit._paths import Paths, common_dtype, is_static, named_leaves, ravel
 from fitkit._result.assess import all_frozen, assess
 from fitkit._result.assessment import Assessment, Kind
 from fitkit._result.goodness import goodness_warning
+from fitkit._result.information import checked_source, information_from
 from fitkit._result.mean_loss import is_mean
 from fitkit._result.result import Result
 from fitkit._sharding import to_host
@@ -37,6 +38,7 @@ def make_result(
     status: str = "finished",
     steps: int = 0,
     absolute_sigma: bool = True,
+    errors_from: str | None = None,
     bounds: Bounds | None = None,
     gain: float | None = None,
     assessment: Assessment | None = None,
@@ -55,6 +57,9 @@ def make_result(
     absolute_sigma
         Whether residuals are in units of the true σ. If not, errors are scaled by the square root
         of the reduced chi-square.
+    errors_from
+        ``"jacobian"``, ``"hessian"`` or ``"sandwich"``, as for `information_from`. Default: the
+        Jacobian of residuals, the Hessian of a loss.
     bounds
         Limits that the fit kept to. At one that holds an element back, the gradient need not
         vanish.
@@ -66,14 +71,15 @@ def make_result(
     Raises
     ------
     ValueError
-        If errors of a loss are to be scaled, which has no scatter to scale them by; and whatever
-        `fisher_matrix` raises.
+        If errors of a loss are to be scaled, which has no scatter to scale them by; if there are no
+        such errors; and whatever `fisher_matrix` raises.
     """
     if loss is not None and not absolute_sigma:
         raise ValueError(
             "result: absolute_sigma=False scales errors by the scatter of residuals, but the fit "
             "has a loss. Pass residuals to Fit instead, or scale the loss by the variance."
         )
+    source = checked_source(errors_from, loss is not None, absolute_sigma)
     if assessment is None:
         assessment = assess(
             residuals, params, args, loss=loss, frozen=frozen, bounds=bounds, gain=gain
@@ -84,7 +90,10 @@ def make_result(
         free, fisher = jax.tree.map(lambda leaf: None, params), _no_information()
     else:
         free, _ = split_params(params, frozen)
-        if fisher is None:
+        if residuals is not None and source != "jacobian":
+            data = value.size - assessment.left_out
+            fisher = information_from(source, residuals, params, args, frozen, data)
+        elif fisher is None:
             fisher = fisher_matrix(residuals, params, args, loss=loss, frozen=frozen)
     chi_square = freedom = reduced = flat = None
     if loss is None:
@@ -110,13 +119,14 @@ def make_result(
         fisher=fisher,
         covariance=covariance,
         absolute_sigma=absolute_sigma,
+        errors_from=source,
         steps=steps,
         assessment=assessment,
         success=assessment.success and bool(known.all()) and status not in FAILURES,
         message=_message(assessment, status, steps),
         warnings=(
             *_warnings_of_state(assessment),
-            *_warnings_of_data(chi_square, freedom, absolute_sigma),
+            *_warnings_of_data(chi_square, freedom, absolute_sigma, source),
             *_warnings_of_loss(loss, params, args),
             *_warnings_of_precision(fisher, free),
             *_warnings_of_bounds(bounds, params),
@@ -171,9 +181,10 @@ def _warnings_of_state(assessment: Assessment) -> list[str]:
 
 
 def _warnings_of_data(
-    chi_square: float | None, freedom: int | None, absolute_sigma: bool
+    chi_square: float | None, freedom: int | None, absolute_sigma: bool, source: str
 ) -> list[str]:
-    if chi_square is None or freedom is None:
+    # Other errors than those of the Jacobian do not ask whether σ is right.
+    if chi_square is None or freedom is None or source != "jacobian":
         return []
     warning = goodness_warning(chi_square, freedom, absolute_sigma)
     return [] if warning is None else [warning]

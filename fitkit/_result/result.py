@@ -40,12 +40,14 @@ class Result:
     residuals : np.ndarray | None
         Flat residuals at the parameters.
     fisher : FisherMatrix
-        Of the parameters that were not fixed, unscaled.
+        Of the parameters that were not fixed, unscaled; its inverse is the covariance.
     covariance : np.ndarray
         Of the same elements, scaled as `errors` are.
     absolute_sigma : bool
         Whether the residuals' σ were taken as they are; if not, errors are scaled by the square
         root of the reduced chi-square, as in SciPy's ``curve_fit``.
+    errors_from : str
+        What they come from: ``"jacobian"``, ``"hessian"`` or ``"sandwich"``; see `Fit.result`.
     steps : int
         How many steps the fit took.
     assessment : Assessment
@@ -88,6 +90,7 @@ class Result:
     fisher: FisherMatrix
     covariance: Float[np.ndarray, "n n"]
     absolute_sigma: bool
+    errors_from: str
     steps: int
     assessment: Assessment
     success: bool
@@ -223,6 +226,10 @@ class Result:
             )
         if not self.absolute_sigma:
             facts.append("errors are scaled by the scatter of the residuals")
+        if self.errors_from == "sandwich":
+            facts.append("errors are those of the scatter of the residuals, whatever their σ")
+        if self.errors_from == "hessian" and self.residuals is not None:
+            facts.append("errors are those of a likelihood, from its Hessian")
         facts += [*self.unconstrained, *(self.fisher.degenerate if self.fisher.labels else ())]
         strong = self.strong_correlations()
         facts += [f"correlation of {a} and {b}: {r:+.3f}" for a, b, r in strong[:10]]
