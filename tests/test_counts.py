@@ -86,6 +86,7 @@ def spectrum(params, args):
     )
 
 
+@pytest.mark.slow
 def test_a_binned_fit_is_that_of_iminuit():
     start = {"s": 50.0, "b": 90.0, "mu": 0.9, "sig": 0.2, "tau": 1.2}
     fit = fk.Fit(residuals=spectrum, params=start, args=COUNTS)
@@ -131,11 +132,7 @@ def test_where_there_is_nothing_there_is_no_datum_and_elsewhere_nothing_is_hidde
     [
         (np.array([1.0, -2.0]), np.ones(2), r"1 counts are negative .* -2.0 at \[1\]"),
         (np.array([1, 2]), np.ones(3), r"counts have shape \(2,\) and expected \(3,\)"),
-        (
-            np.ma.masked_array([1, 2], [0, 1]),
-            np.ones(2),
-            "poisson_residuals: counts is a masked array",
-        ),
+        (np.ma.masked_equal([1, 2], 2), np.ones(2), "counts is a masked array with 1 of 2"),
     ],
 )
 def test_bad_input_is_refused(counts, expected, message):

@@ -1,5 +1,7 @@
 """Robust residuals: minimum and cost of SciPy's, derivatives, and standard errors."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from scipy.optimize import least_squares
 
 import fitkit as fk
 
+TUKEY: Any = "tukey"  # Which there is not.
 LOSSES = ("soft_l1", "huber", "cauchy")
 X = np.linspace(0, 10, 80)
 RNG = np.random.default_rng(3)
@@ -159,11 +162,7 @@ def test_sandwich_says_what_the_data_leave_free():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (
-            lambda fit: fk.robust(peak, **{"loss": "tukey"}),
-            ValueError,
-            "no loss 'tukey'; must be one of",
-        ),
+        (lambda fit: fk.robust(peak, TUKEY), ValueError, "no loss 'tukey'; must be one of"),
         (lambda fit: fk.robust(peak, scale=0.0), ValueError, "scale is 0.0; must be positive"),
         (lambda fit: fit.result(False, "sandwich"), ValueError, "would count it twice"),
         (lambda fit: fit.result(errors_from="bootstrap"), ValueError, "must be one of jacobian"),

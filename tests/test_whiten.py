@@ -101,6 +101,7 @@ def test_complex_residuals_have_a_fisher_matrix_with_weights():
     assert found.matrix == pytest.approx(wanted.matrix, rel=1e-13)
 
 
+@pytest.mark.slow
 def test_many_systems_have_complex_residuals_with_weights():
     data = MEASURED * np.array([[1.0], [2.0]])
     found, wanted = (

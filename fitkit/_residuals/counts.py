@@ -55,8 +55,9 @@ def poisson_residuals(counts: ArrayLike, expected: ArrayLike) -> Float[Array, ".
     no second derivative, is
     ``fk.fisher_matrix(model, params, args, weights=1 / model(params, args))``.
 
-    The sum of squares is nearly a chi-square from about five counts a bin on (its mean is 5 % too
-    large there, 15 % of one or two, and half of the number of bins of a tenth).
+    The sum of squares is a chi-square where counts are large. Its mean is larger than the number of
+    bins by 2 % where ten counts are expected in each, by 5 % of five and by 15 % of one or two; of
+    a tenth it is half of it.
 
     Source: P. McCullagh and J. A. Nelder, Generalized Linear Models (1989), section 2.4; S. Baker
     and R. D. Cousins, Nucl. Instrum. Methods 221, 437 (1984).
