@@ -38,6 +38,7 @@ from fitkit._fit.engine import Engine
 from fitkit._fit.history import History
 from fitkit._fit.judgement import Linearised, assess_place, fisher_at, linearise_at
 from fitkit._fit.loop import Program
+from fitkit._fit.overview import fit_as_html
 from fitkit._fit.packing import Packing
 from fitkit._fit.problem import LossFunction, ResidualsFunction, make_problem
 from fitkit._fit.record import Columns, StepInfo
@@ -900,6 +901,9 @@ class Fit:
         # Small ones that travel together are what makes many of them fast.
         params = self.snapshot.place.view.params
         return f"<Fit of {Packing.of(params, params).describe()}; {self.message}{frozen}>"
+
+    def _repr_html_(self) -> str:
+        return fit_as_html(self.snapshot, self.message)
 
     def __copy__(self) -> NoReturn:
         self._refuse_copy()

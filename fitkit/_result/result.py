@@ -1,6 +1,5 @@
 """What a fit says at the end: values, errors, correlations, and whether to believe them."""
 
-import html
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from fitkit._fisher import FisherMatrix
-from fitkit._format import number, with_error
+from fitkit._format import html_table, number, with_error
 from fitkit._paths import element_name
 from fitkit._result.assessment import Assessment, Kind
 
@@ -186,19 +185,9 @@ class Result:
         return "\n".join([self.message, *self._facts(), *(line.rstrip() for line in table)])
 
     def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><td style='text-align:left'><code>{html.escape(name)}</code></td>"
-            f"<td style='text-align:left'>{value}</td><td>{of_value}</td></tr>"
-            for name, value, of_value in self._written(typeset=True)
-        )
-        facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in self._facts())
-        mark = "✓" if self.success else "⚠"
-        return (
-            f"<div><b>{mark} {html.escape(self.message)}</b><ul>{facts}</ul>"
-            "<table><thead><tr><th style='text-align:left'>parameter</th>"
-            "<th style='text-align:left'>value ± standard error</th><th></th></tr></thead>"
-            f"<tbody>{cells}</tbody></table></div>"
-        )
+        headline = f"{'✓' if self.success else '⚠'} {self.message}"
+        columns = ("parameter", "value ± standard error", "")
+        return html_table(headline, self._facts(), columns, self._written(typeset=True))
 
     def _written(self, typeset: bool = False) -> list[tuple[str, str, str]]:
         """Write each element: its name, its value with its error, and what that is of the value."""
