@@ -80,7 +80,7 @@ class Fit:
         wanted.
     residuals
         Instead of `loss`: ``residuals(params, args)``, a pytree of (model - data) / sigma. The
-        loss is then half the sum of their squares.
+        loss is then half the sum of their squares; complex ones count as two, their parts.
     params
         Where to start: any pytree of real floating-point numbers and arrays.
     args

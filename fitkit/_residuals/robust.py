@@ -60,7 +60,8 @@ def robust(
     errors σ were right and outliers few. ``fit.result(errors_from="sandwich")`` asks neither: it
     takes them from the scatter (P. J. Huber, Robust Statistics, 1981, section 7.6), and is what to
     report of a robust fit with many data. Standard errors divided by the true scatter of
-    estimates, of a mean of very many data, also where a tenth of them has an error of 5 σ::
+    estimates, of a mean of many data, also where a tenth of them has an error of 5 σ (integrals;
+    4,000 drawings of 200 data agree to 1 %)::
 
         C = 1.345          Jacobian   Hessian   sandwich
         soft_l1, no outlier    1.09      1.20       1.00
