@@ -67,8 +67,8 @@ def fisher_matrix(
     Parameters
     ----------
     residuals
-        ``residuals(params, args)`` -> pytree of arrays, (model - data)/σ. Complex ones count as two,
-        their real and their imaginary part, which share their weight.
+        ``residuals(params, args)`` -> pytree of arrays, (model - data)/σ. Complex ones count as
+        two, their real and their imaginary part, which share their weight.
     params
         Pytree of real floating arrays.
     args
