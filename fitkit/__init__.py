@@ -42,6 +42,9 @@ from fitkit._plotting import Profile as Profile
 from fitkit._plotting import Result as Result
 from fitkit._residuals import LogNormal as LogNormal
 from fitkit._residuals import Normal as Normal
+from fitkit._residuals import poisson_residuals as poisson_residuals
+from fitkit._residuals import robust as robust
+from fitkit._residuals import whiten as whiten
 from fitkit._result import Assessment as Assessment
 
 if _TYPE_CHECKING:

@@ -1,11 +1,13 @@
-"""How numbers are written, for people to read: pure functions from numbers to text.
+"""How numbers and tables are written, for people to read: pure functions from them to text.
 
 By default a minus is a hyphen and infinity is ``inf``, as Python reads them back: for ``repr``,
 errors and logs. With ``typeset=True`` they are ``−`` and ``∞``: for dashboards and plots.
 """
 
+import html
 import math
 import re
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -76,6 +78,31 @@ def count(value: float) -> str:
     ('1,234,567', '2.3', '0')
     """
     return f"{value:,.0f}" if abs(value) >= 10 else number(value, 2)
+
+
+def html_table(
+    headline: str, facts: Iterable[str], columns: Sequence[str], rows: Iterable[Sequence[str]]
+) -> str:
+    """Write a headline, a list and a table as HTML, in the colours of the page.
+
+    The first column holds names, as code. All text is escaped; without rows there is no table.
+
+    >>> html_table("Fit", ["a < b"], ["parameter", "value"], [])
+    '<div><b>Fit</b><ul><li>a &lt; b</li></ul></div>'
+    """
+    left = " style='text-align:left'"
+
+    def row(cells: Iterable[str], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}{left}>{cell}</{tag}>' for cell in cells)}</tr>"
+
+    body = []
+    for name, *cells in rows:
+        body.append(row([f"<code>{html.escape(name)}</code>", *map(html.escape, cells)], "td"))
+    head = row(map(html.escape, columns), "th")
+    table = f"<table><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>" if body else ""
+    items = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts)
+    facts_list = f"<ul>{items}</ul>" if items else ""
+    return f"<div><b>{html.escape(headline)}</b>{facts_list}{table}</div>"
 
 
 def _short(text: str) -> str:

@@ -152,7 +152,10 @@ def _largest(jaxpr: Any) -> int:
 
 
 def passed_through(closed: Any) -> set[Any]:
-    """Collect the floating dtypes that values made of a function's inputs pass through."""
+    """Collect the floating dtypes that values made of a function's inputs pass through.
+
+    Of complex ones that of their parts.
+    """
     found: set[Any] = set()
     _walk(closed.jaxpr, [True] * len(closed.jaxpr.invars), found)
     return found
@@ -169,8 +172,8 @@ def _walk(jaxpr: Any, depends: list[bool], found: set) -> list[bool]:
             if mark:
                 marked.add(variable)
                 dtype: Any = getattr(variable.aval, "dtype", None)
-                if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
-                    found.add(dtype)
+                if dtype is not None and jnp.issubdtype(dtype, jnp.inexact):
+                    found.add(jnp.finfo(dtype).dtype)
     return [_among(v, marked) for v in jaxpr.outvars]
 
 

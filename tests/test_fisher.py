@@ -386,9 +386,9 @@ def test_it_is_immutable():
             r"derivatives are not finite with respect to 'params\[1\]' \(1 of 3\)\.",
         ),
         (
-            {"residuals": lambda p, args: p["x"] * 1j, "params": {"x": 1.0}},
+            {"residuals": lambda p, args: p["x"] > 1, "params": {"x": 1.0}},
             TypeError,
-            "fisher_matrix: residuals have dtype complex128; must be a tree of real",
+            "fisher_matrix: residuals have dtype bool; must be a tree of floating-point",
         ),
         (
             {"loss": lambda p, args: p["x"] * jnp.ones(2), "params": {"x": 1.0}},

@@ -311,9 +311,16 @@ def test_correlations_above_a_threshold():
 
 
 def test_html_escapes_names():
-    result = make_result(residuals=lambda p, args: p["<b>"] * X, params={"<b>": 0.0})
-    assert "<code>&lt;b&gt;</code>" in result._repr_html_()
-    assert "<code><b></code>" not in result._repr_html_()
+    fit = fk.Fit(residuals=lambda p, args: p["<b>"] * X - 2 * X, params={"<b>": 0.0})
+    for _ in range(2):
+        for shown in (fit, fit.history, fit.fisher(), fit.result()):
+            written = shown._repr_html_()
+            assert "<b></code>" not in written
+            # A history without a step has no table; and colours are those of the page.
+            assert "<code>&lt;b&gt;</code>" in written or not len(fit.history)
+            assert "color" not in written
+        fit.run(progress=False)
+    assert "<td style='text-align:left'>2</td>" in fit._repr_html_()
 
 
 def test_dataframe(result):

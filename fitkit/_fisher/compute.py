@@ -68,7 +68,8 @@ def fisher_matrix(
     Parameters
     ----------
     residuals
-        ``residuals(params, args)`` -> pytree of real arrays, (model - data)/σ.
+        ``residuals(params, args)`` -> pytree of arrays, (model - data)/σ. Complex ones count as
+        two, their real and their imaginary part, which share their weight.
     params
         Pytree of real floating arrays.
     args

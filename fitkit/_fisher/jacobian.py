@@ -16,7 +16,7 @@ from fitkit._fisher.modes import (
     products_with,
     transposed_push,
 )
-from fitkit._fisher.residuals import check_residuals
+from fitkit._fisher.residuals import real_residuals
 from fitkit._fisher.second_order import hessian_of
 from fitkit._paths import ravel
 
@@ -183,8 +183,7 @@ def _flat(
     flat, whole = _vector(free, rest)
 
     def function(x: Float[Array, " n"]) -> Float[Array, " m"]:
-        values = residuals(whole(x), args)
-        check_residuals(values, "fisher_matrix")
+        values = real_residuals(residuals(whole(x), args), "fisher_matrix")
         if weights is not None:
             values = _weighted(values, weights)
         return ravel(values)[0]

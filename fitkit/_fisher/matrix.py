@@ -8,11 +8,13 @@ from jaxtyping import Bool, Float
 
 from fitkit._fisher.combinations import combination, simplest_basis
 from fitkit._fisher.eigen import AnyArray, is_traced, over_both, scaled_svd
-from fitkit._format import number
+from fitkit._format import html_table, number
 
 # The error along such an eigenvector is a hundred times that of its parameters by themselves: two
 # digits of what the data know are lost to it.
 DEGENERATE = 1e-4
+# Parameters of which a print shows the errors: a screenful.
+SHOWN = 20
 
 
 class FisherMatrix(eqx.Module):
@@ -257,10 +259,22 @@ class FisherMatrix(eqx.Module):
             f"rank {rank} of {n} (eigenvalues above {number(self.rtol, 2)} of the largest)",
             f"condition number {number(self.condition_number, 3)}",
         ]
-        shown = list(zip(self.labels, self.errors, strict=True))[:20]
+        shown = list(zip(self.labels, self.errors, strict=True))[:SHOWN]
         lines += [f"  {label:<{width}}  ± {number(float(error), 3)}" for label, error in shown]
         lines += [f"  … and {n - len(shown)} more"] if n > len(shown) else []
         return "\n".join([*lines, *self.unconstrained, *self.degenerate])
+
+    def _repr_html_(self) -> str:
+        if is_traced(self.matrix) or self.matrix.ndim != 2:
+            return html_table(repr(self), (), (), ())
+        n = len(self.labels)
+        facts = [f"condition number {number(self.condition_number, 3, typeset=True)}"]
+        facts += [*self.unconstrained, *self.degenerate]
+        facts += [f"the first {SHOWN} of {n} parameters are shown"] if n > SHOWN else []
+        errors = [number(float(error), 3, typeset=True) for error in self.errors[:SHOWN]]
+        headline = f"FisherMatrix of {n} parameters, rank {self.rank}"
+        rows = zip(self.labels, errors, strict=False)
+        return html_table(headline, facts, ("parameter", "standard error"), rows)
 
     @property
     def _xp(self) -> Any:

@@ -1,4 +1,4 @@
-"""What residuals must be: a tree of real floating-point arrays."""
+"""What residuals must be: a tree of floating-point arrays, complex ones as two real ones."""
 
 from typing import Any
 
@@ -9,8 +9,10 @@ from jaxtyping import PyTree
 from fitkit._paths import path_of
 
 
-def check_residuals(values: PyTree, event: str) -> None:
-    """Refuse what cannot be squared and summed: looks at shapes and dtypes, so works when traced.
+def real_residuals(values: PyTree, event: str) -> PyTree:
+    """Refuse what cannot be squared and summed, and take complex residuals apart.
+
+    Looks at shapes and dtypes, so works when traced.
 
     Parameters
     ----------
@@ -19,12 +21,17 @@ def check_residuals(values: PyTree, event: str) -> None:
     event
         Who asks, to open the error with: ``"gauss_newton"``.
 
+    Returns
+    -------
+    PyTree
+        The same tree, with the pair of its real and its imaginary part for every complex leaf.
+
     Raises
     ------
     TypeError
-        If there is no array, or a leaf is not a real floating-point array or number.
+        If there is no array, or a leaf is not a floating-point or complex array or number.
     """
-    wanted = "must be a tree of real floating-point arrays, (model - data)/σ."
+    wanted = "must be a tree of floating-point arrays, (model - data)/σ."
     leaves = jax.tree_util.tree_leaves_with_path(values)
     if not leaves:
         raise TypeError(
@@ -36,16 +43,21 @@ def check_residuals(values: PyTree, event: str) -> None:
         dtype = _dtype(leaf)
         if dtype is None:
             raise TypeError(f"{event}: residuals are {leaf!r}{where}; {wanted}")
-        if jnp.issubdtype(dtype, jnp.complexfloating):
-            raise TypeError(
-                f"{event}: residuals have dtype {dtype}{where}; {wanted} Return the real and the "
-                "imaginary part."
-            )
-        if not jnp.issubdtype(dtype, jnp.floating):
+        if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
                 f"{event}: residuals have dtype {dtype}{where}; {wanted} Integers and "
                 "booleans have no gradient: compute in floats."
             )
+    return jax.tree.map(_in_parts, values)
+
+
+def _in_parts(leaf: Any) -> Any:
+    """Take a complex array apart, whose squared magnitude is the sum of the parts' squares."""
+    if not jnp.issubdtype(_dtype(leaf), jnp.complexfloating):
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return (jax.ShapeDtypeStruct(leaf.shape, jnp.finfo(leaf.dtype).dtype),) * 2
+    return jnp.real(leaf), jnp.imag(leaf)
 
 
 def _dtype(leaf: Any) -> Any:

@@ -13,7 +13,7 @@ from fitkit._fisher.compute import Problem, prepared
 from fitkit._fisher.eigen import is_traced
 from fitkit._fisher.jacobian import residual_product
 from fitkit._fisher.lanczos import lanczos
-from fitkit._fisher.residuals import check_residuals
+from fitkit._fisher.residuals import real_residuals
 from fitkit._fisher.second_order import loss_product
 from fitkit._format import number
 from fitkit._input import named_arguments, outcome
@@ -255,7 +255,7 @@ def _product(
                 "Sum it; residuals go in as the first argument instead."
             )
     else:
-        check_residuals(shapes, "fisher_spectrum")
+        shapes = real_residuals(shapes, "fisher_spectrum")
     flat, _ = ravel(free)
     unit = _units(units, free)
     eps = float(jnp.finfo(common_dtype(flat, *jax.tree.leaves(shapes))).eps)

@@ -38,6 +38,7 @@ from fitkit._fit.engine import Engine
 from fitkit._fit.history import History
 from fitkit._fit.judgement import Linearised, assess_place, fisher_at, linearise_at
 from fitkit._fit.loop import Program
+from fitkit._fit.overview import fit_as_html
 from fitkit._fit.packing import Packing
 from fitkit._fit.problem import LossFunction, ResidualsFunction, make_problem
 from fitkit._fit.profiles import at_minimum, intervals_at
@@ -85,7 +86,7 @@ class Fit:
         wanted.
     residuals
         Instead of `loss`: ``residuals(params, args)``, a pytree of (model - data) / sigma. The
-        loss is then half the sum of their squares.
+        loss is then half the sum of their squares; complex ones count as two, their parts.
     params
         Where to start: any pytree of real floating-point numbers and arrays.
     args
@@ -732,7 +733,11 @@ class Fit:
         self._engine.update(lambda later: later.but(known_fisher=(now.step, fisher)))
         return fisher
 
-    def result(self, absolute_sigma: bool = True) -> Result:
+    def result(
+        self,
+        absolute_sigma: bool = True,
+        errors_from: Literal["jacobian", "hessian", "sandwich"] | None = None,
+    ) -> Result:
         """Compute what the fit found: values with errors, correlations, and whether to trust them.
 
         At the present parameters; ``fit.rewind(fit.best.step)`` goes to the best ones first.
@@ -742,13 +747,19 @@ class Fit:
         absolute_sigma
             Whether the residuals are in units of the true σ. If not, errors are scaled by the
             square root of the reduced chi-square, as in SciPy's ``curve_fit``.
+        errors_from
+            What standard errors come from. Of a loss, the ``"hessian"``. Of residuals, their
+            ``"jacobian"`` as a rule, as if the model were straight; the ``"hessian"`` of half the
+            sum of squares where that is a likelihood (`poisson_residuals`); or ``"sandwich"``, the
+            scatter of the residuals around the model, which asks neither for their σ nor for its
+            being the same everywhere, but for many independent data (`robust`).
 
         Raises
         ------
         ValueError
-            If errors of a loss are to be scaled, which has no scatter to scale them by.
+            If errors of a loss are to be scaled, or taken from what it does not have.
         """
-        return self._result(self._read_again(), absolute_sigma)
+        return self._result(self._read_again(), absolute_sigma, errors_from)
 
     def profile(
         self,
@@ -1036,6 +1047,9 @@ class Fit:
         params = self.snapshot.place.view.params
         return f"<Fit of {Packing.of(params, params).describe()}; {self.message}{frozen}>"
 
+    def _repr_html_(self) -> str:
+        return fit_as_html(self.snapshot, self.message)
+
     def __copy__(self) -> NoReturn:
         self._refuse_copy()
 
@@ -1144,7 +1158,9 @@ class Fit:
             self._engine.command(read)
         return self.snapshot
 
-    def _result(self, now: Snapshot, absolute_sigma: bool) -> Result:
+    def _result(
+        self, now: Snapshot, absolute_sigma: bool, errors_from: str | None = None
+    ) -> Result:
         require_all(self._engine.mesh, "result")
         frozen = tuple(sorted(now.frozen))
         fisher = None if len(frozen) == len(now.steering.names) else self._fisher(now)
@@ -1163,6 +1179,7 @@ class Fit:
                 status=now.status,
                 steps=now.step,
                 absolute_sigma=absolute_sigma,
+                errors_from=errors_from,
                 bounds=now.place.program.bounds,
             )
         result = dataclasses.replace(result, _by_profile=partial(intervals_at, now, result))

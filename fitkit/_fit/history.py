@@ -8,9 +8,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fitkit._fit.record import Columns
+from fitkit._format import html_table, number
 
 #: Memory that the bins of one history may take, in bytes: of a hundred scalars, 664 bins.
 _BUDGET = 8_000_000
+
+#: Parameters of which a notebook shows a line: a screenful.
+_SHOWN = 20
 
 #: Rows of a bin that its median is taken of: more take far longer than the extremes do.
 _NINE = 9
@@ -117,6 +121,22 @@ class History:
 
     def __repr__(self) -> str:
         return f"<History of {len(self):,} steps of {len(self.names)} parameters>"
+
+    def _repr_html_(self) -> str:
+        headline = f"History of {len(self):,} steps of {len(self.names)} parameters"
+        if not len(self):
+            return html_table(headline, (), (), ())
+        single = [name for name, shape in self._columns.shapes.items() if shape == ()]
+        rows = [("loss", self.summary("loss"))]
+        rows += [(name, self.summary("values", name)) for name in single[:_SHOWN]]
+        ends = (
+            (one.first[0], one.minimum.min(), one.maximum.max(), one.last[-1]) for _, one in rows
+        )
+        cells = [
+            (name, *(number(float(value), 6, typeset=True) for value in values))
+            for (name, _), values in zip(rows, ends, strict=True)
+        ]
+        return html_table(headline, (), ("", "first", "lowest", "highest", "last"), cells)
 
     @property
     def steps(self) -> Int[np.ndarray, " bins"]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from fitkit._fisher import check_residuals, gradient_by_columns, has_reverse
+from fitkit._fisher import gradient_by_columns, has_reverse, real_residuals
 from fitkit._input import checked_params, outcome, shortened, split_args
 from fitkit._paths import Paths, named_leaves
 from fitkit._residuals import PriorFunction, WithPriors, check_starts, read_priors, rows_of
@@ -85,10 +85,10 @@ class Problem:
         return (data, self.prior_residuals(params, args)) if isinstance(args, WithPriors) else data
 
     def data_residuals(self, params: Params, args: PyTree) -> PyTree[Float[Array, "..."]]:
-        """Evaluate (model - data) / sigma."""
+        """Evaluate (model - data) / sigma; complex ones as pairs of real ones."""
         if self.residuals_function is None:
             raise ValueError("This problem was given a loss and has no residuals.")
-        return self._call(self.residuals_function, params, args)
+        return real_residuals(self._call(self.residuals_function, params, args), "Fit")
 
     def prior_residuals(self, params: Params, args: WithPriors) -> dict[str, Float[Array, "..."]]:
         """Evaluate the residuals of priors, by path."""
@@ -203,11 +203,10 @@ def _check_loss(out: Any, event: str) -> None:
 
 
 def _check_residuals(out: PyTree, event: str) -> None:
-    check_residuals(out, event)
-    leaves = jax.tree.leaves(out)
+    leaves = jax.tree.leaves(real_residuals(out, event))
     if sum(leaf.size for leaf in leaves) == 0:
         raise ValueError(
-            f"{event}: `residuals` returned no elements; must be a tree of real floating-point "
+            f"{event}: `residuals` returned no elements; must be a tree of floating-point "
             "arrays, (model - data) / sigma."
         )
     if len(leaves) == 1 and leaves[0].shape == ():

@@ -45,7 +45,8 @@ def fit_many(
     Parameters
     ----------
     residuals
-        ``residuals(params, args)`` of *one* system: a pytree of (model - data)/σ.
+        ``residuals(params, args)`` of *one* system: a pytree of (model - data)/σ; complex ones
+        count as two, their parts.
     params
         Where to start: a pytree of floating-point numbers and arrays, which all systems share.
     args

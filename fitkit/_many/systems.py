@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
-from fitkit._fisher import check_residuals
+from fitkit._fisher import real_residuals
 from fitkit._input import checked_params, converted, is_traceable, outcome
 from fitkit._jaxprs import passed_through
 from fitkit._many.axes import Shape, axes_of, system_shape, systems_first
@@ -172,8 +172,8 @@ def make_systems(
     example = eqx.combine(arrays, static)
     held = _frozen(frozen, arrays)
     shapes = outcome("fit_many", "residuals", residuals, example, examples["args"])
-    check_residuals(shapes, "fit_many")
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    real = real_residuals(shapes, "fit_many")
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(real))
 
     own, shared, sources, free = [], [], {}, []
     checked = named_leaves(arrays)
@@ -204,13 +204,17 @@ def make_systems(
     count += sum(checked[path].size for path in rows)
     if weight is not None:
         own.append(np.broadcast_to(weight, (math.prod(shape), count)))
-    dtype = common_dtype(*(dtype for _, dtype in free), *jax.tree.leaves(shapes))
+    dtype = common_dtype(*(dtype for _, dtype in free), *jax.tree.leaves(real))
     constants = [
         one.value for one in (*sources["params"], *sources["args"]) if isinstance(one, Constant)
     ]
+
+    def function(params: PyTree, args: Any) -> PyTree:
+        return real_residuals(residuals(params, args), "fit_many")
+
     recipe = Recipe(
         key=_key(residuals, [*constants, bool(rows)]),
-        residuals=Beside(residuals) if rows else residuals,
+        residuals=Beside(function) if rows else function,
         trees=(
             jax.tree.structure(params),
             jax.tree.structure(WithPriors(args, rows) if rows else args),

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -41,13 +42,15 @@ def flat_weights(weights: Any, shapes: PyTree, shape: Shape) -> np.ndarray | Non
         )
     rows = []
     for (keys, residuals), leaf in zip(wanted, given, strict=True):
+        # A complex residual has two parts of the same weight, one after the other.
+        times = 2 if jnp.issubdtype(residuals.dtype, jnp.complexfloating) else 1
         where = f"weights.{path_of(keys)}" if keys else "weights"
         array = np.asarray(leaf, float)
         size = math.prod(residuals.shape)
         if array.shape == (*shape, *residuals.shape):
-            rows.append(array.reshape(-1, size))
+            rows.append(np.tile(array.reshape(-1, size), times))
         elif array.shape == residuals.shape:
-            rows.append(array.reshape(1, size))
+            rows.append(np.tile(array.reshape(1, size), times))
         else:
             raise ValueError(
                 f"fit_many: '{where}' has shape {array.shape}; must be {residuals.shape}, as the "

@@ -11,11 +11,11 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fitkit._fisher import (
-    check_residuals,
     has_reverse,
     norm,
     products_with,
     rank_rtol,
+    real_residuals,
     transposed_jacobian,
 )
 from fitkit._input import converted, explained
@@ -89,10 +89,10 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
 
         updates, state = optimiser.update(grads, state, params, residuals=function_of_params)
 
-    where ``residuals(params)`` is a pytree of real arrays, already divided by the errors of the
-    data. `grads` is not used, and may be None. The parameters are any pytree of real arrays. A
-    tree of booleans, ``frozen=``, may say which elements `residuals` does not depend on because
-    they are frozen.
+    where ``residuals(params)`` is a pytree of arrays, already divided by the errors of the data;
+    of complex ones the real and the imaginary part count as two. `grads` is not used, and may be
+    None. The parameters are any pytree of real arrays. A tree of booleans, ``frozen=``, may say
+    which elements `residuals` does not depend on because they are frozen.
 
     There is no learning rate, but whoever multiplies the updates, as the learning rates of a `Fit`
     do, may say by what: ``factors=``, a tree of numbers. A factor below 1 is a damped step; one
@@ -110,7 +110,7 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
     -------
     optax.GradientTransformationExtraArgs
         Its ``init`` raises `ValueError` where there are no parameters, its ``update`` `TypeError`
-        where `params` or `residuals` is missing or a residual is not real.
+        where `params` or `residuals` is missing or a residual is no floating-point number.
 
     Notes
     -----
@@ -177,7 +177,7 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
         def function(flat: Float[Array, " n"]) -> Float[Array, " m"]:
             with explained("gauss_newton", "residuals", None):
                 values = residuals(unravel(flat))
-            check_residuals(values, "gauss_newton")
+            values = real_residuals(values, "gauss_newton")
             dtypes.update(jnp.result_type(leaf) for leaf in jax.tree.leaves(values))
             return ravel(values)[0]
 

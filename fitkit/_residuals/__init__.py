@@ -1,5 +1,6 @@
 """Residuals of data and of priors."""
 
+from fitkit._residuals.counts import poisson_residuals as poisson_residuals
 from fitkit._residuals.priors import LogNormal as LogNormal
 from fitkit._residuals.priors import Normal as Normal
 from fitkit._residuals.priors import PriorFunction as PriorFunction
@@ -8,3 +9,5 @@ from fitkit._residuals.priors import WithPriors as WithPriors
 from fitkit._residuals.priors import check_starts as check_starts
 from fitkit._residuals.priors import read_priors as read_priors
 from fitkit._residuals.priors import rows_of as rows_of
+from fitkit._residuals.robust import robust as robust
+from fitkit._residuals.whiten import whiten as whiten

@@ -20,6 +20,7 @@ from fitkit._result.assess import all_frozen, assess
 from fitkit._result.assessment import Assessment, Kind
 from fitkit._result.derived import Derived, DerivedFunction, derive
 from fitkit._result.goodness import goodness_warning
+from fitkit._result.information import checked_source, information_from
 from fitkit._result.mean_loss import is_mean
 from fitkit._result.result import Result
 
@@ -39,6 +40,7 @@ def make_result(
     status: str = "finished",
     steps: int = 0,
     absolute_sigma: bool = True,
+    errors_from: str | None = None,
     bounds: Bounds | None = None,
     gain: float | None = None,
     assessment: Assessment | None = None,
@@ -62,6 +64,9 @@ def make_result(
     absolute_sigma
         Whether residuals are in units of the true σ. If not, errors are scaled by the square root
         of the reduced chi-square.
+    errors_from
+        ``"jacobian"``, ``"hessian"`` or ``"sandwich"``, as for `information_from`. Default: the
+        Jacobian of residuals, the Hessian of a loss.
     bounds
         Limits that the fit kept to. At one that holds an element back, the gradient need not
         vanish.
@@ -84,7 +89,7 @@ def make_result(
     ------
     ValueError
         If errors of a loss are to be scaled, which has no scatter to scale them by, or errors to
-        which priors contribute; and whatever `fisher_matrix` raises.
+        which priors contribute; if there are no such errors; and whatever `fisher_matrix` raises.
     """
     if priors is not None and not absolute_sigma:
         raise ValueError(
@@ -97,6 +102,7 @@ def make_result(
             "result: absolute_sigma=False scales errors by the scatter of residuals, but the fit "
             "has a loss. Pass residuals to Fit instead, or scale the loss by the variance."
         )
+    source = checked_source(errors_from, loss is not None, absolute_sigma)
     if assessment is None:
         assessment = assess(
             residuals, params, args, loss=loss, frozen=frozen, bounds=bounds, gain=gain
@@ -105,7 +111,10 @@ def make_result(
         free, fisher = jax.tree.map(lambda leaf: None, params), _no_information()
     else:
         free, _ = split_params(params, frozen)
-        if fisher is None:
+        if residuals is not None and source != "jacobian":
+            left_out = assessment.left_out
+            fisher = information_from(source, residuals, params, args, frozen, left_out)
+        elif fisher is None:
             fisher = fisher_matrix(residuals, params, args, loss=loss, frozen=frozen)
     data = residuals if data is None else data
     apart = tell_apart(residuals or loss, data, priors, fisher, assessment, params, args, frozen)
@@ -137,13 +146,14 @@ def make_result(
         fisher=fisher,
         covariance=covariance,
         absolute_sigma=absolute_sigma,
+        errors_from=source,
         steps=steps,
         assessment=assessment,
         success=assessment.success and bool(known.all()) and status not in FAILURES,
         message=_message(assessment, status, steps),
         warnings=(
             *_warnings_of_state(assessment, apart.left_out),
-            *_warnings_of_data(apart, absolute_sigma),
+            *_warnings_of_data(apart, absolute_sigma, source),
             *_warnings_of_loss(loss, params, args),
             *_warnings_of_precision(fisher, free),
             *_warnings_of_bounds(bounds, params),
@@ -188,9 +198,10 @@ def _warnings_of_state(assessment: Assessment, left_out: int) -> list[str]:
     return warnings
 
 
-def _warnings_of_data(apart: Apart, absolute_sigma: bool) -> list[str]:
+def _warnings_of_data(apart: Apart, absolute_sigma: bool, source: str) -> list[str]:
     chi_square, freedom = apart.chi_square, apart.degrees_of_freedom
-    if chi_square is None or freedom is None:
+    # Other errors than those of the Jacobian do not ask whether σ is right.
+    if chi_square is None or freedom is None or source != "jacobian":
         return []
     with_priors = apart.prior_chi_square is not None
     warning = goodness_warning(chi_square, freedom, absolute_sigma, with_priors)

@@ -1,6 +1,5 @@
 """What a fit says at the end: values, errors, correlations, and whether to believe them."""
 
-import html
 import math
 import warnings
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from fitkit._fisher import FisherMatrix
-from fitkit._format import number, with_error
+from fitkit._format import html_table, number, with_error
 from fitkit._paths import element_name
 from fitkit._result.assessment import Assessment, Kind
 from fitkit._result.levels import deviations
@@ -72,12 +71,14 @@ class Result:
     residuals : np.ndarray | None
         Flat residuals of the data at the parameters.
     fisher : FisherMatrix
-        Of the parameters that were not fixed, unscaled.
+        Of the parameters that were not fixed, unscaled; its inverse is the covariance.
     covariance : np.ndarray
         Of the same elements, scaled as `errors` are.
     absolute_sigma : bool
         Whether the residuals' σ were taken as they are; if not, errors are scaled by the square
         root of the reduced chi-square, as in SciPy's ``curve_fit``.
+    errors_from : str
+        What they come from: ``"jacobian"``, ``"hessian"`` or ``"sandwich"``; see `Fit.result`.
     steps : int
         How many steps the fit took.
     assessment : Assessment
@@ -124,6 +125,7 @@ class Result:
     fisher: FisherMatrix
     covariance: Float[np.ndarray, "n n"]
     absolute_sigma: bool
+    errors_from: str
     steps: int
     assessment: Assessment
     success: bool
@@ -302,20 +304,9 @@ class Result:
         return "\n".join([self.message, *self._facts(), *(line.rstrip() for line in table)])
 
     def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><td style='text-align:left'><code>{html.escape(name)}</code></td>"
-            f"<td style='text-align:left'>{value}</td><td>{of_value}</td><td>{began}</td></tr>"
-            for name, value, of_value, began in self._written(typeset=True)
-        )
-        facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in self._facts())
-        mark = "✓" if self.success else "⚠"
-        return (
-            f"<div><b>{mark} {html.escape(self.message)}</b><ul>{facts}</ul>"
-            "<table><thead><tr><th style='text-align:left'>parameter</th>"
-            "<th style='text-align:left'>value ± standard error</th><th></th>"
-            f"<th>{'initial' if self.initial else ''}</th></tr></thead>"
-            f"<tbody>{cells}</tbody></table></div>"
-        )
+        headline = f"{'✓' if self.success else '⚠'} {self.message}"
+        columns = ("parameter", "value ± standard error", "", "initial" if self.initial else "")
+        return html_table(headline, self._facts(), columns, self._written(typeset=True))
 
     def _written(self, typeset: bool = False) -> list[tuple[str, str, str, str]]:
         """Write each element: name, value and error, what that is of it, where it began."""
@@ -353,6 +344,10 @@ class Result:
             facts.append(f"chi-square of {of} {number(self.prior_chi_square)}")
         if not self.absolute_sigma:
             facts.append("errors are scaled by the scatter of the residuals")
+        if self.errors_from == "sandwich":
+            facts.append("errors are those of the scatter of the residuals, whatever their σ")
+        if self.errors_from == "hessian" and self.residuals is not None:
+            facts.append("errors are those of a likelihood, from its Hessian")
         facts += [*self.unconstrained, *(self.fisher.degenerate if self.fisher.labels else ())]
         strong = self.strong_correlations()
         facts += [f"correlation of {a} and {b}: {r:+.3f}" for a, b, r in strong[:10]]
