@@ -23,6 +23,10 @@ class Worker:
     def __init__(self, engine: Engine, after: Callable[[], None]) -> None:
         self._engine, self._after = engine, after
         self._thread: threading.Thread | None = None
+        # Not `Thread.join` and `is_alive`: up to Python 3.12 an interrupt of the one makes the
+        # other say that a thread which runs on has ended.
+        self._idle = threading.Event()
+        self._idle.set()
         self._stopping = False
         self.error: BaseException | None = None
         atexit.register(_stop, weakref.ref(self))
@@ -30,7 +34,7 @@ class Worker:
     @property
     def running(self) -> bool:
         """Whether it is at work."""
-        return self._thread is not None and self._thread.is_alive()
+        return not self._idle.is_set()
 
     def start(self) -> None:
         """Go on with what is left; nothing if it is at work."""
@@ -42,6 +46,7 @@ class Worker:
         self._thread = threading.Thread(
             target=lambda: settings.call(self._drive), name="fitkit-many", daemon=True
         )
+        self._idle.clear()
         self._thread.start()
 
     def stop(self) -> None:
@@ -52,15 +57,15 @@ class Worker:
         self, timeout: float | None = None, meanwhile: Callable[[], None] | None = None
     ) -> bool:
         """Wait until it stands still; return whether it does. An interrupt is the caller's."""
-        thread, left = self._thread, timeout
-        if thread is threading.current_thread():
+        left = timeout
+        if self._thread is threading.current_thread():
             # A callback, which runs between two portions, and what it waits for comes after it.
             return False
-        while thread is not None and thread.is_alive():
+        while self.running:
             if left is not None and left <= 0:
                 return False
             # In short pieces, or some systems hear no interrupt.
-            thread.join(_LOOK if left is None else min(_LOOK, left))
+            self._idle.wait(_LOOK if left is None else min(_LOOK, left))
             left = None if left is None else left - _LOOK
             if meanwhile is not None:
                 meanwhile()
@@ -75,6 +80,8 @@ class Worker:
                         return
         except BaseException as error:
             self.error = error
+        finally:
+            self._idle.set()
 
 
 # How long a wait sleeps before it looks again, in seconds.
