@@ -66,7 +66,7 @@ def draw_starts(
             _refuse_zeros(path, start, spread)
             drawn = start * float(spread) ** np.asarray(jax.random.normal(own, shape, float))
         else:
-            within = np.isfinite(lower) & np.isfinite(upper)
+            within = np.asarray(np.isfinite(lower) & np.isfinite(upper))
             if spread is None:
                 _refuse_open(path, within)
             share = np.asarray(jax.random.uniform(own, shape, float))

@@ -2,7 +2,7 @@
 
 import functools
 import html
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -233,7 +233,7 @@ def _by_optimiser(now: Snapshot, starts: PyTree) -> Multistart:
     return _table(lowest, found, values)
 
 
-def _grouped(order: Iterable[int], same: Callable[[int, int], bool]) -> list[list[int]]:
+def _grouped(order: Int[np.ndarray, " some"], same: Callable[[int, int], bool]) -> list[list[int]]:
     """Put together what is the same as the first of a group."""
     groups: list[list[int]] = []
     for k in map(int, order):
