@@ -187,7 +187,7 @@ def _by_least_squares(now: Snapshot, starts: PyTree, progress: bool) -> Multista
 
 
 def _by_optimiser(now: Snapshot, starts: PyTree) -> Multistart:
-    program, controls = now.place.program, now.steering.controls
+    program, controls = now.place.program, jax.tree.map(jnp.asarray, now.steering.controls)
     step, args = program.step, program.args
 
     def begin(params: PyTree) -> tuple:
