@@ -57,6 +57,7 @@ def test_a_learning_rate_of_one_is_newtons_step_in_each_parameter(source):
     assert at_the_minimum(params)
 
 
+@pytest.mark.slow
 def test_in_a_chain_and_by_path_with_the_residuals_that_update_is_told():
     chain = optax.chain(fk.fisher_scaled(optax.sgd(1.0), residuals=residuals), optax.scale(0.5))
     params, _ = step(chain, START)
@@ -158,6 +159,7 @@ def test_lbfgs_runs_with_its_line_search():
     assert float(fit.params["rate"]) == pytest.approx(1.5e-9, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_one_call_puts_a_fit_into_these_units_and_renews_them_without_compiling():
     traced = []
 

@@ -76,6 +76,7 @@ def test_the_global_minima_of_more_garbow_and_hillstrom(name):
     assert 2 * fit.loss == pytest.approx(best, rel=1e-5, abs=1e-16)
 
 
+@pytest.mark.slow
 def test_all_minima_are_found_and_the_fit_goes_on_from_the_lowest_and_back():
     fit = make_wave(optimiser=optax.sgd(1e-6))
     fit.run(2, progress=False)
@@ -101,6 +102,7 @@ def test_all_minima_are_found_and_the_fit_goes_on_from_the_lowest_and_back():
     assert fit.step == step + 2
 
 
+@pytest.mark.slow
 def test_the_same_key_draws_the_same_starts_and_what_is_frozen_stays():
     def two(params, args):
         return jnp.append(wave(params, args), params["offset"] - 1.0)
