@@ -18,6 +18,7 @@ from fitkit._fit import Event as Event
 from fitkit._fit import Fit as Fit
 from fitkit._fit import History as History
 from fitkit._fit import LearningRates as LearningRates
+from fitkit._fit import Multistart as Multistart
 from fitkit._fit import Snapshot as Snapshot
 from fitkit._fit import Status as Status
 from fitkit._fit import StepInfo as StepInfo
@@ -32,6 +33,7 @@ from fitkit._nonfinite import zero_nan_check as zero_nan_check
 from fitkit._optimisers import Diagnostics as Diagnostics
 from fitkit._optimisers import Verdict as Verdict
 from fitkit._optimisers import delay as delay
+from fitkit._optimisers import fisher_scaled as fisher_scaled
 from fitkit._optimisers import gauss_newton as gauss_newton
 from fitkit._optimisers import map_optimisers as map_optimisers
 from fitkit._optimisers import max_step_size as max_step_size

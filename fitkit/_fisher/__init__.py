@@ -1,5 +1,6 @@
 """What the data constrain."""
 
+from fitkit._fisher.columns import column_lengths as column_lengths
 from fitkit._fisher.combinations import combination as combination
 from fitkit._fisher.combinations import simplest_basis as simplest_basis
 from fitkit._fisher.compute import fisher_matrix as fisher_matrix

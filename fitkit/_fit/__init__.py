@@ -3,6 +3,7 @@
 from fitkit._fit.fit import Fit as Fit
 from fitkit._fit.history import History as History
 from fitkit._fit.history import Summary as Summary
+from fitkit._fit.multistart import Multistart as Multistart
 from fitkit._fit.record import StepInfo as StepInfo
 from fitkit._fit.snapshots import Best as Best
 from fitkit._fit.snapshots import Event as Event

@@ -117,6 +117,49 @@ def restarted(now: Snapshot, params: Params, program: Program) -> dict[str, Any]
     }
 
 
+def leapt(now: Snapshot, params: Params, words: str) -> dict[str, Any]:
+    """Go on from other parameters, with the optimiser started anew; `leapt_back` takes it back."""
+    begun = started(
+        dataclasses.replace(now.place.state, params=params), now.place.program.optimiser
+    )
+    place = Place(now.step, begun, now.place.program)
+    controls = now.steering.controls
+    lowest = at_lowest(now.lowest, place, controls)
+    return {
+        "place": place,
+        "lowest": lowest,
+        "timeline": Timeline.starting(Mark(place, controls, lowest)),
+        "steering": now.steering.leapt(words, now),
+        "failure": None,
+        "events": with_event(now, words),
+        **_standing(now, now.step, words),
+    }
+
+
+def leapt_back(now: Snapshot) -> dict[str, Any]:
+    """Go back to where the fit was before it leapt, whatever was done since."""
+    change = now.steering.past[-1]
+    before, words = change.before, f"undid: {change.words}"
+    if before.place.program.args is not now.place.program.args or before.step > now.step:
+        raise RuntimeError(
+            f"undo: the fit was restarted or rewound since it {change.words}, so that there is "
+            "nothing to go back to. Use restart(params)."
+        )
+    program, place = now.place.program, before.place
+    if place.program.chunk is not program.chunk:
+        place = Place(before.step, started(place.state, program.optimiser), program)
+    return {
+        "place": place,
+        "lowest": before.lowest,
+        "timeline": before.timeline,
+        "steering": now.steering.undone(),
+        "history": now.history.truncated(before.step),
+        "failure": None,
+        "events": with_event(now, words, before.step),
+        **_standing(now, before.step, words),
+    }
+
+
 def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Params, Program]:
     """Check new parameters (None: `start`) and data (None: as before); find their program."""
     program = now.place.program

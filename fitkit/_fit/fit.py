@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 import jax
 import numpy as np
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from fitkit._checkpoint import read, write
 from fitkit._fisher import FisherMatrix
@@ -24,6 +24,8 @@ from fitkit._fit.callbacks import Callback
 from fitkit._fit.commands import (
     One,
     Optimiser,
+    leapt,
+    leapt_back,
     program_for,
     refreshed,
     require_finite,
@@ -34,10 +36,12 @@ from fitkit._fit.commands import (
     with_program,
 )
 from fitkit._fit.diagnose import Reports
+from fitkit._fit.draw_starts import Spread, draw_starts
 from fitkit._fit.engine import Engine
 from fitkit._fit.history import History
 from fitkit._fit.judgement import Linearised, assess_place, fisher_at, linearise_at
 from fitkit._fit.loop import Program
+from fitkit._fit.multistart import Multistart, best_params, search
 from fitkit._fit.overview import fit_as_html
 from fitkit._fit.packing import Packing
 from fitkit._fit.problem import LossFunction, ResidualsFunction, make_problem
@@ -444,6 +448,84 @@ class Fit:
 
         self._engine.command(begin_anew, ends_run=True)
 
+    @named_arguments("multistart", **dict.fromkeys(("starts", "n_starts"), "n"))
+    def multistart(
+        self, n: int, spread: Spread = None, key: int | Array = 0, progress: bool = True
+    ) -> Multistart:
+        """Fit from many starts at once, and go on from the lowest minimum that they find.
+
+        For problems on which one start ends in a local minimum, or runs away. Frozen parameters
+        stay, bounds are kept. The present parameters are the first of the starts; `undo` goes back
+        to them. A running fit is paused first.
+
+        Residuals are fitted by least squares, as `fit_many` fits them, whatever the optimiser of
+        the fit. A loss is minimised by the optimiser of the fit, which has a state for each start
+        and runs until the loss is at rest.
+
+        Parameters
+        ----------
+        n
+            How many starts.
+        spread
+            None: drawn uniformly between the bounds of the fit. A factor above 1, such as 10: each
+            element is multiplied by the factor to the power of a standard normal number, and so
+            keeps its sign. ``{"centre": 0.1}``: from a path, subtree or glob to the standard
+            deviation of its elements around where they are, in the parameter's unit; what is not
+            named is drawn between its bounds, or stays if it has not both.
+        key
+            A whole number, or a key of `jax.random`: the same starts for the same key.
+        progress
+            Whether to print a line that says how far it is.
+
+        Returns
+        -------
+        Multistart
+            The minima, the lowest first: losses, how many starts came to each, values.
+
+        Raises
+        ------
+        UnknownPathError, TypeError, ValueError
+            If starts cannot be drawn so; the message names the path and the cure.
+        RuntimeError
+            If several processes fit together.
+
+        Examples
+        --------
+        >>> import fitkit as fk
+        >>> import jax.numpy as jnp
+        >>> x = jnp.linspace(0.0, 3.0, 40)
+        >>> def residuals(params, args):
+        ...     return (jnp.sin(params["frequency"] * x) - jnp.sin(9.0 * x)) / 0.1
+        >>> fit = fk.Fit(
+        ...     residuals=residuals, params={"frequency": 2.0}, bounds={"frequency": (0.1, 20.0)}
+        ... )
+        >>> found = fit.multistart(50, progress=False)
+        >>> round(float(fit.params["frequency"]), 6)
+        9.0
+        >>> fit.undo()
+        >>> float(fit.params["frequency"])
+        2.0
+        """
+        if self.shared:
+            raise RuntimeError(
+                "multistart: the data of this fit are spread over several processes, and starts "
+                "are fitted within one. Fit a part of the data that one process holds."
+            )
+        self.pause()
+        now = self._read_again()
+        program = now.place.program
+        drawn = (n, spread, now.place.state.params, program.bounds, now.frozen, key)
+        table = search(now, draw_starts(*drawn), progress)
+        if not len(table) or not table.loss[0] <= now.loss:
+            note = "none is lower than where the fit is, which stays there"
+            return dataclasses.replace(table, note=note)
+        params = best_params(table, now.place.state.params)
+        words = f"leapt to the best of {n:,} starts, loss {number(float(table.loss[0]), 6)}"
+        self._engine.command(
+            lambda: self._engine.put(leapt(self.snapshot, params, words)), ends_run=True
+        )
+        return dataclasses.replace(table, note="the fit goes on from the first; undo() goes back")
+
     # Steering.
 
     @property
@@ -481,16 +563,21 @@ class Fit:
         self._steer(lambda steering, now: steering.thaw(pattern, now))
 
     def undo(self) -> None:
-        """Take back the latest change of a learning rate, or the latest freezing or thawing.
+        """Take back the latest change of a learning rate, freezing, thawing or `multistart`.
 
-        Changes of the same parameters within a second of each other count as one.
+        Changes of the same parameters within a second of each other count as one. Where it takes
+        back a `multistart`, the steps since are forgotten, and a running fit is paused first.
 
         Raises
         ------
         RuntimeError
             If there is nothing to take back.
         """
-        self._steer(lambda steering, now: steering.undone(), undoing=True)
+        past = self.snapshot.steering.past
+        if past and past[-1].before is not None:
+            self._engine.command(lambda: self._engine.put(leapt_back(self.snapshot)), ends_run=True)
+        else:
+            self._steer(lambda steering, now: steering.undone(), undoing=True)
 
     def rewind(self, step: int) -> None:
         """Go back to an earlier step, optimiser and all; what came after it is forgotten.

@@ -25,7 +25,8 @@ Record = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 def to_record(now: Snapshot) -> Record:
     """Lay a snapshot out as a header and arrays."""
-    past = now.steering.past
+    # A leap holds a whole fit, which is not saved twice.
+    past = [change for change in now.steering.past if change.before is None]
     states = [_under(now.place.program, one) for one in (now.place, now.lowest.place)]
     header = {
         "names": list(now.steering.names),

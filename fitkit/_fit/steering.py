@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, SupportsFloat
+from typing import Any, NamedTuple, SupportsFloat
 
 from fitkit._fit.step import Controls
 from fitkit._format import number
@@ -18,13 +18,17 @@ _MEMORY = 100
 
 
 class Change(NamedTuple):
-    """What was in force before a change, and which change that was."""
+    """What was in force before a change, and which change that was.
+
+    `before` is the whole fit, where the change was a leap to other parameters.
+    """
 
     words: str
     kind: tuple[str, ...]
     latest: float
     factors: Mapping[str, float]
     frozen: frozenset[str]
+    before: Any = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,6 +91,11 @@ class Steering:
     ) -> "Steering":
         """Multiply the steps of some parameters by new factors."""
         return self._changed(words, (kind, *factors), now, factors={**self.factors, **factors})
+
+    def leapt(self, words: str, before: Any) -> "Steering":
+        """Remember the fit before a leap to other parameters; what steers it stays."""
+        change = Change(words, ("leap",), 0.0, self.factors, self.frozen, before)
+        return dataclasses.replace(self, past=(*self.past[1 - _MEMORY :], change))
 
     def freeze(self, pattern: Paths, now: float) -> "Steering":
         """Freeze parameters."""

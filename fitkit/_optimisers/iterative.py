@@ -28,7 +28,9 @@ def is_stored(parameters: int, values: int, itemsize: int) -> bool:
 
 
 def estimated_lengths(
-    pull: Callable[[Float[Array, " m"]], Float[Array, " n"]], residuals: Float[Array, " m"]
+    pull: Callable[[Float[Array, " m"]], Float[Array, " n"]],
+    residuals: Float[Array, " m"],
+    probes: int = PROBES,
 ) -> Float[Array, " n"]:
     """Estimate the lengths of the columns of a Jacobian from products with random signs.
 
@@ -40,7 +42,7 @@ def estimated_lengths(
         signs = jax.random.rademacher(key, residuals.shape, residuals.dtype)
         return jnp.square(pull(signs))
 
-    squares = jax.lax.map(square, jax.random.split(jax.random.key(0), PROBES))
+    squares = jax.lax.map(square, jax.random.split(jax.random.key(0), probes))
     return jnp.sqrt(jnp.mean(squares, axis=0))
 
 
