@@ -48,7 +48,7 @@ class Eigenvectors:
         )
         self.basis = widgets.Button(icon="compass")
         self.renew.on_click(lambda _: ask("Computing the spectrum…", fit.fisher))
-        self.basis.on_click(lambda _: ask("Changing the basis…", self._change_basis))
+        self.basis.on_click(lambda _: ask("Changing the basis, compiling…", self._change_basis))
         self.choice.observe(lambda _: act(lambda: None), "value")
         bar = widgets.HBox([self.choice, self.renew, self.basis])
         self.box = widgets.VBox([bar, self.words])

@@ -1,6 +1,7 @@
 """Status, progress and the buttons that run a fit."""
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -20,6 +21,8 @@ class Header:
         The fit.
     act, ask
         Do what a button asks, here or in the background.
+    more
+        Buttons that others answer.
 
     Attributes
     ----------
@@ -27,7 +30,7 @@ class Header:
         Where the fit was saved last; empty once something else was done.
     """
 
-    def __init__(self, fit: Fit, act: Act, ask: Ask) -> None:
+    def __init__(self, fit: Fit, act: Act, ask: Ask, more: Sequence[widgets.Widget] = ()) -> None:
         self._fit, self.saved = fit, ""
         self.status = widgets.HTML()
         self.status.add_class("fitkit-status")
@@ -61,7 +64,7 @@ class Header:
         self.buttons = widgets.HBox(
             [
                 *(self.run, self.count, self.pause, self.stop, self.best, self.undo, self.save),
-                *(spring, self.close),
+                *(*more, spring, self.close),
             ]
         )
         self.buttons.add_class("fitkit-buttons")
