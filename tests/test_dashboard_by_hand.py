@@ -2,14 +2,17 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import optax
 import pytest
 from browser import wait_until
-from controls import live
+from controls import live, row
 
 import fitkit as fk
 from fitkit._dashboard.by_hand import NOTCHES, Scale
+from fitkit._dashboard.eigenvectors import is_old
+from fitkit._fit.snapshots import Place
 
 
 def residuals(params, args):
@@ -94,4 +97,40 @@ def test_the_card_of_a_non_finite_fit(button):
         wait_until(lambda: fit.status == "stopped" and fit.step == best, "the best step")
         assert fit.learning_rates["a"] == (20.0 if button == "lower" else 40.0)
         wait_until(lambda: "fitkit-none" in card.box._dom_classes, "the card to go")
+    dashboard.close()
+
+
+def test_a_frozen_parameter_is_fixed_and_errors_carry_their_step(fit, dashboard):
+    fit.run(3, progress=False)
+    fit.fisher()
+    fit.freeze("flux")
+    dashboard.refresh()
+    table = live(dashboard).table
+    assert row(dashboard, "flux").value.value.endswith(" fixed")
+    assert "±" not in row(dashboard, "flux").value.value
+    assert "±" in row(dashboard, "star.xy").value.value
+    assert "error of step 3" in table.head.value and "fitkit-old" not in table.head.value
+    fit.set_values({"flux": 2.0})
+    now = fit.snapshot
+    assert is_old(now.but(place=Place(4, now.place.kept, now.place.program)))
+
+
+def test_a_group_tells_its_largest_pull_and_step():
+    # With σ of 0.1 and 1, and unit steps of sgd: pulls (x - best) / σ are 10 and 2.
+    params = {"many": {f"p{i:02}": jnp.array(0.0) for i in range(13)}, "one": jnp.array(0.0)}
+
+    def independent(params, args):
+        return [
+            (leaf - 1.0) / (0.1 if path[-1].key == "p03" else 0.5)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        ]
+
+    fit = fk.Fit(residuals=independent, params=params, optimiser=optax.sign_sgd(0.001))
+    dashboard = fk.Dashboard(fit)
+    _ = dashboard.widget
+    fit.run(1, progress=False)
+    fit.fisher()
+    dashboard.refresh()
+    words = live(dashboard).table.rows[0].value.value
+    assert words == "largest pull 10 σ (p03), largest step 0.01 σ (p03)"
     dashboard.close()

@@ -1,4 +1,4 @@
-"""What a person does by hand: values set while the fit rests, and all of it as code to be copied."""
+"""What is done by hand: values set while the fit rests, and all of it as code to be copied."""
 
 import contextlib
 import math
@@ -35,9 +35,8 @@ class Scale(NamedTuple):
 
         It is logarithmic where the bounds say that the value is positive and of no known size.
         """
-        if (lower > 0 and upper / lower >= WIDE) or (
-            lower == 0 and value > 0 and upper == math.inf
-        ):
+        endless = lower == 0 < value and upper == math.inf
+        if endless or (lower > 0 and upper / lower >= WIDE):
             return cls(max(lower, value / REACH), min(upper, value * REACH), True)
         far = FAR * (abs(value) or 1.0)
         return cls(
@@ -128,11 +127,11 @@ class ByHand:
             number.show(self._wanted.get(number.element, value))
 
     def _number(self, path: str, index: tuple[int, ...]) -> "Number":
-        limits = self._bounds.get(path)
-        lower, upper = (
-            (-math.inf, math.inf) if limits is None else (float(a[index]) for a in limits)
-        )
-        return Number((path, index), (lower, upper), self._set, self._lock)
+        limits = -math.inf, math.inf
+        if path in self._bounds:
+            lower, upper = self._bounds[path]
+            limits = float(lower[index]), float(upper[index])
+        return Number((path, index), limits, self._set, self._lock)
 
     def _set(self, element: tuple[str, tuple[int, ...]], value: float) -> None:
         with self._gate:

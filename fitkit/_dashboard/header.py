@@ -57,7 +57,7 @@ class Header:
         self.best.on_click(
             lambda _: ask("Rewinding…", lambda: fit.rewind(fit.snapshot.lowest.step))
         )
-        self.undo.on_click(lambda _: act(fit.undo))
+        self.undo.on_click(lambda _: self._undo(act, ask))
         self.save.on_click(lambda _: ask("Saving…", self._save))
         spring = widgets.HTML()
         spring.add_class("fitkit-spring")
@@ -75,6 +75,13 @@ class Header:
             self._fit.resume()
         else:
             self._fit.pause(block=False)
+
+    def _undo(self, act: Act, ask: Ask) -> None:
+        past = self._fit.snapshot.steering.past
+        if past and past[-1].values:
+            ask("Undoing…", self._fit.undo)  # The loss of the old values is evaluated.
+        else:
+            act(self._fit.undo)
 
     def _save(self) -> None:
         file = Path.cwd() / f"fit-at-step-{self._fit.step}.fitkit"
