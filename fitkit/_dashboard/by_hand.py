@@ -171,6 +171,7 @@ class Number:
             layout={"flex": "1 1 auto"},
         )
         self.box = widgets.HBox([self.number, self.slider])
+        self.box.add_class("fitkit-number")
         self._scale: Scale | None = None
         self._value = math.nan
         self._showing = False
