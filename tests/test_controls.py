@@ -22,7 +22,8 @@ def residuals(params, args):
 fit = fk.Fit(residuals=residuals, params=start, optimiser=optax.adam(1e-7))
 
 def also():
-    return {"saved": len(list(Path().glob("*.fitkit")))}
+    tip = float(fit.params["mirrors"][0]["tip"])
+    return {"saved": len(list(Path().glob("*.fitkit"))), "tip": tip}
 """
 FLUX, TIP = "star.flux", "mirrors.0.tip"
 
@@ -147,6 +148,12 @@ def test_every_control(how, server, page):
     person.press(person.button("Leave eigenbasis"))
     person.until(lambda told: not told["basis"], "to be back")
 
+    # What was done, as code.
+    person.press(person.button("Copy as code"))
+    code = person.board.locator("textarea")
+    browser.wait_until(lambda: "fit.leave_eigenbasis()" in code.input_value(), "the code")
+    person.press(person.button("Copy as code"))
+
     # Pause, save, resume, stop, rewind, close.
     delays = []
     for _ in range(5):
@@ -164,6 +171,15 @@ def test_every_control(how, server, page):
     person.press(person.button("Stop"))
     stopped = person.until(lambda told: told["status"] == "stopped", "the fit to stop")
     assert stopped["target"] == stopped["step"]
+    person.press(person.button("Set values"))
+    tip = person.board.locator(".fitkit-number").filter(
+        has=person.page.get_by_text(TIP, exact=True)
+    )
+    tip.wait_for()
+    person.write(tip.locator("input[type=number]"), "2.5")
+    person.until(lambda told: told["tip"] == 2.5, "the number's value")
+    person.slide(tip.get_by_role("slider"), ["ArrowRight", "ArrowRight"])
+    person.until(lambda told: told["tip"] > 2.5, "the slider's value")
     person.press(person.button("Rewind to best"))
     person.until(lambda told: told["step"] == told["best"], "the best step")
     person.press(person.button("Close"))

@@ -24,7 +24,9 @@ from fitkit._fit import Fit, Snapshot
 from fitkit._format import number
 from fitkit._plotting import Entry
 
-SAVED_EVERY = 30.0  # seconds between the pictures that a notebook saved during a run would keep
+# Seconds between the pictures that a notebook saved during a run would keep: at least so many, and
+# as many more as keep drawing them to this share of a core.
+SAVED_EVERY, SAVED_SHARE = 3.0, 0.02
 
 # For how long `close` waits for its threads, in seconds. They need a moment, or as long as a Fisher
 # matrix takes; but a button's job may wait for the very thread that closes, a callback of the fit.
@@ -104,7 +106,7 @@ class Dashboard:
         self._live: LiveWidgets | None = None
         self._outputs: CellOutputs | None = None
         self._outputs_live = False
-        self._kept: tuple[int, float] = (-1, 0.0)
+        self._kept: tuple[int, float] = (-1, 0.0)  # a version, and when the next is due
 
     def __repr__(self) -> str:
         count = len(self.fit.names)
@@ -179,7 +181,7 @@ class Dashboard:
                     if self._live is None:
                         return
                     live.refresh_figure(now)
-                    if not now.status.busy or time.monotonic() - self._kept[1] > SAVED_EVERY:
+                    if not now.status.busy or time.monotonic() > self._kept[1]:
                         self._keep_picture(now)
             live.refresh_controls(now, ending)
         except Exception as error:
@@ -233,8 +235,10 @@ class Dashboard:
     def _keep_picture(self, now: Snapshot) -> None:
         """Renew the picture that a saved notebook holds; under the lock for drawing."""
         if self._outputs is not None:
-            self._kept = (now.version, time.monotonic())
+            begun = time.thread_time()
             self._outputs.renew_picture(self._picture(now), self._outputs_live)
+            pause = max(SAVED_EVERY, (time.thread_time() - begun) / SAVED_SHARE)
+            self._kept = now.version, time.monotonic() + pause
 
     def _after_cell(self, *_: Any) -> None:
         """End a cell that moved the fit with the picture of where it went."""

@@ -48,7 +48,7 @@ class Eigenvectors:
         )
         self.basis = widgets.Button(icon="compass")
         self.renew.on_click(lambda _: ask("Computing the spectrum…", fit.fisher))
-        self.basis.on_click(lambda _: ask("Changing the basis…", self._change_basis))
+        self.basis.on_click(lambda _: ask("Changing the basis, compiling…", self._change_basis))
         self.choice.observe(lambda _: act(lambda: None), "value")
         bar = widgets.HBox([self.choice, self.renew, self.basis])
         self.box = widgets.VBox([bar, self.words])
@@ -65,6 +65,7 @@ class Eigenvectors:
         if fisher is not self._known:
             self._known, self._described = fisher, None
             self._list(fisher)
+        (self.words.add_class if is_old(now) else self.words.remove_class)("fitkit-old")
         if self.choice.value != self._described:
             self._described = self.choice.value
             self.words.value = _describe(fisher, step, self.chosen)
@@ -93,6 +94,18 @@ class Eigenvectors:
             chosen = self.choice.value if self.choice.value + 1 < len(options) else ALL
             self.choice.options = options
             self.choice.value = chosen
+
+
+def is_old(now: Snapshot) -> bool:
+    """Return whether the Fisher matrix that is known says little of this moment.
+
+    At rest it is that of this step or another one's; while the fit runs it is always some steps
+    old, and fades once they are a tenth of all.
+    """
+    if now.known_fisher is None:
+        return False
+    steps = now.step - now.known_fisher[0]
+    return steps > now.step / 10 if now.status.busy else steps != 0
 
 
 def _describe(fisher: FisherMatrix | None, step: int, chosen: int | None) -> str:

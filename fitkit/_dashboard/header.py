@@ -1,6 +1,7 @@
 """Status, progress and the buttons that run a fit."""
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -20,6 +21,8 @@ class Header:
         The fit.
     act, ask
         Do what a button asks, here or in the background.
+    more
+        Buttons that others answer.
 
     Attributes
     ----------
@@ -27,7 +30,7 @@ class Header:
         Where the fit was saved last; empty once something else was done.
     """
 
-    def __init__(self, fit: Fit, act: Act, ask: Ask) -> None:
+    def __init__(self, fit: Fit, act: Act, ask: Ask, more: Sequence[widgets.Widget] = ()) -> None:
         self._fit, self.saved = fit, ""
         self.status = widgets.HTML()
         self.status.add_class("fitkit-status")
@@ -54,14 +57,14 @@ class Header:
         self.best.on_click(
             lambda _: ask("Rewinding…", lambda: fit.rewind(fit.snapshot.lowest.step))
         )
-        self.undo.on_click(lambda _: act(fit.undo))
+        self.undo.on_click(lambda _: self._undo(act, ask))
         self.save.on_click(lambda _: ask("Saving…", self._save))
         spring = widgets.HTML()
         spring.add_class("fitkit-spring")
         self.buttons = widgets.HBox(
             [
                 *(self.run, self.count, self.pause, self.stop, self.best, self.undo, self.save),
-                *(spring, self.close),
+                *(*more, spring, self.close),
             ]
         )
         self.buttons.add_class("fitkit-buttons")
@@ -72,6 +75,13 @@ class Header:
             self._fit.resume()
         else:
             self._fit.pause(block=False)
+
+    def _undo(self, act: Act, ask: Ask) -> None:
+        past = self._fit.snapshot.steering.past
+        if past and past[-1].values:
+            ask("Undoing…", self._fit.undo)  # The loss of the old values is evaluated.
+        else:
+            act(self._fit.undo)
 
     def _save(self) -> None:
         file = Path.cwd() / f"fit-at-step-{self._fit.step}.fitkit"

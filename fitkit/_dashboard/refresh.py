@@ -84,7 +84,9 @@ class RefreshThread(EndingThread):
             if draw:
                 drawn, rested, asked = version, resting, False
                 spent = time.thread_time() - begun
-                due = now + min(max(INTERVAL, spent / SHARE), SLOWEST)
+                pause = min(max(INTERVAL, spent / SHARE), SLOWEST)
+                # At rest only a person changes it, who wants to see what that does.
+                due = now + (INTERVAL / 4 if resting else pause)
             self._wake.wait(INTERVAL / 4)
 
     def _refresh(self, dashboard: Refreshed, draw: bool) -> None:

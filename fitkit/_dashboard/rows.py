@@ -109,8 +109,9 @@ class Row:
         self.reset = widgets.Button(icon="refresh", **share("reset"))
         self.freeze = widgets.ToggleButton(**share("freeze"))
         self.open = widgets.Button(icon="chevron-right", **share("open"))
+        self.name = widgets.HTML(**share("name"))
         self.value = widgets.HTML(**share("value"))
-        names = ("swatch", "open", "slider", "rate", "reset", "freeze", "value")
+        names = ("swatch", "open", "name", "value", "slider", "rate", "reset", "freeze")
         for name in names:
             getattr(self, name).add_class(f"fitkit-{name}")
         for button in (self.reset, self.open):
@@ -139,6 +140,8 @@ class Row:
                 self._show(label, relative=shown[1])
             self.swatch.value = look
             self.slider.description = label
+            name = html.escape(label)
+            self.name.value = f"<span title='{name}'>{name}</span>"
             self.value.value = html.escape(value)
             (self.box.add_class if opens else self.box.remove_class)("fitkit-group")
             self._agree()

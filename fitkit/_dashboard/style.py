@@ -80,11 +80,16 @@ $HEIGHTS
 .fitkit-live .fitkit-group .fitkit-swatch { display: none; }
 .fitkit-swatch i { display: inline-block; width: 22px; vertical-align: middle;
   border-top-width: 3px; }
-.fitkit-live .fitkit-slider { flex: 1 1 260px; min-width: 150px; width: auto; margin: 0; }
-.fitkit-live .fitkit-slider .widget-label { width: 44%; text-align: left;
-  font-family: var(--jp-code-font-family, monospace); }
+.fitkit-live .fitkit-slider { flex: 1 1 150px; min-width: 100px; width: auto; margin: 0; }
+.fitkit-live .fitkit-row .fitkit-name { flex: 0 1 190px; min-width: 60px; margin: 0;
+  overflow: hidden; font-family: var(--jp-code-font-family, monospace); }
+.fitkit-name .widget-html-content { white-space: nowrap; text-overflow: ellipsis;
+  overflow: hidden; width: 100%; }
+.fitkit-columns .fitkit-name { flex: 0 1 190px; min-width: 60px; }
+.fitkit-live .fitkit-old { opacity: .55; }
 .fitkit-live .fitkit-rate { width: 104px; flex: none; margin: 0; }
-.fitkit-live .fitkit-unseen, .fitkit-live .fitkit-rate .widget-label { position: absolute;
+.fitkit-live .fitkit-unseen, .fitkit-live .fitkit-slider .widget-label,
+.fitkit-live .fitkit-rate .widget-label { position: absolute;
   width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 .fitkit-live .fitkit-freeze { width: 78px; flex: none; margin: 0; border-radius: 3px; }
 .fitkit-live .fitkit-value { flex: 0 1 210px; min-width: 90px; margin: 0; overflow: hidden; }

@@ -5,9 +5,12 @@ from collections.abc import Iterable
 
 import ipywidgets as widgets
 import jax
+import numpy as np
 
+from fitkit._dashboard.eigenvectors import is_old
 from fitkit._dashboard.rows import Act, Lock, Row, describe
 from fitkit._fit import Fit, Snapshot
+from fitkit._format import number
 from fitkit._paths import named_leaves
 from fitkit._plotting import Entry, Errors, colour, dash
 
@@ -74,17 +77,20 @@ class Table:
         """Set every control in sight from the fit, and values from this moment of it."""
         entries = self._entries()
         self._first = min(self._first, max(0, (len(entries) - 1) // VISIBLE * VISIBLE))
-        self.head.value = self._headings()
-        for number, row in enumerate(self.rows):
-            _show(row.box, number + self._first < len(entries))
+        self.head.value = self._headings(now)
+        for position, row in enumerate(self.rows):
+            _show(row.box, position + self._first < len(entries))
         page = self._page(entries)
         leaves = named_leaves(now.params)
         # Fetched in one go, and only those in sight.
         values = jax.device_get({e.paths[0]: leaves[e.paths[0]] for e in page if not e.group})
-        for row, (label, paths, number, group) in zip(self.rows, page, strict=False):
-            line = f"border-top-style:{dash(number)[0]};border-top-color:{colour(number)}"
+        for row, (label, paths, colour_number, group) in zip(self.rows, page, strict=False):
+            line = f"border-top-style:{dash(colour_number)[0]};"
+            line += f"border-top-color:{colour(colour_number)}"
             if group:
-                value, label = _count_frozen(now, paths), f"{label} ({len(paths)})"
+                value, label = _summary(now, paths, errors), f"{label} ({len(paths)})"
+            elif paths[0] in now.frozen:
+                value = f"{describe(values[paths[0]])} fixed"
             else:
                 value = describe(values[paths[0]], errors.get(paths[0]))
             row.refresh(paths, label, f"<i style='{line}'></i>", value, group)
@@ -102,7 +108,7 @@ class Table:
         if paths:
             where = f" of {self._below}" if self._below and not self.filter.value.strip() else ""
             label = f"all {len(paths)}{where}"
-            self.together.refresh(paths, label, "", _count_frozen(now, paths))
+            self.together.refresh(paths, label, "", _summary(now, paths, {}))
 
     def _entries(self) -> list[Entry]:
         """List what there are rows for: what a filter leaves, or the groups below a path.
@@ -146,20 +152,42 @@ class Table:
         self._first = max(0, self._first + by)
         self._act(lambda: None)
 
-    def _headings(self) -> str:
+    def _headings(self, now: Snapshot) -> str:
         relative = {self._fit.learning_rates.relative(path) for path in self._fit.names[:VISIBLE]}
         rate = "learning rate" if relative == {False} else "× learning rate"
-        columns = ("swatch", ""), ("slider", "parameter"), ("rate", rate), ("reset", "")
-        cells = "".join(f"<span class='fitkit-{name}'>{words}</span>" for name, words in columns)
-        return (
-            f"<div class='fitkit-columns'>{cells}<span class='fitkit-freeze'></span>"
-            "<span class='fitkit-value'>value ± error</span></div>"
+        error, old = "value ± error", ""
+        if now.known_fisher is not None:
+            error += f" of step {now.known_fisher[0]:,}"
+            old = " fitkit-old" if is_old(now) else ""
+        columns = (
+            *(("swatch", ""), ("name", "parameter"), (f"value{old}", error)),
+            *(("slider", ""), ("rate", rate), ("reset", ""), ("freeze", "")),
         )
+        cells = "".join(f"<span class='fitkit-{name}'>{words}</span>" for name, words in columns)
+        return f"<div class='fitkit-columns'>{cells}</div>"
 
 
-def _count_frozen(now: Snapshot, paths: tuple[str, ...]) -> str:
+def _summary(now: Snapshot, paths: tuple[str, ...], errors: Errors) -> str:
+    """Write how many of a group are frozen, and its largest pull and step in standard errors.
+
+    The pull is the gradient times the standard error: for one parameter alone, how many standard
+    errors it is away from where the data want it. Without errors units cannot be compared.
+    """
     frozen = len(now.frozen.intersection(paths))
-    return f"{frozen} frozen" if frozen else ""
+    words = [f"{frozen} frozen"] if frozen else []
+    latest = now.history.latest
+    free = [path for path in paths if path not in now.frozen]
+    sizes = {path: float(np.max(errors[path])) for path in free if path in errors}
+    if latest is not None and sizes and len(sizes) == len(free):
+        at = {path: i for i, path in enumerate(now.steering.names)}
+        pulls = {path: float(latest.gradient_norms[at[path]]) * e for path, e in sizes.items()}
+        steps = {path: float(latest.step_norms[at[path]]) / e for path, e in sizes.items() if e}
+        for name, numbers in (("pull", pulls), ("step", steps)):
+            if finite := {path: one for path, one in numbers.items() if np.isfinite(one)}:
+                path = max(finite, key=finite.__getitem__)
+                of = path.rpartition(".")[2]
+                words.append(f"largest {name} {number(finite[path], 2, typeset=True)} σ ({of})")
+    return ", ".join(words)
 
 
 def _icon(icon: str, words: str) -> widgets.Button:

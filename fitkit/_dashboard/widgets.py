@@ -8,6 +8,8 @@ from typing import Any
 import ipywidgets as widgets
 
 from fitkit._dashboard.background import BackgroundThread
+from fitkit._dashboard.by_hand import ByHand
+from fitkit._dashboard.card import Card
 from fitkit._dashboard.eigenvectors import Eigenvectors
 from fitkit._dashboard.header import Header
 from fitkit._dashboard.output import LIVE_CLASS
@@ -44,7 +46,10 @@ class LiveWidgets:
         spectrum = "spectrum" in panels.names
         self.background = BackgroundThread(fit, spectrum, self.show_error, refresh_soon)
         self.renderer = FrameRenderer()
-        self.header = Header(fit, self._act, self._ask)
+        self.by_hand = ByHand(fit, self._act, self._ask, self._lock)
+        more = [self.by_hand.values, self.by_hand.code]
+        self.header = Header(fit, self._act, self._ask, more)
+        self.card = Card(fit, self._ask)
         self.eigenvectors = Eigenvectors(fit, self._act, self._ask, self._lock)
         self.table = Table(fit, self._act, self._lock)
         self.image = widgets.Image(value=blank(panels.height), format="png")
@@ -55,8 +60,9 @@ class LiveWidgets:
         # An Image can carry no alternative text, and a tooltip breaks its view.
         words = widgets.HTML(f"Plots below: {', '.join(panels.names)}.")
         words.add_class("fitkit-unseen")
-        above = [widgets.HTML(SHEET), *self.header.parts, words, self.image]
-        self.box = widgets.VBox([*above, self.eigenvectors.box, self.table.box])
+        above = [widgets.HTML(SHEET), *self.header.parts, self.card.box, self.by_hand.text]
+        below = [self.by_hand.box, self.eigenvectors.box, self.table.box]
+        self.box = widgets.VBox([*above, words, self.image, *below])
         self.box.add_class(LIVE_CLASS)
 
     def refresh_controls(self, now: Snapshot, ending: Callable[[], bool] = lambda: False) -> None:
@@ -80,6 +86,8 @@ class LiveWidgets:
                 self._run = now.target, now.step
             self.header.refresh(now, self._run[1], self.background.doing)
             self.header.say(self._refused or self._undrawn or problem or self._panels.problem)
+            self.card.refresh(now)
+            self.by_hand.refresh(now, self.table.in_sight())
             self.eigenvectors.refresh(now)
             self.table.refresh(now, self._panels.errors(now))
         finally:

@@ -31,7 +31,8 @@ Optimiser: TypeAlias = One | Mapping[Paths, One]
 def rewound(now: Snapshot, step: int) -> dict[str, Any]:
     """Go back to an earlier step, optimiser and all."""
     lowest, timeline, program = now.lowest, now.timeline, now.place.program
-    if timeline.first <= step <= now.step:
+    # Where values were set by hand at the best step, it is still the best that is meant.
+    if timeline.first <= step <= now.step and not timeline.first == step == lowest.step:
         mark, known = timeline.at(step)
         place = mark.place
         timeline = timeline.truncated(step)
@@ -53,13 +54,17 @@ def rewound(now: Snapshot, step: int) -> dict[str, Any]:
         "timeline": timeline,
         "history": now.history.truncated(step, known),
         "failure": None,
-        "events": with_event(now, f"rewound to step {step:,}", step),
+        "events": with_event(now, f"rewound to step {step:,}", step, code=f"fit.rewind({step})"),
         **_standing(now, step, f"rewound to step {step:,}"),
     }
 
 
 def with_program(
-    now: Snapshot, program: Program, text: str, factors: Mapping[str, float] | None = None
+    now: Snapshot,
+    program: Program,
+    text: str,
+    factors: Mapping[str, float] | None = None,
+    code: str = "",
 ) -> dict[str, Any]:
     """Go on with another optimiser, started anew. Of earlier states only the best stays."""
     place = Place(now.step, started(now.place.state, program.optimiser), program)
@@ -69,7 +74,7 @@ def with_program(
         "steering": steering,
         "timeline": Timeline.starting(Mark(place, steering.controls, now.lowest)),
         "optimiser_status": "",
-        "events": with_event(now, text),
+        "events": with_event(now, text, code=code),
     }
 
 
@@ -95,7 +100,7 @@ def resolved(
     return map_optimisers(params, {k: own[id(one)] for k, one in mapped.items()})[0], assignment
 
 
-def restarted(now: Snapshot, params: Params, program: Program) -> dict[str, Any]:
+def restarted(now: Snapshot, params: Params, program: Program, code: str) -> dict[str, Any]:
     """Begin anew at step 0; controls and events stay."""
     if program.bounds is not None:
         program.bounds.check(params)
@@ -112,7 +117,7 @@ def restarted(now: Snapshot, params: Params, program: Program) -> dict[str, Any]
         "known_fisher": None,
         "start_loss": place.loss,
         "optimiser_status": "",
-        "events": with_event(now, "restarted", 0),
+        "events": with_event(now, "restarted", 0, code=code),
         **_standing(now, 0, "restarted"),
     }
 

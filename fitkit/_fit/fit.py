@@ -20,6 +20,7 @@ from fitkit._fisher import FisherMatrix
 from fitkit._fit.advance import given_up, with_event
 from fitkit._fit.agree import leads, require_all
 from fitkit._fit.autosave import Autosave
+from fitkit._fit.by_hand import checked_values, undone_values, with_values
 from fitkit._fit.callbacks import Callback
 from fitkit._fit.commands import (
     One,
@@ -38,6 +39,7 @@ from fitkit._fit.commands import (
 from fitkit._fit.diagnose import Reports
 from fitkit._fit.draw_starts import Spread, draw_starts
 from fitkit._fit.engine import Engine
+from fitkit._fit.events import Events, steering_code
 from fitkit._fit.history import History
 from fitkit._fit.judgement import Linearised, assess_place, fisher_at, linearise_at
 from fitkit._fit.loop import Program
@@ -50,7 +52,7 @@ from fitkit._fit.record import Columns, StepInfo
 from fitkit._fit.remembered import Remembered
 from fitkit._fit.run import CONVERGED, Run, Until
 from fitkit._fit.saving import from_record, to_record
-from fitkit._fit.snapshots import Best, Event, Place, Snapshot
+from fitkit._fit.snapshots import Best, Place, Snapshot
 from fitkit._fit.status import Status
 from fitkit._fit.steering import LearningRates, Steering
 from fitkit._format import number
@@ -443,7 +445,12 @@ class Fit:
         def begin_anew() -> None:
             now = self.snapshot
             arrays, program = reread(now, self._start, params, args)
-            self._engine.put(restarted(now, arrays, program))
+            code = "fit.restart()"
+            if params is not None or args is not None:
+                given = {"params": params, "args": args}
+                names = ", ".join(f"{n}={n}" for n, one in given.items() if one is not None)
+                code = f"fit.restart({names})  # define them: what was given here"
+            self._engine.put(restarted(now, arrays, program, code))
             self._start = arrays
 
         self._engine.command(begin_anew, ends_run=True)
@@ -563,9 +570,10 @@ class Fit:
         self._steer(lambda steering, now: steering.thaw(pattern, now))
 
     def undo(self) -> None:
-        """Take back the latest change of a learning rate, freezing, thawing or `multistart`.
+        """Take back the latest change of rates, of values, of what is frozen, or by `multistart`.
 
-        Changes of the same parameters within a second of each other count as one. Where it takes
+        Changes of the same parameters within a second of each other count as one. Values go back to
+        what they were before they were set, and the optimiser begins anew there. Where it takes
         back a `multistart`, the steps since are forgotten, and a running fit is paused first.
 
         Raises
@@ -576,8 +584,48 @@ class Fit:
         past = self.snapshot.steering.past
         if past and past[-1].before is not None:
             self._engine.command(lambda: self._engine.put(leapt_back(self.snapshot)), ends_run=True)
+        elif past and past[-1].values:
+            self._engine.command(lambda: self._engine.put(undone_values(self.snapshot)))
         else:
             self._steer(lambda steering, now: steering.undone(), undoing=True)
+
+    @automatic_axes()
+    def set_values(self, values: Mapping[str, Any]) -> None:
+        """Set values of parameters by hand, and go on from there: to look for a start, say.
+
+        The step count stays, the optimiser begins anew, and nothing compiles. A running fit goes on
+        by itself, after the chunk at hand. `undo` gives the values back; of the steps before, only
+        the best can still be rewound to.
+
+        Parameters
+        ----------
+        values
+            From the path of a parameter to its value, of the parameter's shape and in its unit.
+
+        Raises
+        ------
+        UnknownPathError
+            If a path names no parameter; the message lists the nearest.
+        ValueError
+            If a value has another shape, is not finite or outside the bounds, or the loss is not
+            finite there; then nothing is changed.
+
+        Examples
+        --------
+        >>> import optax
+        >>> import fitkit as fk
+        >>> fit = fk.Fit(
+        ...     loss=lambda params, args: (params["flux"] - 3) ** 2,
+        ...     params={"flux": 100.0},
+        ...     optimiser=optax.sgd(0.5),
+        ... )
+        >>> fit.set_values({"flux": 2.0})
+        >>> fit.loss
+        1.0
+        """
+        checked = checked_values(self.snapshot, values)
+        when = time.monotonic()
+        self._engine.command(lambda: self._engine.put(with_values(self.snapshot, checked, when)))
 
     def rewind(self, step: int) -> None:
         """Go back to an earlier step, optimiser and all; what came after it is forgotten.
@@ -632,7 +680,8 @@ class Fit:
         0.0
         """
         program = program_for(self.snapshot, optimiser)
-        self._use(program, "changed the optimiser")
+        code = "fit.change_optimiser(optimiser)  # define it: the one given here"
+        self._use(program, "changed the optimiser", code)
 
     @automatic_axes()
     def enter_eigenbasis(self, inner: One | None = None) -> None:
@@ -652,6 +701,9 @@ class Fit:
         ValueError
             If there is no Fisher matrix here, or none that constrains anything.
         """
+        code = "fit.enter_eigenbasis()"
+        if inner is not None:
+            code = "fit.enter_eigenbasis(inner)  # define it: the optimiser given here"
         inner = inner or self._inner or optax.lbfgs()
         check_optimiser("enter_eigenbasis", "the optimiser", inner)
         fisher = self.fisher()
@@ -666,7 +718,7 @@ class Fit:
         self._inner = inner
         if not self.in_eigenbasis:
             self._factors_outside = self.snapshot.factors
-        self._use(built, f"entered the eigenbasis, rank {fisher.rank}")
+        self._use(built, f"entered the eigenbasis, rank {fisher.rank}", code)
 
     def leave_eigenbasis(self) -> None:
         """Go on with the optimiser that the fit was made with, started anew, at its learning rates.
@@ -678,7 +730,9 @@ class Fit:
         """
         if not self.in_eigenbasis:
             raise RuntimeError("leave_eigenbasis: the fit is not in the eigenbasis.")
-        self._use(self._program, "left the eigenbasis", self._factors_outside)
+        self._use(
+            self._program, "left the eigenbasis", "fit.leave_eigenbasis()", self._factors_outside
+        )
 
     # Callbacks and files.
 
@@ -1005,9 +1059,13 @@ class Fit:
         return self.snapshot.history
 
     @property
-    def events(self) -> tuple[Event, ...]:
-        """What happened to the fit: steering, rewinding, skipped steps; the latest last."""
-        return self.snapshot.events
+    def events(self) -> Events:
+        """What happened to the fit: steering, rewinding, skipped steps; the latest last.
+
+        ``events.as_code()`` is the Python that repeats what was done by hand.
+        """
+        now = self.snapshot
+        return Events(now.events, now.step)
 
     @property
     def frozen(self) -> frozenset[str]:
@@ -1193,12 +1251,14 @@ class Fit:
                     raise
                 action = partial(self._engine.pause, Status.PAUSED, True)
 
-    def _use(self, program: Program, text: str, factors: Mapping[str, float] | None = None) -> None:
+    def _use(
+        self, program: Program, text: str, code: str, factors: Mapping[str, float] | None = None
+    ) -> None:
         """Go on with another program, on the present problem and data."""
 
         def change() -> None:
             now = self.snapshot
-            self._engine.put(with_program(now, program.on(now.place.program), text, factors))
+            self._engine.put(with_program(now, program.on(now.place.program), text, factors, code))
 
         self._engine.command(change)
 
@@ -1211,13 +1271,15 @@ class Fit:
                 stacklevel=4,
             )
             return
-        when = time.monotonic()
+        when, own = time.monotonic(), self._own_learning_rates()
 
         def steered(now: Snapshot) -> Snapshot:
             steering = change(now.steering, when)
             words = f"undid: {now.steering.undoable}" if undoing else steering.undoable
-            same = not undoing and len(steering.past) == len(now.steering.past)
-            return now.but(steering=steering, events=with_event(now, words, replaces=same))
+            same = not undoing and steering.continues(now.steering)
+            before = now.steering.undone() if same else now.steering
+            code = steering_code(before, steering, own)
+            return now.but(steering=steering, events=with_event(now, words, None, same, code))
 
         self._engine.update(steered)
 

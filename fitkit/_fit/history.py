@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from fitkit._fit.record import Columns
+from fitkit._fit.record import Columns, StepInfo
 from fitkit._format import html_table, number
 
 #: Memory that the bins of one history may take, in bytes: of a hundred scalars, 664 bins.
@@ -168,6 +168,15 @@ class History:
         shapes = self._columns.shapes
         last = {name: self.summary("values", name).last for name in shapes}
         return _Values(self._columns, last)
+
+    @property
+    def latest(self) -> StepInfo | None:
+        """What was recorded of the latest step; None before the first."""
+        if not len(self):
+            return None
+        if self._pending:
+            return self._columns.read(self._pending[-1][-1])
+        return self._columns.read(self._data[Summary._fields.index("last"), self._full - 1])
 
     def summary(self, quantity: str, name: str | None = None) -> Summary:
         """Summarise a quantity bin by bin.

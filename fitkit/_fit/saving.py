@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from fitkit._checkpoint import CheckpointError, difference, fingerprint, flatten, restore
+from fitkit._fit.events import Event
 from fitkit._fit.loop import Program
 from fitkit._fit.run import CONVERGED
-from fitkit._fit.snapshots import Event, Lowest, Mark, Place, Snapshot, Timeline
+from fitkit._fit.snapshots import Lowest, Mark, Place, Snapshot, Timeline
 from fitkit._fit.status import Status
 from fitkit._fit.steering import Change, Steering
 from fitkit._fit.step import FitState, started
@@ -25,8 +26,10 @@ Record = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 def to_record(now: Snapshot) -> Record:
     """Lay a snapshot out as a header and arrays."""
-    # A leap holds a whole fit, which is not saved twice.
-    past = [change for change in now.steering.past if change.before is None]
+    # A leap holds a whole fit, and values set by hand are not in the file: neither can be undone
+    # after loading.
+    steering = now.steering.past
+    past = [change for change in steering if change.before is None and not change.values]
     states = [_under(now.place.program, one) for one in (now.place, now.lowest.place)]
     header = {
         "names": list(now.steering.names),
@@ -130,7 +133,7 @@ def _rebuilt(
         history=history,
         steering=steering,
         timeline=Timeline.starting(Mark(place, steering.controls, lowest)),
-        events=tuple(Event(int(at), str(text)) for at, text in header["events"]),
+        events=tuple(Event(int(at), str(text), str(code)) for at, text, code in header["events"]),
         status=Status(header["status"]),
         stop_reason=str(header["stop_reason"]),
         optimiser_status=str(header["optimiser_status"]),

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from fitkit._fisher import FisherMatrix
+from fitkit._fit.events import Event
 from fitkit._fit.history import History
 from fitkit._fit.loop import Program
 from fitkit._fit.packing import Packed
@@ -33,13 +34,6 @@ _MOST_CHANGES = 2000
 
 #: Events that are kept, of which the oldest go first: a few hundred kilobytes.
 MOST_EVENTS = 2000
-
-
-class Event(NamedTuple):
-    """Something that happened to a fit: at which step, and what."""
-
-    step: int
-    text: str
 
 
 class Best(NamedTuple):

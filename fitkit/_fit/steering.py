@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, SupportsFloat
 
 from fitkit._fit.step import Controls
@@ -18,17 +19,17 @@ _MEMORY = 100
 
 
 class Change(NamedTuple):
-    """What was in force before a change, and which change that was.
-
-    `before` is the whole fit, where the change was a leap to other parameters.
-    """
+    """What was in force before a change, and which change that was."""
 
     words: str
     kind: tuple[str, ...]
     latest: float
     factors: Mapping[str, float]
     frozen: frozenset[str]
+    #: The whole fit, where the change was a leap to other parameters.
     before: Any = None
+    #: The values of parameters before they were set by hand.
+    values: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,6 +76,13 @@ class Steering:
         """The change that `undone` takes back; empty if there is none."""
         return self.past[-1].words if self.past else ""
 
+    def continues(self, before: "Steering") -> bool:
+        """Return whether the latest change is that of `before`, carried on."""
+        if not len(self.past) == len(before.past) > 0:
+            return False
+        # With the memory full, a new change leaves their number as it was.
+        return len(self.past) == 1 or self.past[-2] is before.past[-2]
+
     def undone(self) -> "Steering":
         """Take the latest change back."""
         if not self.past:
@@ -116,6 +124,10 @@ class Steering:
         frozen = self.frozen.difference(paths) | self.unmapped
         return self._changed(words, ("thaw", *paths), now, frozen=frozen)
 
+    def with_values(self, old: Mapping[str, Any], words: str, now: float) -> "Steering":
+        """Remember the values that parameters had before they were set by hand."""
+        return self._changed(words, ("values", *old), now, values=old)
+
     def for_optimiser(
         self, unmapped: frozenset[str], factors: Mapping[str, float] | None = None
     ) -> "Steering":
@@ -130,13 +142,14 @@ class Steering:
         now: float,
         factors: Mapping[str, float] | None = None,
         frozen: frozenset[str] | None = None,
+        values: Mapping[str, Any] = MappingProxyType({}),
     ) -> "Steering":
         """Put other factors or another frozen set in force, and remember those before."""
         last = self.past[-1] if self.past else None
         if last is not None and last.kind == kind and now - last.latest < GESTURE:
             past = (*self.past[:-1], last._replace(words=words, latest=now))
         else:
-            change = Change(words, kind, now, self.factors, self.frozen)
+            change = Change(words, kind, now, self.factors, self.frozen, values=values)
             past = (*self.past[1 - _MEMORY :], change)
         return dataclasses.replace(
             self,

@@ -12,10 +12,10 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from fitkit._fisher import (
     FisherMatrix,
-    check_residuals,
     column_lengths,
     has_reverse,
     products_with,
+    real_residuals,
 )
 from fitkit._input import OptaxLike, as_optax, check_optimiser, explained
 from fitkit._optimisers.iterative import estimated_lengths
@@ -285,7 +285,7 @@ def _completed(
     def function(x: Float[Array, " n"]) -> Float[Array, " m"]:
         with explained("fisher_scaled", "residuals", None):
             values = residuals(unravel(x))
-        check_residuals(values, "fisher_scaled")
+        values = real_residuals(values, "fisher_scaled")
         return ravel(values)[0]
 
     def compute() -> Float[Array, " n"]:
