@@ -132,5 +132,5 @@ def test_a_group_tells_its_largest_pull_and_step():
     fit.fisher()
     dashboard.refresh()
     words = live(dashboard).table.rows[0].value.value
-    assert words == "largest pull 10 σ (p03), largest step 0.01 σ (p03)"
+    assert words == "pull ≤ 10 σ, step ≤ 0.01 σ"
     dashboard.close()

@@ -87,6 +87,7 @@ class ByHand:
             description="Copy as code", icon="code", tooltip="What was done by hand, as Python"
         )
         for button in (self.values, self.code):
+            button.layout.width = "auto"
             button.observe(lambda _: act(lambda: None), "value")
         self.text = widgets.Textarea(
             description="code", tooltip="fit.events.as_code()", rows=8, layout={"width": "100%"}

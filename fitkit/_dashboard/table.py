@@ -183,10 +183,8 @@ def _summary(now: Snapshot, paths: tuple[str, ...], errors: Errors) -> str:
         pulls = {path: float(latest.gradient_norms[at[path]]) * e for path, e in sizes.items()}
         steps = {path: float(latest.step_norms[at[path]]) / e for path, e in sizes.items() if e}
         for name, numbers in (("pull", pulls), ("step", steps)):
-            if finite := {path: one for path, one in numbers.items() if np.isfinite(one)}:
-                path = max(finite, key=finite.__getitem__)
-                of = path.rpartition(".")[2]
-                words.append(f"largest {name} {number(finite[path], 2, typeset=True)} σ ({of})")
+            if finite := [one for one in numbers.values() if np.isfinite(one)]:
+                words.append(f"{name} ≤ {number(max(finite), 2, typeset=True)} σ")
     return ", ".join(words)
 
 
