@@ -24,7 +24,7 @@ include_patterns = [
     "benchmarks/README.md",
     "docs/**.md",
     "notebooks/*.ipynb",
-    "notebooks/data/nist/README.md",
+    "notebooks/data/*/README.md",
 ]
 
 # The saved outputs are what the tests compare with.
