@@ -32,9 +32,10 @@ class Values:
     def view(self, frame: Frame) -> View:
         """Compute limits that hold all values, and the legend of what is coloured."""
         history = frame.history
-        values = [finite(_elements(frame, path)) for path in history.names]
+        elements = [_elements(frame, path) for path in history.names]
+        values = [finite(one) for one in elements]
         inside = [] if frame.units is None else [np.array([-1.0, 1.0])]
-        recorded = any(one.size for one in values)
+        recorded = any(one.size for one in elements)
         note = "" if recorded else "values of large parameters are not recorded"
         return View(
             "Value" if frame.units is None else "(Value - now) / error bar",
