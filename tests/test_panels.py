@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -10,6 +11,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 import fitkit as fk
@@ -20,7 +22,7 @@ from fitkit._plotting import axes as axes_module
 from fitkit._plotting.curves import COLUMNS, merge_columns
 from fitkit._plotting.spectrum import spectrum_marks, spectrum_view
 
-LOSS, STEPS, SPECTRUM = PANELS.values()
+LOSS, STEPS, SPECTRUM, VALUES, GRADIENTS = PANELS.values()
 
 
 def history_of(losses, norms=None, names=("a", "b")):
@@ -223,3 +225,55 @@ def test_merging_columns_keeps_the_extremes():
 def test_parameters_are_told_apart_by_colour_and_pattern():
     looks = {(axes_module.colour(i), axes_module.dash(i)[0]) for i in range(18)}
     assert len(looks) == 18
+
+
+def test_gradients_are_the_recorded_norms(axes, frame_of):
+    rows = np.column_stack([np.ones(900), np.full((900, 2), (3.0, 40.0)), np.ones((900, 2))])
+    history = History.empty(Columns(("a", "b"), {})).extended(rows)
+    frame = frame_of(history, entries=coloured(a=0, b=1))
+    first, second = curves(GRADIENTS.marks(axes, frame))
+    assert np.all(first == 3.0) and np.all(second == 40.0)
+    low, high = GRADIENTS.view(frame).y
+    assert low <= 3.0 and high >= 40.0
+
+
+@pytest.fixture
+def walked():
+    """Make a frame of a fit that halves a = 1 and b = (2, 4) at every step."""
+
+    def make(**more):
+        fit = fk.Fit(
+            loss=lambda p, args: p["a"] ** 2 + jnp.sum(p["b"] ** 2),
+            params={"a": 1.0, "b": jnp.array([2.0, 4.0])},
+            optimiser=optax.sgd(0.25),
+        )
+        fit.run(3, progress=False)
+        return Frame(fit.snapshot, coloured(a=0, b=1), **more)
+
+    return make
+
+
+def test_values_are_drawn_element_by_element(axes, walked):
+    frame = walked()
+    assert VALUES.view(frame).title == "Value"
+    first, *both = curves(VALUES.marks(axes, frame))
+    np.testing.assert_allclose(first, [1.0, 0.5, 0.25], rtol=1e-12)
+    np.testing.assert_allclose(both, [[2.0, 1.0, 0.5], [4.0, 2.0, 1.0]], rtol=1e-12)
+
+
+def test_values_are_in_error_bars_from_now_where_those_are_known(axes, walked):
+    frame = walked(errors={"a": np.array(0.125), "b": np.array([0.5, 0.25])})
+    view = VALUES.view(frame)
+    assert view.title == "(Value - now) / error bar"
+    assert view.y[0] <= -1 and view.y[1] >= 14.0
+    axes_module.set_up(axes, view)
+    band, *lines = VALUES.marks(axes, frame)
+    assert isinstance(band, Rectangle)
+    assert (band.get_y(), band.get_height()) == (-1.0, 2.0)
+    # Now is 0.125 and (0.25, 0.5): (1 - 0.125) / 0.125 = 7.
+    starts = [curve[0] for curve in curves(lines)]
+    np.testing.assert_allclose(starts, [7.0, 3.5, 14.0], rtol=1e-12)
+
+
+def test_values_that_are_not_recorded_are_said_to_be_missing(frame_of):
+    assert "not recorded" in VALUES.view(frame_of(history_of([1.0, 2.0]))).note

@@ -56,9 +56,11 @@ class Dashboard:
     panels
         Which plots, from left to right: ``"loss"``, ``"steps"`` (how far each step moved every
         parameter, as a running median, in standard errors where those are known), ``"spectrum"``
-        (the eigenvalues of the units-free Fisher matrix) and, below them, ``"model"``. A function
-        ``panel(axes, snapshot)`` is a panel of your own. All of the four unless given, but for a
-        spectrum of more than 500 parameter elements.
+        (the eigenvalues of the units-free Fisher matrix), ``"values"`` (those of small parameters,
+        or their distances from now in standard errors where those are known), ``"gradients"`` (the
+        norm of the gradient by every parameter, as a running median) and, below them, ``"model"``.
+        A function ``panel(axes, snapshot)`` is a panel of your own. Unless given, the first three,
+        but for a spectrum of more than 500 parameter elements, and with `draw` the model.
     draw
         ``draw(axes, params)`` draws data and model on matplotlib axes, for the panel ``"model"``.
 

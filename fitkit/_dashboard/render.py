@@ -19,7 +19,8 @@ WIDTH, HEIGHT = 960, 280  # CSS pixels of the panels
 MODEL_HEIGHT = 300  # CSS pixels of what is drawn below them
 LEFT, RIGHT, BOTTOM, TOP = 52, 22, 42, 34  # CSS pixels around the axes of a panel
 STRIP = 24  # CSS pixels for a line of words above the panels
-LEGEND = 118  # CSS pixels that a panel with a legend leaves free at its right
+LEGEND = 118  # CSS pixels at most that a panel with a legend leaves free at its right
+LEGEND_LINE, LEGEND_LETTER = 24, 6  # CSS pixels of a line, and of a letter, in a legend
 SHARPNESS = 1.5  # device pixels per CSS pixel: sharp enough on a laptop, half the cost of 2
 DPI = 100 * SHARPNESS  # a CSS pixel is a hundredth of matplotlib's inch
 
@@ -108,7 +109,7 @@ class FrameRenderer:
         """Bring up to date what rarely changes."""
         views = tuple(cell.view if isinstance(cell, Plot) else None for cell in cells)
         layout = [
-            (cell.weight, _is_below(cell), isinstance(cell, Plot), _legend_width(cell) > 0)
+            (cell.weight, _is_below(cell), isinstance(cell, Plot), _legend_width(cell))
             for cell in cells
         ]
         if layout == self._layout and views == self._views:
@@ -194,7 +195,10 @@ def _is_below(cell: Cell) -> bool:
 
 
 def _legend_width(cell: Cell) -> int:
-    return LEGEND if isinstance(cell, Plot) and cell.view.legend else 0
+    if not isinstance(cell, Plot) or not cell.view.legend:
+        return 0
+    longest = max(len(label) for label, *_ in cell.view.legend)
+    return min(LEGEND, LEGEND_LINE + LEGEND_LETTER * longest)
 
 
 def _new_axes(figure: Figure, cell: Cell, slot: Slot) -> Axes | None:
