@@ -60,7 +60,7 @@ def test_the_table_keeps_the_users_order_and_where_it_began(fitted):
     lines = str(result).splitlines()[-5:]
     assert lines[0].startswith("  rate") and lines[0].endswith("(init = 0.3)")
     assert lines[4].startswith("  area") and lines[4].endswith("(derived)")
-    assert "<td>0.3</td>" in result._repr_html_()
+    assert ">0.3</td>" in result._repr_html_()
     table = result.to_dataframe()
     assert table.loc["area", "derived"] and table.loc["height", "initial"] == 4.0
     fitted.restart(params={"height": 5.0, "rate": 0.5})

@@ -290,7 +290,7 @@ def test_ctrl_c_pauses_and_loses_nothing(monkeypatch, capsys):
     monkeypatch.setattr(engine, "_drain", interrupting)
     halted = fit(y)
     assert not halted.running and not halted.finished
-    assert "paused. What is finished stays" in capsys.readouterr().out
+    assert "paused; resume() goes on" in capsys.readouterr().out
     halted.resume()
     halted.wait()
     assert same(fit(y), halted)

@@ -170,6 +170,8 @@ class Many:
                     raise
         if bar is not None:
             bar.close(tables.progress_line(self), interrupted is not None)
+        elif interrupted is not None:
+            print(tables.progress_line(self), flush=True)
         if (error := self._worker.error) is not None:
             self._worker.error = None
             raise error
