@@ -1,6 +1,9 @@
 """Settings that every test shares."""
 
+import gc
+import itertools
 import os
+from pathlib import Path
 
 # Before jax is imported: numerics are tested in float64, and float32 on purpose.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
@@ -26,6 +29,23 @@ def pytest_sessionfinish(session):
     missing = [report for report in skipped if "gpu" not in getattr(report, "keywords", ())]
     if os.environ.get("CI") and missing and not session.exitstatus:
         session.exitstatus = 1
+
+
+_TESTS = itertools.count()
+# Linux allows a process 65,530 pieces of memory. Each program takes a few, and where none is left
+# the next one that is compiled ends the process.
+_MOST_PIECES = 30_000
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """Let JAX forget what it compiled while there is room."""
+    yield
+    pieces = Path("/proc/self/maps")
+    if next(_TESTS) % 20 == 0 and pieces.exists():
+        if pieces.read_bytes().count(b"\n") > _MOST_PIECES:
+            jax.clear_caches()
+            gc.collect()
 
 
 @pytest.fixture
