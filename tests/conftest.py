@@ -1,9 +1,7 @@
 """Settings that every test shares."""
 
-import gc
 import itertools
 import os
-from pathlib import Path
 
 # Before jax is imported: numerics are tested in float64, and float32 on purpose.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
@@ -32,21 +30,16 @@ def pytest_sessionfinish(session):
 
 
 _TESTS = itertools.count()
-# Linux allows a process 65,530 pieces of memory. Each program takes a few, and where none is left
-# the next one that is compiled ends the process.
-_MOST_PIECES = 30_000
 
 
 @pytest.fixture(autouse=True)
-def few_programs():
-    """Let JAX forget what it compiled while there is room."""
+def room():
+    """Let JAX forget what it compiled for tests that are over, while there is room for more."""
     yield
-    pieces = Path("/proc/self/maps")
-    if next(_TESTS) % 20 or not pieces.exists():
-        return
-    if pieces.read_bytes().count(b"\n") > _MOST_PIECES:
-        jax.clear_caches()
-        gc.collect()
+    if next(_TESTS) % 20 == 0:
+        from fitkit._programs import leave_room
+
+        leave_room()
 
 
 @pytest.fixture

@@ -435,3 +435,28 @@ def test_programs_are_kept_in_bounded_number_and_hold_no_data():
     from fitkit._fit import loop
 
     assert len(loop._TRACED._kept) <= loop._MOST_PROBLEMS
+
+
+def test_programs_are_forgotten_before_there_is_no_room_for_more(monkeypatch):
+    """A running fit goes on, and what was forgotten is compiled again."""
+
+    def make(power):
+        return fk.Fit(
+            loss=lambda params, args: (params["a"] - 1) ** power,
+            params={"a": 0.0},
+            optimiser=optax.sgd(1e-3),
+        )
+
+    forgotten = []
+    clear = jax.clear_caches
+    monkeypatch.setattr(jax, "clear_caches", lambda: forgotten.append(clear()))
+    running = make(2)
+    running.start(10**9)
+    make(4).run(3, progress=False)
+    assert not forgotten
+    monkeypatch.setattr("fitkit._programs.pieces._MOST", 0.0)
+    make(6).run(3, progress=False)
+    assert forgotten
+    running.stop()
+    assert running.error is None
+    make(4).run(3, progress=False)

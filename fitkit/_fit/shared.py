@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import jax
 
-from fitkit._programs import Content, content_of
+from fitkit._programs import Content, content_of, leave_room
 
 T = TypeVar("T")
 
@@ -87,6 +87,7 @@ class Programs(Generic[T]):
         with self._lock:
             known = self._kept.pop(key, None) if content.shareable else None
             if known is None or not known.serves(parts, content, kind):
+                leave_room()
                 _forget_traces(content)
                 known = Shared(make(), parts, content, kind)
             if content.shareable:

@@ -6,3 +6,4 @@ from fitkit._programs.forks import is_forked as is_forked
 from fitkit._programs.forks import refuse_in_fork as refuse_in_fork
 from fitkit._programs.jax_settings import JaxSettings as JaxSettings
 from fitkit._programs.jax_settings import no_debugging as no_debugging
+from fitkit._programs.pieces import leave_room as leave_room
