@@ -1,6 +1,7 @@
 """Lines over the steps, one or several for every parameter, in the colours of the table."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -19,7 +20,7 @@ BEHIND = 60  # columns of each of the thin lines, of which there may be hundreds
 Lines = Callable[[str, int], list[tuple[np.ndarray, np.ndarray]]]
 
 
-def legend_of(frame: Frame) -> tuple[tuple[str, str, str], ...]:
+def legend_of(frame: Frame) -> tuple[tuple[str, str, Any], ...]:
     """List label, colour and line style of what is coloured."""
     return tuple(
         (_short(entry.label), colour(entry.number), dash(entry.number)[1])
