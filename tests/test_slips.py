@@ -149,7 +149,6 @@ RETURNS = [
     ({"residuals": lambda p, _: None}, "`return` is missing"),
     ({"residuals": lambda p, _: jnp.arange(3)}, "no gradient: compute in floats"),
     ({"residuals": lambda p, _: p["a"] * X > 1}, "no gradient: compute in floats"),
-    ({"residuals": lambda p, _: 1j * decay(p, None)}, "real and the imaginary part"),
     ({"residuals": lambda p, _: (decay(p, None), "model")}, "are 'model' at '1'"),
     ({"residuals": decay(START, None)}, "without calling it"),
 ]
