@@ -1,6 +1,3 @@
-import re
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -138,12 +135,3 @@ def test_on_a_bound_the_others_are_as_if_it_were_known():
 def test_bad_functions_are_refused(derived, error, words, unchecked):
     with pytest.raises(error, match=words):
         fk.Fit(residuals=decay, params={"height": 4.0, "rate": 0.3}, derived=derived)
-
-
-@pytest.mark.slow
-def test_the_page_on_ties_and_constraints_runs():
-    page = Path(__file__).parent.parent / "docs" / "ties_and_constraints.md"
-    names = {}
-    for code in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S):
-        exec(code, names)
-    assert names["again"].success

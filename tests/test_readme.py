@@ -90,7 +90,12 @@ def test_ci_runs_the_test_command_to_the_letter():
 BLOCK = re.compile(
     r"(?:^<!-- (.*?) -->\n)?^```python\n(.*?)^```$(?:\n+^```text\n(.*?)^```$)?", re.M | re.S
 )
-PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if BLOCK.search(page.read_text())]
+PAGES = [
+    page
+    for page in sorted((ROOT / "docs").rglob("*.md"))
+    # What the page on noise finds is compared in test_noise.py.
+    if BLOCK.search(page.read_text()) and page.stem != "noise"
+]
 
 
 @pytest.fixture
