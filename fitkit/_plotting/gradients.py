@@ -1,14 +1,13 @@
 """The panel of the gradients: how steep the loss is in every parameter."""
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from fitkit._fit import Fit
 from fitkit._plotting.axes import View
-from fitkit._plotting.curves import merge_columns, running_median
-from fitkit._plotting.limits import decades, finite, step_limits
-from fitkit._plotting.lines import legend_of, parameter_lines
+from fitkit._plotting.lines import line_of_medians, parameter_lines, view_of_medians
 from fitkit._plotting.panel import Frame
 
 
@@ -23,24 +22,15 @@ class Gradients:
 
     def view(self, frame: Frame) -> View:
         """Compute limits of whole decades, and the legend of what is coloured."""
-        history = frame.history
-        norms = (history.summary("gradient_norms", path).median for path in history.names)
-        values = [finite(medians[medians > 0]) for medians in norms]
-        return View(
-            "Gradient norm",
-            step_limits(max(len(history) - 1, 0), frame.end, frame.settled),
-            decades(np.concatenate(values) if values else np.empty(0)),
-            legend=legend_of(frame),
-            note="" if len(history) else "no steps yet",
-        )
+        norms = (_norms(frame, path) for path in frame.history.names)
+        return view_of_medians("Gradient norm", frame, norms)
 
     def marks(self, axes: Axes, frame: Frame) -> list[Artist]:
         """Draw a line for every parameter."""
-        return parameter_lines(axes, frame, lambda path, columns: [_line(frame, path, columns)])
+        return parameter_lines(
+            axes, frame, lambda path, n: [line_of_medians(frame, _norms(frame, path), n)]
+        )
 
 
-def _line(frame: Frame, path: str, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    median = frame.history.summary("gradient_norms", path).median
-    steps, median = merge_columns(frame.history.steps, median, columns=columns)
-    # A gradient of zero has no place on a logarithmic axis.
-    return steps, running_median(np.where(median > 0, median, np.nan))
+def _norms(frame: Frame, path: str) -> Float[np.ndarray, " bins"]:
+    return frame.history.summary("gradient_norms", path).median

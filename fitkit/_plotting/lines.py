@@ -1,6 +1,6 @@
 """Lines over the steps, one or several for every parameter, in the colours of the table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
-from fitkit._plotting.axes import INK, attach_to_data, colour, dash
-from fitkit._plotting.curves import COLUMNS, FEW
+from fitkit._plotting.axes import INK, View, attach_to_data, colour, dash
+from fitkit._plotting.curves import COLUMNS, FEW, merge_columns, running_median
+from fitkit._plotting.limits import decades, finite, step_limits
 from fitkit._plotting.panel import Frame
 
 LABEL_LENGTH = 17  # characters that fit into the legend
@@ -26,6 +27,28 @@ def legend_of(frame: Frame) -> tuple[tuple[str, str, Any], ...]:
         (_short(entry.label), colour(entry.number), dash(entry.number)[1])
         for entry in frame.entries
     )
+
+
+def view_of_medians(title: str, frame: Frame, medians: Iterable[np.ndarray]) -> View:
+    """Compute limits of whole decades, and the legend of what is coloured."""
+    steps = len(frame.history)
+    values = [finite(of_one[of_one > 0]) for of_one in medians]
+    return View(
+        title,
+        step_limits(max(steps - 1, 0), frame.end, frame.settled),
+        decades(np.concatenate(values) if values else np.empty(0)),
+        legend=legend_of(frame),
+        note="" if steps else "no steps yet",
+    )
+
+
+def line_of_medians(
+    frame: Frame, medians: np.ndarray, columns: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Smooth the medians of the bins, in at most so many columns."""
+    steps, merged = merge_columns(frame.history.steps, medians, columns=columns)
+    # Zero has no place on a logarithmic axis.
+    return steps, running_median(np.where(merged > 0, merged, np.nan))
 
 
 def parameter_lines(axes: Axes, frame: Frame, lines_of: Lines) -> list[Artist]:
