@@ -236,3 +236,26 @@ def test_many_systems_with_priors_of_their_own():
             assert many.degrees_of_freedom[k] == pytest.approx(other.degrees_of_freedom, rel=1e-6)
     with pytest.raises(TypeError, match="prior of 'slope' is a function"):
         fk.fit_many(residuals, start, y, priors={"slope": jnp.square}, progress=False)
+
+
+def test_complex_residuals_beside_a_prior():
+    """As stacked by hand, also for the loss itself."""
+    data = jnp.array([1.0 + 2.0j, 3.0 - 1.0j])
+
+    def residuals(params, args):
+        return params["a"] * data - 2.0
+
+    def stacked(params, args):
+        return jnp.concatenate(
+            [jnp.real(residuals(params, args)), jnp.imag(residuals(params, args))]
+        )
+
+    prior = {"a": fk.Normal(0.5, 0.1)}
+    fits = [fk.Fit(residuals=r, params={"a": 1.0}, priors=prior) for r in (residuals, stacked)]
+    for fit in fits:
+        fit.run(progress=False)
+    one, other = (fit.result() for fit in fits)
+    # The sums are of the same numbers in another order.
+    assert one.values["a"] == pytest.approx(other.values["a"], rel=1e-12)
+    assert one.loss == pytest.approx(other.loss, rel=1e-12)
+    assert one.prior_chi_square == pytest.approx(other.prior_chi_square, rel=1e-12)

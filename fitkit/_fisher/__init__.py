@@ -28,6 +28,8 @@ from fitkit._fisher.norm import quick_norm as quick_norm
 from fitkit._fisher.projection import EigenProjectedState as EigenProjectedState
 from fitkit._fisher.projection import EigenProjection as EigenProjection
 from fitkit._fisher.projection import eigen_projected as eigen_projected
+from fitkit._fisher.residuals import HalfSquares as HalfSquares
+from fitkit._fisher.residuals import half_squares as half_squares
 from fitkit._fisher.residuals import real_residuals as real_residuals
 from fitkit._fisher.second_order import contracted_hessian as contracted_hessian
 from fitkit._fisher.second_order import hessian as hessian

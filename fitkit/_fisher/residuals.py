@@ -1,10 +1,13 @@
 """What residuals must be: a tree of floating-point arrays, complex ones as two real ones."""
 
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
 from fitkit._paths import path_of
 
@@ -49,6 +52,24 @@ def real_residuals(values: PyTree, event: str) -> PyTree:
                 "booleans have no gradient: compute in floats."
             )
     return jax.tree.map(_in_parts, values)
+
+
+def half_squares(residuals: PyTree[Float[Array, "..."]]) -> Float[Array, ""]:
+    """Compute half the sum of squares, in the dtype of the finest residuals."""
+    squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(residuals)]
+    with jax.numpy_dtype_promotion("standard"):
+        return 0.5 * functools.reduce(jnp.add, squares)
+
+
+@dataclass(frozen=True)
+class HalfSquares:
+    """The loss of residuals; equal to another of the same, so that it is compiled once."""
+
+    residuals: Callable
+
+    def __call__(self, params: PyTree, args: Any) -> Float[Array, ""]:
+        """Compute half the sum of squares."""
+        return half_squares(self.residuals(params, args))
 
 
 def _in_parts(leaf: Any) -> Any:

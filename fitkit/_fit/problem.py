@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from fitkit._fisher import gradient_by_columns, has_reverse, real_residuals
+from fitkit._fisher import gradient_by_columns, half_squares, has_reverse, real_residuals
 from fitkit._input import checked_params, outcome, shortened, split_args
 from fitkit._paths import Paths, named_leaves
 from fitkit._residuals import PriorFunction, WithPriors, check_starts, read_priors, rows_of
@@ -62,20 +62,12 @@ class Problem:
         return self._loss(params, args)
 
     def _loss(self, params: Params, args: PyTree) -> Float[Array, ""]:
-        if isinstance(args, WithPriors):
-            # On the user's mesh as a whole, where who asks for derivatives may be already.
-            return under(self.mesh, self._posterior)(params, args)
         if self.loss_function is not None:
-            return jnp.asarray(self._call(self.loss_function, params, args))
-        return _half_squares(self.residuals(params, args))
-
-    def _posterior(self, params: Params, args: WithPriors) -> Float[Array, ""]:
-        whole = self._whole(params, args)
-        if self.loss_function is not None:
-            loss = jnp.asarray(self.loss_function(*whole))
+            loss = jnp.asarray(self._call(self.loss_function, params, args))
         else:
-            assert self.residuals_function is not None
-            loss = _half_squares(self.residuals_function(*whole))
+            loss = half_squares(self.data_residuals(params, args))
+        if not isinstance(args, WithPriors):
+            return loss
         with jax.numpy_dtype_promotion("standard"):
             return loss + self.prior_loss(params, args)
 
@@ -99,7 +91,7 @@ class Problem:
         leaves = named_leaves(params)
         terms = [jnp.asarray(prior(leaves[path])) for path, prior in self.prior_functions.items()]
         if args.priors:
-            terms.append(_half_squares(self.prior_residuals(params, args)))
+            terms.append(half_squares(self.prior_residuals(params, args)))
         with jax.numpy_dtype_promotion("standard"):
             return functools.reduce(jnp.add, terms)
 
@@ -175,12 +167,6 @@ def make_problem(
         problem = dataclasses.replace(problem, prior_functions=functions)
         data = WithPriors(data, jax.tree.map(jnp.asarray, rows))
     return problem.checked(arrays, data), arrays, data
-
-
-def _half_squares(residuals: PyTree[Float[Array, "..."]]) -> Float[Array, ""]:
-    squares = [jnp.sum(jnp.square(r)) for r in jax.tree.leaves(residuals)]
-    with jax.numpy_dtype_promotion("standard"):
-        return 0.5 * functools.reduce(jnp.add, squares)
 
 
 def _check_loss(out: Any, event: str) -> None:

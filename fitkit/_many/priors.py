@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from fitkit._fisher import HalfSquares
 from fitkit._many.axes import Shape
 from fitkit._paths import Paths, named_leaves, ravel
 from fitkit._residuals import LogNormal, RowPrior, WithPriors, read_priors, rows_of
@@ -82,17 +82,6 @@ class Part:
     def __call__(self, params: PyTree, given: Any) -> Float[Array, " part"]:
         """Compute them."""
         return ravel(self.residuals(params, given))[0][self.first : self.end]
-
-
-@dataclass(frozen=True)
-class HalfSquares:
-    """The loss of residuals; equal to that of the same."""
-
-    residuals: Callable
-
-    def __call__(self, params: PyTree, given: Any) -> Float[Array, ""]:
-        """Compute it."""
-        return 0.5 * jnp.sum(jnp.square(self.residuals(params, given)))
 
 
 def apart(residuals: Callable, data_count: int) -> dict[str, Any]:

@@ -1,15 +1,19 @@
 """Standard errors from the curvature of the loss, or from the scatter, in place of a Jacobian."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from fitkit._fisher import FisherMatrix, fisher_matrix, fisher_of_jacobian, rank_rtol, split_params
+from fitkit._fisher import (
+    FisherMatrix,
+    HalfSquares,
+    fisher_matrix,
+    fisher_of_jacobian,
+    rank_rtol,
+    split_params,
+)
 from fitkit._paths import Paths, named_elements
 from fitkit._result.derivatives import Derivatives
 
@@ -83,16 +87,3 @@ def information_from(
     rows = root[:, None] * (axes @ (np.asarray(curvature.matrix) / scale[:, None]))
     # As the Jacobian of as many residuals as there are parameters.
     return fisher_of_jacobian(named_elements(free), np.zeros(len(rows)), rows.T)
-
-
-@dataclass(frozen=True)
-class HalfSquares:
-    """The loss of residuals; equal to another of the same, so that it is compiled once."""
-
-    residuals: Callable
-
-    def __call__(self, params: PyTree, args: Any) -> Any:
-        """Compute half the sum of squares."""
-        leaves = jax.tree.leaves(self.residuals(params, args))
-        with jax.numpy_dtype_promotion("standard"):
-            return 0.5 * sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)
