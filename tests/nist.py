@@ -1,4 +1,4 @@
-"""Ten problems of NIST's nonlinear regression collection, for tests and benchmarks.
+"""The 27 problems of NIST's nonlinear regression collection, for tests and benchmarks.
 
 The data and the certified answers are read from ``notebooks/data/nist`` (see its README); the
 models are written here. ``problems["MGH09"].residuals(params, args)`` has named parameters
@@ -59,15 +59,36 @@ class Problem:
         return max(worst, 0.0)
 
 
-def _misra1a(b, x):
-    return b["b1"] * (1 - jnp.exp(-b["b2"] * x))
+def _bennett5(b, x):
+    return b["b1"] * (b["b2"] + x) ** (-1 / b["b3"])
+
+
+def _chwirut(b, x):
+    return jnp.exp(-b["b1"] * x) / (b["b2"] + b["b3"] * x)
 
 
 def _danwood(b, x):
     return b["b1"] * x ** b["b2"]
 
 
-def _gauss1(b, x):
+def _eckerle4(b, x):
+    return b["b1"] / b["b2"] * jnp.exp(-0.5 * ((x - b["b3"]) / b["b2"]) ** 2)
+
+
+def _enso(b, x):
+    def wave(cosine, sine, period):
+        phase = 2 * jnp.pi * x / period
+        return cosine * jnp.cos(phase) + sine * jnp.sin(phase)
+
+    return (
+        b["b1"]
+        + wave(b["b2"], b["b3"], 12)
+        + wave(b["b5"], b["b6"], b["b4"])
+        + wave(b["b8"], b["b9"], b["b7"])
+    )
+
+
+def _gauss(b, x):
     return (
         b["b1"] * jnp.exp(-b["b2"] * x)
         + b["b3"] * jnp.exp(-((x - b["b4"]) ** 2) / b["b5"] ** 2)
@@ -75,19 +96,17 @@ def _gauss1(b, x):
     )
 
 
+def _cubic_by_cubic(b, x):
+    return (b["b1"] + b["b2"] * x + b["b3"] * x**2 + b["b4"] * x**3) / (
+        1 + b["b5"] * x + b["b6"] * x**2 + b["b7"] * x**3
+    )
+
+
 def _kirby2(b, x):
     return (b["b1"] + b["b2"] * x + b["b3"] * x**2) / (1 + b["b4"] * x + b["b5"] * x**2)
 
 
-def _nelson(b, x):
-    return b["b1"] - b["b2"] * x[:, 0] * jnp.exp(-b["b3"] * x[:, 1])
-
-
-def _mgh17(b, x):
-    return b["b1"] + b["b2"] * jnp.exp(-x * b["b4"]) + b["b3"] * jnp.exp(-x * b["b5"])
-
-
-def _lanczos2(b, x):
+def _lanczos(b, x):
     return (
         b["b1"] * jnp.exp(-b["b2"] * x)
         + b["b3"] * jnp.exp(-b["b4"] * x)
@@ -95,34 +114,96 @@ def _lanczos2(b, x):
     )
 
 
-def _rat42(b, x):
-    return b["b1"] / (1 + jnp.exp(b["b2"] - b["b3"] * x))
-
-
 def _mgh09(b, x):
     return b["b1"] * (x**2 + x * b["b2"]) / (x**2 + x * b["b3"] + b["b4"])
 
 
+def _mgh10(b, x):
+    return b["b1"] * jnp.exp(b["b2"] / (x + b["b3"]))
+
+
+def _mgh17(b, x):
+    return b["b1"] + b["b2"] * jnp.exp(-x * b["b4"]) + b["b3"] * jnp.exp(-x * b["b5"])
+
+
+def _misra1a(b, x):
+    return b["b1"] * (1 - jnp.exp(-b["b2"] * x))
+
+
+def _misra1b(b, x):
+    return b["b1"] * (1 - (1 + b["b2"] * x / 2) ** -2)
+
+
+def _misra1c(b, x):
+    return b["b1"] * (1 - (1 + 2 * b["b2"] * x) ** -0.5)
+
+
+def _misra1d(b, x):
+    return b["b1"] * b["b2"] * x / (1 + b["b2"] * x)
+
+
+def _nelson(b, x):
+    return b["b1"] - b["b2"] * x[:, 0] * jnp.exp(-b["b3"] * x[:, 1])
+
+
+def _rat42(b, x):
+    return b["b1"] / (1 + jnp.exp(b["b2"] - b["b3"] * x))
+
+
+def _rat43(b, x):
+    return b["b1"] / (1 + jnp.exp(b["b2"] - b["b3"] * x)) ** (1 / b["b4"])
+
+
+def _roszman1(b, x):
+    return b["b1"] - b["b2"] * x - jnp.arctan(b["b3"] / (x - b["b4"])) / jnp.pi
+
+
 MODELS: dict[str, Callable] = {
+    # NIST's lower level of difficulty,
     "Misra1a": _misra1a,
+    "Chwirut2": _chwirut,
+    "Chwirut1": _chwirut,
+    "Lanczos3": _lanczos,
+    "Gauss1": _gauss,
+    "Gauss2": _gauss,
     "DanWood": _danwood,
-    "Gauss1": _gauss1,
+    "Misra1b": _misra1b,
+    # average,
     "Kirby2": _kirby2,
+    "Hahn1": _cubic_by_cubic,
     "Nelson": _nelson,
     "MGH17": _mgh17,
-    "Lanczos2": _lanczos2,
+    "Lanczos1": _lanczos,
+    "Lanczos2": _lanczos,
+    "Gauss3": _gauss,
+    "Misra1c": _misra1c,
+    "Misra1d": _misra1d,
+    "Roszman1": _roszman1,
+    "ENSO": _enso,
+    # higher.
+    "MGH09": _mgh09,
+    "Thurber": _cubic_by_cubic,
     "BoxBOD": _misra1a,
     "Rat42": _rat42,
-    "MGH09": _mgh09,
+    "MGH10": _mgh10,
+    "Eckerle4": _eckerle4,
+    "Rat43": _rat43,
+    "Bennett5": _bennett5,
 }
 
+#: NIST's names for the most difficult.
+HIGHER = ("MGH09", "Thurber", "BoxBOD", "Rat42", "MGH10", "Eckerle4", "Rat43", "Bennett5")
+
+# Each string lists the parameters in the order b1, b2, …: identical terms exchanged.
+_EXCHANGED_PEAKS = ("12345678", "12678345")
+_EXCHANGED_TERMS = ("123456", "125634", "341256", "345612", "561234", "563412")
 _SWAPS: dict[str, tuple[str, ...]] = {
-    # Each string lists the parameters in the order b1, b2, …: identical terms exchanged.
-    "Gauss1": ("12345678", "12678345"),
+    **dict.fromkeys(("Gauss1", "Gauss2", "Gauss3"), _EXCHANGED_PEAKS),
+    **dict.fromkeys(("Lanczos1", "Lanczos2", "Lanczos3"), _EXCHANGED_TERMS),
     "MGH17": ("12345", "13254"),
-    "Lanczos2": ("123456", "125634", "341256", "345612", "561234", "563412"),
+    "ENSO": ("123456789", "123789456"),
 }
-_SIGNLESS = {"Gauss1": ("b5", "b8")}
+_SIGNLESS = dict.fromkeys(("Gauss1", "Gauss2", "Gauss3"), ("b5", "b8"))
 
 
 def read(name: str) -> Problem:
