@@ -154,8 +154,9 @@ class Driver:
         if rule.busy and not rule.limit(owner.snapshot.step):
             rule.wait(0.05)
             rule.watch(owner.snapshot)
-        if rule.hopeful:
-            found = rule.ending(owner.snapshot)
+        over = not run.left(owner.snapshot.step)
+        if rule.hopeful or over:
+            found = rule.ending(owner.snapshot, over)
             if self._agreement.on_all(found is not None) and found is not None:
                 changes, run.ending = found
                 owner.put(changes)

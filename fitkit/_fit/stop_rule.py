@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 
+from fitkit._fisher import split_params
 from fitkit._fit.advance import moved
 from fitkit._fit.judgement import Judgement, judge, rounding_of_loss
 from fitkit._fit.loop import Program
@@ -105,19 +107,27 @@ class StopRule:
             return 0
         return self._later(step) - step
 
-    def ending(self, now: Snapshot) -> tuple[dict[str, Any], tuple[Status, str]] | None:
+    def ending(
+        self, now: Snapshot, over: bool = False
+    ) -> tuple[dict[str, Any], tuple[Status, str]] | None:
         """Decide on the present state, which stands still.
 
-        Returns what changes and what the run ends as; None where it goes on.
+        Returns what changes and what the run ends as; None where it goes on, or where it is over,
+        all its steps being taken, and has not converged.
         """
+        if not (self._watching and self._steps):
+            return None
         self.hopeful, self._next = False, self._later(now.step)
-        check = _Check(now)
-        check.run()
-        judgement = self._read(check)
+        judgement = self._read(_Check.of(now))
         if judgement is None or (status := self._status(now, judgement)) is None:
             return None
         message = judgement.assessment.message
+        if status is Status.STALLED and (best := self._best(now)) is not None:
+            self._note(f"went back to the lowest loss, that of step {now.lowest.step:,}")
+            return moved(now, best.place), (Status.CONVERGED, best.assessment.message)
         if status is Status.STALLED:
+            if over:
+                return None
             stretch = max(_FEWEST_STALLED, (now.step - self._steps[0]) // 2)
             return {}, (status, f"no progress that could matter in {stretch:,} steps: {message}")
         if judgement.place is now.place:
@@ -125,6 +135,20 @@ class StopRule:
         text = f"finished by a Newton step of {number(judgement.step_length, 2)} standard errors"
         self._note(text)
         return moved(now, judgement.place), (status, message)
+
+    def _best(self, now: Snapshot) -> Judgement | None:
+        """Judge the lowest loss; None if it has not converged either.
+
+        Adam leaves a minimum now and then, by many standard errors, and comes back.
+        """
+        if now.lowest.step == now.step:
+            return None
+        frozen = tuple(sorted(now.frozen))
+        free, _ = split_params(now.lowest.place.state.params, frozen)
+        _, held = split_params(now.place.state.params, frozen)
+        place = now.place.with_params(eqx.combine(free, held))
+        judgement = self._read(_Check.of(now.but(place=place)))
+        return judgement if judgement is not None and judgement.assessment.converged else None
 
     def _meet(self, place: Place) -> None:
         """Begin to watch a program, unless its optimiser says by itself when it is done."""
@@ -197,6 +221,13 @@ class _Check(threading.Thread):
         self.judgement: Judgement | None = None
         self.error: Exception | None = None
         self.seconds = 0.0
+
+    @classmethod
+    def of(cls, now: Snapshot) -> "_Check":
+        """Assess at once, in the thread of the caller."""
+        check = cls(now)
+        check.run()
+        return check
 
     def run(self) -> None:
         began = time.monotonic()
