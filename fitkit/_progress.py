@@ -1,5 +1,6 @@
 """How far a run is: a bar in a notebook or a terminal, and one line at the end in a log file."""
 
+import html
 import sys
 from typing import Any
 
@@ -7,7 +8,10 @@ from typing import Any
 class Progress:
     """The bar of one run, by tqdm, and its last words.
 
-    A log file, where a bar would leave a line for every look at it, gets the last words alone.
+    A log file, where a bar would leave a line for every look at it, gets the last words alone. A
+    notebook keeps no bar either: it is a widget, which is broken where the notebook is opened again,
+    and whether there is one depends on how long the run took. One that was interrupted leaves its
+    last state there, as text.
 
     Parameters
     ----------
@@ -18,6 +22,7 @@ class Progress:
     def __init__(self, unit: str) -> None:
         self._unit = unit
         self._bar: Any = None
+        self._shown: Any = None
 
     def show(self, done: int, total: int | None, words: str = "") -> None:
         """Say how far the run is, of a total if there is one."""
@@ -25,18 +30,31 @@ class Progress:
         from tqdm.auto import tqdm
         from tqdm.notebook import tqdm_notebook
 
-        if not issubclass(tqdm, tqdm_notebook) and not sys.stderr.isatty():
+        in_notebook = issubclass(tqdm, tqdm_notebook)
+        if not in_notebook and not sys.stderr.isatty():
             return
         if self._bar is None:
             # Its rate is of what is done from here on.
-            self._bar = tqdm(initial=done, unit=f" {self._unit}", dynamic_ncols=True)
+            how = {"initial": done, "unit": f" {self._unit}", "dynamic_ncols": True}
+            if in_notebook:
+                from IPython.display import display
+
+                self._bar = tqdm(display=False, **how)
+                self._shown = display(self._bar.container, display_id=True)
+            else:
+                self._bar = tqdm(**how)
         self._bar.n, self._bar.total = done, total
         self._bar.set_postfix_str(words)
 
     def close(self, words: str, interrupted: bool) -> None:
-        """Leave the bar behind, in red where the run was interrupted, and say how it ended."""
+        """End the bar, in red where the run was interrupted, and say how it ended."""
         if self._bar is not None:
             if interrupted:
                 self._bar.colour = "red"
             self._bar.close()
+        if self._shown is not None:
+            last = html.escape(str(self._bar))
+            left = {"text/html": f'<pre style="color: red">{last}</pre>', "text/plain": last}
+            self._shown.update(left if interrupted else {}, raw=True)
+            self._bar.container.close()
         print(words, flush=True)
