@@ -101,6 +101,9 @@ def test_a_solver_that_gets_nowhere_ends_the_run():
     assert fit.status == "stalled" and fit.result().converged
 
 
+bare: Any = optx.BFGS(**TOLERANCES)
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("slip", "said"),
@@ -108,7 +111,7 @@ def test_a_solver_that_gets_nowhere_ends_the_run():
         (lambda: fk.from_optimistix(optx.Dogleg), r"Call it: Dogleg\(rtol=1e-8"),
         (lambda: fk.from_optimistix(optx.Bisection(rtol=1e-3, atol=1e-3)), "or a minimiser"),
         (
-            lambda: fk.Fit(loss=loss, params=START, optimiser=optx.BFGS(**TOLERANCES)),
+            lambda: fk.Fit(loss=loss, params=START, optimiser=bare),
             r"Write fitkit.from_optimistix\(BFGS",
         ),
         (

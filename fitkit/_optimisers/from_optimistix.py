@@ -115,10 +115,10 @@ def from_optimistix(
         return OptimistixState(_arrays(kind.kept(state)), left, none, Diagnostics(none))
 
     def advance(
-        function: Callable, params: PyTree, frozen: PyTree, state: OptimistixState
+        given: Callable, params: PyTree, frozen: PyTree, state: OptimistixState
     ) -> tuple[PyTree, OptimistixState]:
         # As optimistix does, so that the model is traced once.
-        function: Any = eqx.filter_closure_convert(function, params, None)
+        function: Any = eqx.filter_closure_convert(given, params, None)
         start = kind.prepared(lambda at: step(function, params, at)[1], begin(function, params))
         afresh = ~_all(jax.tree.map(lambda a, b: a == b, params, state.left))
         memory = [
