@@ -34,6 +34,7 @@ from fitkit._optimisers import Diagnostics as Diagnostics
 from fitkit._optimisers import Verdict as Verdict
 from fitkit._optimisers import delay as delay
 from fitkit._optimisers import fisher_scaled as fisher_scaled
+from fitkit._optimisers import from_optimistix as from_optimistix
 from fitkit._optimisers import gauss_newton as gauss_newton
 from fitkit._optimisers import map_optimisers as map_optimisers
 from fitkit._optimisers import max_step_size as max_step_size

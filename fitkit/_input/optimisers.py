@@ -48,6 +48,8 @@ def _cure(optimiser: Any) -> str:
         return "If it makes one, call it."
     if isinstance(optimiser, tuple) and len(optimiser) == 2 and hasattr(optimiser[0], "update"):
         return "map_optimisers returns the optimiser and its state: pass the first, or the mapping."
+    if type(optimiser).__module__.startswith("optimistix."):
+        return f"Write fitkit.from_optimistix({type(optimiser).__name__}(…))."
     if isinstance(optimiser, int | float):
         return f"A learning rate alone is no optimiser: write optax.adam({optimiser!r})."
     return ""

@@ -12,6 +12,7 @@ from fitkit._optimisers.diagnostics import verdict_of as verdict_of
 from fitkit._optimisers.eigenbasis import in_eigenbasis as in_eigenbasis
 from fitkit._optimisers.fisher_scaled import FisherScaledState as FisherScaledState
 from fitkit._optimisers.fisher_scaled import fisher_scaled as fisher_scaled
+from fitkit._optimisers.from_optimistix import from_optimistix as from_optimistix
 from fitkit._optimisers.frozen_memory import put_aside as put_aside
 from fitkit._optimisers.frozen_memory import put_back as put_back
 from fitkit._optimisers.gauss_newton import gauss_newton as gauss_newton

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Bool, PyTree
 
 from fitkit._fisher import EigenProjectedState
+from fitkit._optimisers.from_optimistix import OptimistixState
 from fitkit._optimisers.own_counts import JOINT, choose
 
 
@@ -25,9 +26,9 @@ def put_aside(
 ) -> optax.OptState:
     """Begin some steps with frozen parameters: to the optimiser they are as if new.
 
-    Memory that cannot be told apart by parameter, that of L-BFGS and of an optimiser in an
-    eigenbasis, begins anew when parameters are frozen or thawed: differences of gradients across
-    that say nothing of the curvature.
+    Memory that cannot be told apart by parameter, that of L-BFGS, of solvers of optimistix and of
+    an optimiser in an eigenbasis, begins anew when parameters are frozen or thawed: differences of
+    gradients across that say nothing of the curvature.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ def put_aside(
     forget = functools.partial(jnp.where, jnp.any(frozen != before))
 
     def one(old: Any, new: Any) -> Any:
-        if isinstance(old, optax.ScaleByLBFGSState):
+        if isinstance(old, (optax.ScaleByLBFGSState, OptimistixState)):
             return jax.tree.map(forget, new, old)
         if isinstance(old, EigenProjectedState):
             return old._replace(inner=jax.tree.map(forget, new.inner, old.inner))

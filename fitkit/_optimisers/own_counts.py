@@ -13,12 +13,19 @@ from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
 from fitkit._fisher import EigenProjectedState
 from fitkit._optimisers.diagnostics import Diagnostics
+from fitkit._optimisers.from_optimistix import OptimistixState
 from fitkit._optimisers.gauss_newton import GaussNewtonState
 from fitkit._optimisers.mapping import tolerant
 from fitkit._optimisers.of_each import Each, of_each
 
 #: States that belong to all parameters together, and what an optimiser says of itself.
-JOINT = (optax.ScaleByLBFGSState, EigenProjectedState, GaussNewtonState, Diagnostics)
+JOINT = (
+    optax.ScaleByLBFGSState,
+    EigenProjectedState,
+    GaussNewtonState,
+    OptimistixState,
+    Diagnostics,
+)
 
 
 class _Hole(NamedTuple):

@@ -13,6 +13,7 @@ from fitkit._fisher import FisherMatrix
 from fitkit._format import html_table, number, with_error
 from fitkit._paths import element_name
 from fitkit._result.assessment import Assessment, Kind
+from fitkit._result.labelled import dataset, uncertain
 from fitkit._result.levels import deviations
 
 Intervals = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -286,6 +287,52 @@ class Result:
             ) from error
         table = pandas.DataFrame(self.rows(), columns=["parameter", *Row._fields[1:]])
         return table.set_index("parameter")
+
+    def to_xarray(self) -> Any:
+        """Make an ``xarray.Dataset`` of all elements that were not fixed, labelled by name.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``value`` and ``error`` by ``parameter``; ``covariance`` and ``correlation`` by
+            ``parameter`` and ``other``.
+
+        Raises
+        ------
+        ImportError
+            If xarray is not installed.
+        """
+        return dataset(self)
+
+    def to_uncertainties(self) -> dict[str, Any]:
+        """Make numbers of the package uncertainties that know how they are correlated.
+
+        Returns
+        -------
+        dict
+            By element; what was fixed is a plain number.
+
+        Raises
+        ------
+        ImportError
+            If uncertainties is not installed.
+        ValueError
+            If the data leave an element free, whose error is infinite.
+
+        Examples
+        --------
+        >>> import fitkit as fk, jax.numpy as jnp
+        >>> x = jnp.array([0.0, 1.0, 2.0])
+        >>> fit = fk.Fit(
+        ...     residuals=lambda p, args: (p["a"] + p["b"] * x - jnp.array([1.0, 3.0, 5.0])) / 0.1,
+        ...     params={"a": 0.0, "b": 1.0},
+        ... )
+        >>> fit.run(progress=False)
+        >>> of = fit.result().to_uncertainties()
+        >>> print(of["a"] + of["b"])  # their covariance counts
+        3.00+/-0.06
+        """
+        return uncertain(self)
 
     def __repr__(self) -> str:
         return str(self)
