@@ -9,9 +9,9 @@ class Progress:
     """The bar of one run, by tqdm, and its last words.
 
     A log file, where a bar would leave a line for every look at it, gets the last words alone. A
-    notebook keeps no bar either: it is a widget, which is broken where the notebook is opened again,
-    and whether there is one depends on how long the run took. One that was interrupted leaves its
-    last state there, as text.
+    notebook keeps no bar either: it is a widget, which is broken where the notebook is opened
+    again, and whether there is one depends on how long the run took. A bar that was interrupted
+    leaves its last state there, as text.
 
     Parameters
     ----------
