@@ -22,7 +22,9 @@ from fitkit._plotting import axes as axes_module
 from fitkit._plotting.curves import COLUMNS, merge_columns
 from fitkit._plotting.spectrum import spectrum_marks, spectrum_view
 
-LOSS, STEPS, SPECTRUM, VALUES, GRADIENTS = PANELS.values()
+LOSS, STEPS, SPECTRUM, VALUES, GRADIENTS = (
+    PANELS[name] for name in ("loss", "steps", "spectrum", "values", "gradients")
+)
 
 
 def history_of(losses, norms=None, names=("a", "b")):

@@ -44,7 +44,7 @@ class LiveWidgets:
         self._run: tuple[int | None, int] = (-1, 0)
         self._refused = self._undrawn = ""
         spectrum = "spectrum" in panels.names
-        self.background = BackgroundThread(fit, spectrum, self.show_error, refresh_soon)
+        self.background = BackgroundThread(fit, panels.unasked, self.show_error, refresh_soon)
         self.renderer = FrameRenderer()
         self.by_hand = ByHand(fit, self._act, self._ask, self._lock)
         more = [self.by_hand.values, self.by_hand.code]

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from fitkit._fit import Fit, History, Snapshot, Status
 from fitkit._paths import named_elements, named_leaves
 from fitkit._plotting.axes import View
+from fitkit._plotting.scatter import Scatter
 
 Errors = Mapping[str, np.ndarray]
 
@@ -58,6 +59,8 @@ class Frame:
         The eigenvalues that the optimiser works with, and their rank; see `Fit.spectrum`.
     chosen : int | None
         The eigenvector to mark.
+    scatter : Scatter | None
+        The residuals as they were evaluated last; None before.
     """
 
     snapshot: Snapshot
@@ -65,6 +68,7 @@ class Frame:
     errors: Errors = dataclasses.field(default_factory=dict)
     spectrum: tuple[np.ndarray, int] | None = None
     chosen: int | None = None
+    scatter: Scatter | None = None
 
     @property
     def history(self) -> History:
