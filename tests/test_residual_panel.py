@@ -74,7 +74,7 @@ def test_few_residuals_are_points_and_stray_ones_lie_on_the_edge():
     _, dots, below, above = only(Line2D, marks)
     shown = np.delete(np.arange(300), [7, 8, 9])
     assert np.asarray(dots.get_xydata()).tolist() == np.c_[shown + 0.5, values[shown]].tolist()
-    assert not len(below.get_xydata())
+    assert np.size(below.get_xdata()) == 0
     assert np.asarray(above.get_xydata()).tolist() == [[7.5, scatter.limit]]
 
 
