@@ -62,7 +62,8 @@ class Dashboard:
         image; those that are exactly zero, as what is masked, are left out; below the others, in
         the place of the model, unless that is shown), ``"values"`` (those of small parameters,
         or their distances from now in standard errors where those are known), ``"gradients"`` (the
-        norm of the gradient by every parameter, as a running median) and, below them, ``"model"``.
+        norm of the gradient by every parameter, as a running median), ``"rates"`` (the learning
+        rate of every parameter, as it was steered) and, below them, ``"model"``.
         A function ``panel(axes, snapshot)`` is a panel of your own. Unless given, the first three,
         but for a spectrum of more than 500 parameter elements, and with `draw` the model, or else
         the residuals of a fit that has any.

@@ -3,6 +3,7 @@
 from fitkit._plotting.gradients import Gradients
 from fitkit._plotting.loss import Loss
 from fitkit._plotting.panel import Panel
+from fitkit._plotting.rates import Rates
 from fitkit._plotting.residuals import Residuals
 from fitkit._plotting.spectrum import Spectrum
 from fitkit._plotting.step_sizes import StepSizes
@@ -10,5 +11,5 @@ from fitkit._plotting.values import Values
 
 PANELS: dict[str, Panel] = {
     panel.name: panel
-    for panel in (Loss(), StepSizes(), Spectrum(), Residuals(), Values(), Gradients())
+    for panel in (Loss(), StepSizes(), Spectrum(), Residuals(), Values(), Gradients(), Rates())
 }
