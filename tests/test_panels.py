@@ -111,6 +111,37 @@ def test_the_best_is_ringed_where_the_loss_is_lowest(axes, frame_of):
     assert [segment[0, 0] for segment in ticks.get_segments()] == [2.0]
 
 
+def test_the_run_before_is_a_faint_line_as_far_as_the_axes_reach(axes, frame_of):
+    earlier = history_of(np.geomspace(1e6, 1e-6, 100))
+    frame = frame_of(history_of([5.0, 2.0, 1.5]), end=40)
+    frame = Frame(frame.snapshot.but(earlier=earlier))
+    view = LOSS.view(frame)
+    axes_module.set_up(axes, view)
+    assert view.x == (0, 10) and view.y[0] < earlier.loss[10] and view.y[1] >= 1e6
+    marks = LOSS.marks(axes, frame)
+    faint = next(mark for mark in marks if isinstance(mark, Line2D))
+    assert np.asarray(faint.get_xydata()).tolist() == np.c_[:11, earlier.loss[:11]].tolist()
+    assert "before" in [mark.get_text() for mark in marks if isinstance(mark, Text)]
+    # Another fit to compare with comes in its place.
+    marks = LOSS.marks(axes, dataclasses.replace(frame, compared=history_of([7.0, -1.0])))
+    assert "other fit" in [mark.get_text() for mark in marks if isinstance(mark, Text)]
+
+
+def test_a_restart_keeps_the_history_of_before(unchecked):
+    fit = fk.Fit(loss=lambda p, a: p["a"] ** 2, params={"a": 1.0}, optimiser=optax.sgd(0.25))
+    fit.run(5, progress=False)
+    losses = fit.history.loss
+    for _ in range(2):  # That of a restart without a step is no run.
+        fit.restart()
+    earlier = fit.snapshot.earlier
+    assert earlier is not None and earlier.loss.tolist() == losses.tolist()
+    fit.run(3, progress=False)
+    other = fk.Dashboard(fit, panels=["loss"], compare=fit).figure.axes[0]
+    assert "other fit" in [text.get_text() for text in other.texts]
+    with pytest.raises(TypeError, match="compare is a History; must be another Fit"):
+        fk.Dashboard(fit, compare=fit.history)  # pyright: ignore
+
+
 def test_the_best_may_be_where_the_fit_stands_beyond_the_last_row(frame_of):
     frame = frame_of(history_of([5.0, 2.0]), 2, Status.FINISHED)
     lowest = dataclasses.replace(frame.snapshot.lowest, step=2, loss=1e-6)

@@ -69,6 +69,9 @@ class Dashboard:
         the residuals of a fit that has any.
     draw
         ``draw(axes, params)`` draws data and model on matplotlib axes, for the panel ``"model"``.
+    compare
+        Another fit, whose loss is a faint line behind this one's, as far as its steps reach. Unless
+        given, it is that of the same fit before the latest `Fit.restart`.
 
     Notes
     -----
@@ -79,6 +82,8 @@ class Dashboard:
     ------
     ValueError
         If a panel is unknown, or the model's has no `draw`.
+    TypeError
+        If `compare` is no `Fit`.
 
     Examples
     --------
@@ -107,9 +112,15 @@ class Dashboard:
         fit: Fit,
         panels: Sequence[str | Callable[[Axes, Snapshot], object]] | None = None,
         draw: Callable[[Axes, PyTree], object] | None = None,
+        compare: Fit | None = None,
     ) -> None:
+        if not isinstance(compare, Fit | None):
+            raise TypeError(
+                f"Dashboard: compare is a {type(compare).__name__}; must be another Fit, whose "
+                "loss is drawn behind this one's."
+            )
         self.fit = fit
-        self._panels = Panels(fit, panels, draw)
+        self._panels = Panels(fit, panels, draw, compare)
         self.panels = self._panels.names
         self._live: LiveWidgets | None = None
         self._outputs: CellOutputs | None = None

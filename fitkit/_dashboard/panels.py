@@ -31,6 +31,8 @@ class Panels:
         Names, and functions of the user's own; None for all that are available.
     draw
         What draws data and model.
+    compare
+        Another fit, whose loss is drawn behind.
 
     Attributes
     ----------
@@ -46,7 +48,11 @@ class Panels:
     """
 
     def __init__(
-        self, fit: Fit, panels: Sequence[str | DrawPanel] | None, draw: Draw | None
+        self,
+        fit: Fit,
+        panels: Sequence[str | DrawPanel] | None,
+        draw: Draw | None,
+        compare: Fit | None = None,
     ) -> None:
         if panels is None:
             panels = [name for name, panel in PANELS.items() if panel.available(fit)]
@@ -70,7 +76,7 @@ class Panels:
                 self._shown.append(Drawing(getattr(one, "__name__", type(one).__name__), one))
             elif one != MODEL:
                 self._shown.append(PANELS[one])
-        self._fit, self._residuals = fit, LatestResiduals(fit)
+        self._fit, self._compare, self._residuals = fit, compare, LatestResiduals(fit)
         self._model = None if draw is None else Drawing("draw", _of_params(draw))
         self.names = tuple(
             one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__)
@@ -127,8 +133,15 @@ class Panels:
         chosen
             The eigenvector to mark in the spectrum.
         """
-        known = self.errors(snapshot), fit.spectrum
-        frame = Frame(snapshot, tuple(entries), *known, chosen, self._residuals.scatter)
+        frame = Frame(
+            snapshot,
+            tuple(entries),
+            self.errors(snapshot),
+            fit.spectrum,
+            chosen,
+            self._residuals.scatter,
+            None if self._compare is None else self._compare.history,
+        )
         cells = [self._cell(one, frame) for one in self._shown]
         model = [] if self._model is None else [Drawn(self._model, snapshot, below=True)]
         return [*cells, *model]

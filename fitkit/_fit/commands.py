@@ -117,6 +117,7 @@ def restarted(now: Snapshot, params: Params, program: Program, code: str) -> dic
         "lowest": lowest,
         "timeline": Timeline.starting(Mark(place, controls, lowest)),
         "history": History.empty(Columns.of(params)),
+        "earlier": now.history if len(now.history) else now.earlier,
         "failure": None,
         "known_fisher": None,
         "start_loss": place.loss,

@@ -1,16 +1,19 @@
 """The panel of the loss: how low it is, where it was lowest, when something was changed."""
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from fitkit._fit import Fit
 from fitkit._format import number
 from fitkit._plotting.axes import (
     BLUE,
     INK,
+    LABEL_SIZE,
     SKY,
     VERMILION,
     View,
@@ -40,6 +43,8 @@ class Loss:
         positive = values.size > 0 and bool(values.min() > 0)
         x = step_limits(max(len(frame.history) - 1, 0), frame.end, frame.settled)
         note = "" if values.size else "no steps yet"
+        behind = finite(_behind(frame, x[1])[:, 1])
+        values = np.concatenate((values, behind[behind > 0] if positive else behind))
         return View("Loss", x, limits(values, positive), positive, note=note)
 
     def marks(self, axes: Axes, frame: Frame) -> list[Artist]:
@@ -51,7 +56,7 @@ class Loss:
         )
         if steps.size == 0:
             return []
-        marks: list[Artist] = []
+        marks = _marks_behind(axes, frame)
         if np.any(high > low):
             outline = np.concatenate((np.c_[steps, low], np.c_[steps, high][::-1]))
             outline = outline[np.isfinite(outline).all(axis=1)]
@@ -71,3 +76,26 @@ class Loss:
         ring.set_clip_on(False)
         words = f"best {number(lowest.loss, typeset=True)} at step {lowest.step:,}"
         return [*marks, ring, remark(axes, words)]
+
+
+def _behind(frame: Frame, end: float) -> Float[np.ndarray, "columns 2"]:
+    """Find steps and losses of the run behind, as far as the axes of this one reach."""
+    if frame.behind is None:
+        return np.empty((0, 2))
+    steps, middle = merge_columns(frame.behind.steps, frame.behind.summary("loss").median)
+    return np.column_stack((steps, middle))[steps <= end]
+
+
+def _marks_behind(axes: Axes, frame: Frame) -> list[Artist]:
+    """Draw the run behind as a faint line, with a word at its end."""
+    end = axes.get_xlim()[1]
+    line = _behind(frame, end)
+    shown = line[np.isfinite(line[:, 1]) & ((line[:, 1] > 0) | (axes.get_yscale() != "log"))]
+    if not len(shown):
+        return []
+    faint = Line2D(*line.T, color=INK, linewidth=1.3, alpha=0.5)
+    step, loss = shown[-1]
+    words = "before" if frame.compared is None else "other fit"
+    side = "right" if 2 * step > end else "left"
+    word = Text(step, loss, words, fontsize=LABEL_SIZE, color=INK, ha=side, va="bottom")
+    return [attach_to_data(axes, faint), attach_to_data(axes, word)]

@@ -61,6 +61,8 @@ class Frame:
         The eigenvector to mark.
     scatter : Scatter | None
         The residuals as they were evaluated last; None before.
+    compared : History | None
+        That of another fit, to be drawn behind this one's.
     """
 
     snapshot: Snapshot
@@ -69,11 +71,17 @@ class Frame:
     spectrum: tuple[np.ndarray, int] | None = None
     chosen: int | None = None
     scatter: Scatter | None = None
+    compared: History | None = None
 
     @property
     def history(self) -> History:
         """Loss, gradient norms and step norms of every step."""
         return self.snapshot.history
+
+    @property
+    def behind(self) -> History | None:
+        """What is drawn behind: another fit's history, or that before the latest restart."""
+        return self.snapshot.earlier if self.compared is None else self.compared
 
     @property
     def settled(self) -> bool:
