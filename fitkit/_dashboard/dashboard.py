@@ -55,7 +55,8 @@ class Dashboard:
     fit
         The fit to show.
     panels
-        Which plots, from left to right: ``"loss"``, ``"steps"`` (how far each step moved every
+        Which plots, from left to right: ``"loss"`` (with two toggles: on a linear axis, and of the
+        last tenth of the steps alone), ``"steps"`` (how far each step moved every
         parameter, as a running median, in standard errors where those are known), ``"spectrum"``
         (the eigenvalues of the units-free Fisher matrix), ``"residuals"`` (in units of σ: their
         histogram beside a unit normal, and by their number or, of a two-dimensional leaf, as an

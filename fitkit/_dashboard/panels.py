@@ -13,7 +13,7 @@ from fitkit._dashboard.render import Cell, Drawn, Plot, panels_height
 from fitkit._dashboard.residuals import LatestResiduals
 from fitkit._dashboard.unasked import Unasked
 from fitkit._fit import Fit, Snapshot
-from fitkit._plotting import PANELS, Entry, Frame, Panel, error_bars
+from fitkit._plotting import PANELS, Entry, Frame, LossLook, Panel, error_bars
 
 MODEL, SPECTRUM, RESIDUALS = "model", "spectrum", "residuals"
 Draw = Callable[[Axes, PyTree], object]
@@ -40,6 +40,8 @@ class Panels:
         From left to right.
     height
         Of a frame, in CSS pixels.
+    loss_look
+        How the loss is drawn, in frames and in saved pictures.
 
     Raises
     ------
@@ -77,6 +79,7 @@ class Panels:
             elif one != MODEL:
                 self._shown.append(PANELS[one])
         self._fit, self._compare, self._residuals = fit, compare, LatestResiduals(fit)
+        self.loss_look = LossLook()
         self._model = None if draw is None else Drawing("draw", _of_params(draw))
         self.names = tuple(
             one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__)
@@ -141,6 +144,7 @@ class Panels:
             chosen,
             self._residuals.scatter,
             None if self._compare is None else self._compare.history,
+            self.loss_look,
         )
         cells = [self._cell(one, frame) for one in self._shown]
         model = [] if self._model is None else [Drawn(self._model, snapshot, below=True)]

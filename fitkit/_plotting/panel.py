@@ -43,6 +43,16 @@ class Entry(NamedTuple):
     group: bool = False
 
 
+class LossLook(NamedTuple):
+    """How the loss is drawn: on a linear axis; of the last tenth of the steps alone."""
+
+    linear: bool = False
+    tail: bool = False
+
+
+_AS_EVER = LossLook()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frame:
     """All that the panels of one frame are drawn from.
@@ -63,6 +73,8 @@ class Frame:
         The residuals as they were evaluated last; None before.
     compared : History | None
         That of another fit, to be drawn behind this one's.
+    loss_look : LossLook
+        How the loss is drawn.
     """
 
     snapshot: Snapshot
@@ -72,6 +84,7 @@ class Frame:
     chosen: int | None = None
     scatter: Scatter | None = None
     compared: History | None = None
+    loss_look: LossLook = _AS_EVER
 
     @property
     def history(self) -> History:
