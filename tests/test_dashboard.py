@@ -106,6 +106,33 @@ def test_the_progress_is_that_of_the_run(fit):
     assert "30 s left" in status_line(now, 0) and "of 300" in status_line(now, 0)
 
 
+def test_toggles_draw_the_loss_on_a_linear_axis_and_its_last_tenth(fit, dashboard):
+    fit.run(400, progress=False)
+    toggles = live(dashboard).loss_toggles
+    before = dashboard.figure.axes[0]
+    assert before.get_yscale() == "log" and before.get_xlim() == (0, 400)
+    toggles.linear.value = True
+    linear = dashboard.figure.axes[0]
+    assert linear.get_yscale() == "linear" and linear.get_xlim() == (0, 400)
+    toggles.tail.value = True
+    tail = dashboard.figure.axes[0]
+    assert tail.get_xlim() == (360, 400)
+    low, high = tail.get_ylim()
+    losses = fit.history.loss[360:]  # They fall: the axis holds these, and little else.
+    assert low <= losses.min() and losses.max() <= high < fit.history.loss[200]
+    drawn = next(line for line in tail.lines if np.size(line.get_xdata()) > 1)
+    assert np.asarray(drawn.get_ydata()).tolist() == losses.tolist()
+    toggles.linear.value = toggles.tail.value = False
+    again = dashboard.figure.axes[0]
+    assert again.get_ylim() == before.get_ylim() and again.get_yscale() == "log"
+    # A frame too, and one whose best is earlier than what is drawn.
+    fit.learning_rates["flux"] = 1e7
+    fit.run(200, progress=False)
+    toggles.tail.value = True
+    dashboard.refresh()
+    assert live(dashboard).header.notice.value == ""
+
+
 def test_rewind_to_best(dashboard, fit):
     fit.run(50, progress=False)
     fit.learning_rates["flux"] = 1e7

@@ -11,7 +11,6 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 import fitkit as fk
@@ -22,7 +21,9 @@ from fitkit._plotting import axes as axes_module
 from fitkit._plotting.curves import COLUMNS, merge_columns
 from fitkit._plotting.spectrum import spectrum_marks, spectrum_view
 
-LOSS, STEPS, SPECTRUM, VALUES, GRADIENTS = PANELS.values()
+LOSS, STEPS, SPECTRUM, VALUES, GRADIENTS = (
+    PANELS[name] for name in ("loss", "steps", "spectrum", "values", "gradients")
+)
 
 
 def history_of(losses, norms=None, names=("a", "b")):
@@ -107,6 +108,37 @@ def test_the_best_is_ringed_where_the_loss_is_lowest(axes, frame_of):
     assert any("best 1.5 at step 2" in m.get_text() for m in marks if isinstance(m, Text))
     (ticks,) = [m for m in marks if isinstance(m, LineCollection)]
     assert [segment[0, 0] for segment in ticks.get_segments()] == [2.0]
+
+
+def test_the_run_before_is_a_faint_line_as_far_as_the_axes_reach(axes, frame_of):
+    earlier = history_of(np.geomspace(1e6, 1e-6, 100))
+    frame = frame_of(history_of([5.0, 2.0, 1.5]), end=40)
+    frame = Frame(frame.snapshot.but(earlier=earlier))
+    view = LOSS.view(frame)
+    axes_module.set_up(axes, view)
+    assert view.x == (0, 10) and view.y[0] < earlier.loss[10] and view.y[1] >= 1e6
+    marks = LOSS.marks(axes, frame)
+    faint = next(mark for mark in marks if isinstance(mark, Line2D))
+    assert np.asarray(faint.get_xydata()).tolist() == np.c_[:11, earlier.loss[:11]].tolist()
+    assert "before" in [mark.get_text() for mark in marks if isinstance(mark, Text)]
+    # Another fit to compare with comes in its place.
+    marks = LOSS.marks(axes, dataclasses.replace(frame, compared=history_of([7.0, -1.0])))
+    assert "other fit" in [mark.get_text() for mark in marks if isinstance(mark, Text)]
+
+
+def test_a_restart_keeps_the_history_of_before(unchecked):
+    fit = fk.Fit(loss=lambda p, a: p["a"] ** 2, params={"a": 1.0}, optimiser=optax.sgd(0.25))
+    fit.run(5, progress=False)
+    losses = fit.history.loss
+    for _ in range(2):  # That of a restart without a step is no run.
+        fit.restart()
+    earlier = fit.snapshot.earlier
+    assert earlier is not None and earlier.loss.tolist() == losses.tolist()
+    fit.run(3, progress=False)
+    other = fk.Dashboard(fit, panels=["loss"], compare=fit).figure.axes[0]
+    assert "other fit" in [text.get_text() for text in other.texts]
+    with pytest.raises(TypeError, match="compare is a History; must be another Fit"):
+        fk.Dashboard(fit, compare=fit.history)  # pyright: ignore
 
 
 def test_the_best_may_be_where_the_fit_stands_beyond_the_last_row(frame_of):
@@ -267,11 +299,8 @@ def test_values_are_in_error_bars_from_now_where_those_are_known(axes, walked):
     assert view.title == "(Value - now) / error bar"
     assert view.y[0] <= -1 and view.y[1] >= 14.0
     axes_module.set_up(axes, view)
-    band, *lines = VALUES.marks(axes, frame)
-    assert isinstance(band, Rectangle)
-    assert (band.get_y(), band.get_height()) == (-1.0, 2.0)
     # Now is 0.125 and (0.25, 0.5): (1 - 0.125) / 0.125 = 7.
-    starts = [curve[0] for curve in curves(lines)]
+    starts = [curve[0] for curve in curves(VALUES.marks(axes, frame))]
     np.testing.assert_allclose(starts, [7.0, 3.5, 14.0], rtol=1e-12)
 
 

@@ -3,33 +3,28 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fitkit._dashboard.threads import EndingThread
-from fitkit._fit import Fit, Status
+from fitkit._dashboard.unasked import Unasked
+from fitkit._fit import Fit
 from fitkit._plotting import affordable
 
-SHARE = 0.05  # of the time that the fit runs may go into Fisher matrices
-OFTEN = 2.0  # seconds of running between two, however cheap they are
-GUESS = 0.1  # seconds the first is taken to last
+OFTEN = 2.0  # seconds of running between two Fisher matrices, however cheap they are
 REST = 1.0  # seconds that a fit stands still before it gets one without being asked
 TURN = 0.25  # seconds between two looks at whether one is due
 
 
 class BackgroundThread(EndingThread):
-    """Does one job after the other, and keeps `Fit.known_fisher` fresh in between.
-
-    While the fit runs, a Fisher matrix is computed whenever a share of the running time since the
-    last pays for it, compilation included, but at most every other second; once the fit rests, one
-    is computed of where it rests.
+    """Does one job after the other, and in between what is `Unasked`.
 
     Parameters
     ----------
     fit
         The fit.
-    fishers
-        Whether to compute Fisher matrices that nobody asked for, if they are affordable.
+    unasked
+        What to do in between.
     on_error
         Called with what a job raised.
     on_change
@@ -44,17 +39,15 @@ class BackgroundThread(EndingThread):
     def __init__(
         self,
         fit: Fit,
-        fishers: bool,
+        unasked: Sequence[Unasked],
         on_error: Callable[[Exception], None],
         on_change: Callable[[], None],
     ) -> None:
         super().__init__("fitkit background")
         self._fit, self._on_error, self._on_change = fit, on_error, on_change
-        self._unasked = fishers and affordable(fit)
+        self._unasked = unasked
         self._jobs: list[tuple[str, Callable[[], Any]]] = []
         self._condition = threading.Condition()
-        self._cost, self._ran, self._rested = GUESS, 0.0, 0.0
-        self._tried: tuple[int, frozenset[str]] | None = None
         self.doing = ""
 
     def ask(self, words: str, job: Callable[[], Any]) -> None:
@@ -80,11 +73,14 @@ class BackgroundThread(EndingThread):
             if job is not None:
                 self._work(words, job)
             now = time.monotonic()
-            self._note_time(now - before)
+            for one in self._unasked:
+                one.note_time(self._fit.snapshot, now - before)
             before = now
-            if self._unasked and not self.ending.is_set() and self._due():
-                self._try_fisher()
-                before = time.monotonic()
+            for one in self._unasked:
+                if not self.ending.is_set() and one.due(self._fit.snapshot):
+                    one.do(self._fit.snapshot)
+                    self._on_change()
+                    before = time.monotonic()
 
     def _work(self, words: str, job: Callable[[], Any]) -> None:
         self.doing = words
@@ -97,25 +93,17 @@ class BackgroundThread(EndingThread):
             self.doing = ""
             self._on_change()
 
-    def _note_time(self, seconds: float) -> None:
-        if self._fit.status.busy:
-            self._ran, self._rested = self._ran + seconds, 0.0
-        else:
-            self._rested += seconds
 
-    def _due(self) -> bool:
-        now = self._fit.snapshot
-        if self._tried == (now.step, now.frozen):
-            return False
-        if now.status.busy:
-            return now.status is Status.RUNNING and self._ran >= max(self._cost / SHARE, OFTEN)
-        return self._rested >= REST
+def fishers(fit: Fit) -> Unasked | None:
+    """Keep `Fit.known_fisher` fresh; None where that takes too long.
 
-    def _try_fisher(self) -> None:
-        """Compute a Fisher matrix; where that fails nothing is said, because nobody asked."""
-        now = self._fit.snapshot
-        self._tried = now.step, now.frozen
-        begun = time.monotonic()
-        with contextlib.suppress(Exception):
-            self._fit.fisher()
-        self._cost, self._ran = time.monotonic() - begun, 0.0
+    While the fit runs, compilation counts for how often one is computed.
+    """
+    if not affordable(fit):
+        return None
+
+    def compute() -> None:
+        with contextlib.suppress(Exception):  # Nobody asked, so nothing is said.
+            fit.fisher()
+
+    return Unasked(compute, OFTEN, REST, lambda now: (now.step, now.frozen))

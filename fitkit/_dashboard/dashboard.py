@@ -48,21 +48,31 @@ class Dashboard:
     With the spectrum it computes Fisher matrices in the background: one whenever a twentieth of the
     time that the fit has run pays for it, and one where the fit comes to rest. They are kept as
     `Fit.known_fisher`; from them come the standard errors of values, the unit of step sizes.
+    Residuals are evaluated there as well, twice a second at most, and never hold up the fit.
 
     Parameters
     ----------
     fit
         The fit to show.
     panels
-        Which plots, from left to right: ``"loss"``, ``"steps"`` (how far each step moved every
+        Which plots, from left to right: ``"loss"`` (with two toggles: on a linear axis, and of the
+        last tenth of the steps alone), ``"steps"`` (how far each step moved every
         parameter, as a running median, in standard errors where those are known), ``"spectrum"``
-        (the eigenvalues of the units-free Fisher matrix), ``"values"`` (those of small parameters,
+        (the eigenvalues of the units-free Fisher matrix), ``"residuals"`` (in units of σ: their
+        histogram beside a unit normal, and by their number or, of a two-dimensional leaf, as an
+        image; those that are exactly zero, as what is masked, are left out; below the others, in
+        the place of the model, unless that is shown), ``"values"`` (those of small parameters,
         or their distances from now in standard errors where those are known), ``"gradients"`` (the
-        norm of the gradient by every parameter, as a running median) and, below them, ``"model"``.
+        norm of the gradient by every parameter, as a running median), ``"rates"`` (the learning
+        rate of every parameter, as it was steered) and, below them, ``"model"``.
         A function ``panel(axes, snapshot)`` is a panel of your own. Unless given, the first three,
-        but for a spectrum of more than 500 parameter elements, and with `draw` the model.
+        but for a spectrum of more than 500 parameter elements, and with `draw` the model, or else
+        the residuals of a fit that has any.
     draw
         ``draw(axes, params)`` draws data and model on matplotlib axes, for the panel ``"model"``.
+    compare
+        Another fit, whose loss is a faint line behind this one's, as far as its steps reach. Unless
+        given, it is that of the same fit before the latest `Fit.restart`.
 
     Notes
     -----
@@ -73,6 +83,8 @@ class Dashboard:
     ------
     ValueError
         If a panel is unknown, or the model's has no `draw`.
+    TypeError
+        If `compare` is no `Fit`.
 
     Examples
     --------
@@ -101,9 +113,15 @@ class Dashboard:
         fit: Fit,
         panels: Sequence[str | Callable[[Axes, Snapshot], object]] | None = None,
         draw: Callable[[Axes, PyTree], object] | None = None,
+        compare: Fit | None = None,
     ) -> None:
+        if not isinstance(compare, Fit | None):
+            raise TypeError(
+                f"Dashboard: compare is a {type(compare).__name__}; must be another Fit, whose "
+                "loss is drawn behind this one's."
+            )
         self.fit = fit
-        self._panels = Panels(fit, panels, draw)
+        self._panels = Panels(fit, panels, draw, compare)
         self.panels = self._panels.names
         self._live: LiveWidgets | None = None
         self._outputs: CellOutputs | None = None
@@ -117,6 +135,7 @@ class Dashboard:
     @property
     def figure(self) -> Figure:
         """The panels as they are now, as a matplotlib figure of its own to save in any format."""
+        self._panels.evaluate()
         with DRAWING_LOCK:
             return finished(self._cells(self.fit.snapshot))
 
@@ -251,6 +270,8 @@ class Dashboard:
                 # What the background computes of a fit at rest, where there is a background.
                 with contextlib.suppress(Exception):
                     fit.fisher()
+            if self._live is None:
+                self._panels.evaluate()
             with DRAWING_LOCK:
                 self._keep_picture(self.fit.snapshot)
 

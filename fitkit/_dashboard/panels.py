@@ -7,12 +7,15 @@ import numpy as np
 from jaxtyping import PyTree
 from matplotlib.axes import Axes
 
+from fitkit._dashboard.background import fishers
 from fitkit._dashboard.drawing import Drawing
 from fitkit._dashboard.render import Cell, Drawn, Plot, panels_height
+from fitkit._dashboard.residuals import LatestResiduals
+from fitkit._dashboard.unasked import Unasked
 from fitkit._fit import Fit, Snapshot
-from fitkit._plotting import PANELS, Entry, Frame, Panel, error_bars
+from fitkit._plotting import PANELS, Entry, Frame, LossLook, Panel, error_bars
 
-MODEL = "model"
+MODEL, SPECTRUM, RESIDUALS = "model", "spectrum", "residuals"
 Draw = Callable[[Axes, PyTree], object]
 DrawPanel = Callable[[Axes, Snapshot], object]
 
@@ -28,6 +31,8 @@ class Panels:
         Names, and functions of the user's own; None for all that are available.
     draw
         What draws data and model.
+    compare
+        Another fit, whose loss is drawn behind.
 
     Attributes
     ----------
@@ -35,6 +40,8 @@ class Panels:
         From left to right.
     height
         Of a frame, in CSS pixels.
+    loss_look
+        How the loss is drawn, in frames and in saved pictures.
 
     Raises
     ------
@@ -43,11 +50,16 @@ class Panels:
     """
 
     def __init__(
-        self, fit: Fit, panels: Sequence[str | DrawPanel] | None, draw: Draw | None
+        self,
+        fit: Fit,
+        panels: Sequence[str | DrawPanel] | None,
+        draw: Draw | None,
+        compare: Fit | None = None,
     ) -> None:
         if panels is None:
-            available = [name for name, panel in PANELS.items() if panel.available(fit)]
-            panels = [*available, *([] if draw is None else [MODEL])]
+            panels = [name for name, panel in PANELS.items() if panel.available(fit)]
+            if draw is not None:  # It shows more of the fit than residuals do.
+                panels = [*(name for name in panels if name != RESIDUALS), MODEL]
         known = [*PANELS, MODEL]
         unknown = [repr(one) for one in panels if not callable(one) and one not in known]
         if unknown or not panels:
@@ -66,13 +78,30 @@ class Panels:
                 self._shown.append(Drawing(getattr(one, "__name__", type(one).__name__), one))
             elif one != MODEL:
                 self._shown.append(PANELS[one])
+        self._fit, self._compare, self._residuals = fit, compare, LatestResiduals(fit)
+        self.loss_look = LossLook()
         self._model = None if draw is None else Drawing("draw", _of_params(draw))
         self.names = tuple(
             one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__)
             for one in panels
         )
-        self.height = panels_height(row=bool(self._shown), below=self._model is not None)
+        # The wide place below the others is the model's, or else that of the residuals.
+        self._below = None if draw is not None else PANELS[RESIDUALS]
+        row = [one for one in self._shown if one is not self._below]
+        self.height = panels_height(bool(row), draw is not None or len(row) < len(self._shown))
         self._errors: tuple[Any, dict[str, np.ndarray]] = (None, {})
+
+    @property
+    def unasked(self) -> tuple[Unasked, ...]:
+        """What is computed for them in the background."""
+        spectra = fishers(self._fit) if SPECTRUM in self.names else None
+        residuals = self._residuals.unasked() if RESIDUALS in self.names else None
+        return tuple(one for one in (residuals, spectra) if one is not None)
+
+    def evaluate(self) -> None:
+        """Evaluate the residuals of this moment, where they are shown."""
+        if RESIDUALS in self.names:
+            self._residuals.evaluate()
 
     @property
     def problem(self) -> str:
@@ -107,16 +136,25 @@ class Panels:
         chosen
             The eigenvector to mark in the spectrum.
         """
-        frame = Frame(snapshot, tuple(entries), self.errors(snapshot), fit.spectrum, chosen)
-        cells = [_cell(one, frame) for one in self._shown]
+        frame = Frame(
+            snapshot,
+            tuple(entries),
+            self.errors(snapshot),
+            fit.spectrum,
+            chosen,
+            self._residuals.scatter,
+            None if self._compare is None else self._compare.history,
+            self.loss_look,
+        )
+        cells = [self._cell(one, frame) for one in self._shown]
         model = [] if self._model is None else [Drawn(self._model, snapshot, below=True)]
         return [*cells, *model]
 
-
-def _cell(one: Panel | Drawing, frame: Frame) -> Cell:
-    if isinstance(one, Drawing):
-        return Drawn(one, frame.snapshot)
-    return Plot(one.view(frame), lambda axes: one.marks(axes, frame), one.weight)
+    def _cell(self, one: Panel | Drawing, frame: Frame) -> Cell:
+        if isinstance(one, Drawing):
+            return Drawn(one, frame.snapshot)
+        below = one is self._below
+        return Plot(one.view(frame), lambda axes: one.marks(axes, frame), one.weight, below)
 
 
 def _of_params(draw: Draw) -> DrawPanel:

@@ -31,6 +31,7 @@ class Plot(NamedTuple):
     view: View
     marks: Callable[[Axes], list[Artist]]
     weight: float = 1.0
+    below: bool = False
 
 
 class Drawn(NamedTuple):
@@ -191,7 +192,7 @@ def saved_picture(cells: Sequence[Cell], words: str) -> bytes:
 
 
 def _is_below(cell: Cell) -> bool:
-    return isinstance(cell, Drawn) and cell.below
+    return cell.below
 
 
 def _legend_width(cell: Cell) -> int:

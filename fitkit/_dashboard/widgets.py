@@ -12,6 +12,7 @@ from fitkit._dashboard.by_hand import ByHand
 from fitkit._dashboard.card import Card
 from fitkit._dashboard.eigenvectors import Eigenvectors
 from fitkit._dashboard.header import Header
+from fitkit._dashboard.loss_toggles import LossToggles
 from fitkit._dashboard.output import LIVE_CLASS
 from fitkit._dashboard.panels import Panels
 from fitkit._dashboard.render import FrameRenderer, blank
@@ -44,12 +45,13 @@ class LiveWidgets:
         self._run: tuple[int | None, int] = (-1, 0)
         self._refused = self._undrawn = ""
         spectrum = "spectrum" in panels.names
-        self.background = BackgroundThread(fit, spectrum, self.show_error, refresh_soon)
+        self.background = BackgroundThread(fit, panels.unasked, self.show_error, refresh_soon)
         self.renderer = FrameRenderer()
         self.by_hand = ByHand(fit, self._act, self._ask, self._lock)
         more = [self.by_hand.values, self.by_hand.code]
         self.header = Header(fit, self._act, self._ask, more)
         self.card = Card(fit, self._ask)
+        self.loss_toggles = LossToggles(panels, self._act)
         self.eigenvectors = Eigenvectors(fit, self._act, self._ask, self._lock)
         self.table = Table(fit, self._act, self._lock)
         self.image = widgets.Image(value=blank(panels.height), format="png")
@@ -61,6 +63,7 @@ class LiveWidgets:
         words = widgets.HTML(f"Plots below: {', '.join(panels.names)}.")
         words.add_class("fitkit-unseen")
         above = [widgets.HTML(SHEET), *self.header.parts, self.card.box, self.by_hand.text]
+        above.append(self.loss_toggles.box)
         below = [self.by_hand.box, self.eigenvectors.box, self.table.box]
         self.box = widgets.VBox([*above, words, self.image, *below])
         self.box.add_class(LIVE_CLASS)

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from fitkit._fit.events import Event
+from fitkit._fit.events import Event, RateChange
 from fitkit._fit.loop import Queued, Taken
 from fitkit._fit.snapshots import MOST_EVENTS, Failure, Lowest, Mark, Place, Snapshot
 from fitkit._fit.status import Status
@@ -76,10 +76,15 @@ def given_up(now: Snapshot) -> Snapshot:
 
 
 def with_event(
-    now: Snapshot, text: str, step: int | None = None, replaces: bool = False, code: str = ""
+    now: Snapshot,
+    text: str,
+    step: int | None = None,
+    replaces: bool = False,
+    code: str = "",
+    rates: tuple[RateChange, ...] = (),
 ) -> tuple[Event, ...]:
     """Add an event, or put it in the place of the latest; of too many the oldest go."""
-    event = Event(now.step if step is None else step, text, code)
+    event = Event(now.step if step is None else step, text, code, rates)
     kept = now.events[:-1] if replaces else now.events
     return (*kept[1 - MOST_EVENTS :], event)
 

@@ -14,6 +14,7 @@ from fitkit._fit.diagnose import explain_start
 from fitkit._fit.history import History
 from fitkit._fit.loop import Program
 from fitkit._fit.problem import Params
+from fitkit._fit.rates import own_learning_rates, rate_changes
 from fitkit._fit.record import Columns
 from fitkit._fit.snapshots import Lowest, Mark, Place, Snapshot, Timeline
 from fitkit._fit.status import Status
@@ -69,12 +70,15 @@ def with_program(
     """Go on with another optimiser, started anew. Of earlier states only the best stays."""
     place = Place(now.step, started(now.place.state, program.optimiser), program)
     steering = now.steering.for_optimiser(program.unmapped, factors)
+    rates = rate_changes(
+        (now.steering, own_learning_rates(now.place)), (steering, own_learning_rates(place))
+    )
     return {
         "place": place,
         "steering": steering,
         "timeline": Timeline.starting(Mark(place, steering.controls, now.lowest)),
         "optimiser_status": "",
-        "events": with_event(now, text, code=code),
+        "events": with_event(now, text, code=code, rates=rates),
     }
 
 
@@ -113,6 +117,7 @@ def restarted(now: Snapshot, params: Params, program: Program, code: str) -> dic
         "lowest": lowest,
         "timeline": Timeline.starting(Mark(place, controls, lowest)),
         "history": History.empty(Columns.of(params)),
+        "earlier": now.history if len(now.history) else now.earlier,
         "failure": None,
         "known_fisher": None,
         "start_loss": place.loss,

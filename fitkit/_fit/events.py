@@ -11,12 +11,22 @@ from fitkit._fit.steering import Steering
 _WRITTEN = 1000
 
 
+class RateChange(NamedTuple):
+    """The learning rate of a parameter before and after a change; 0 where it is frozen."""
+
+    path: str
+    before: float
+    after: float
+
+
 class Event(NamedTuple):
     """Something that happened to a fit: at which step, what, and the code that repeats it."""
 
     step: int
     text: str
     code: str = ""
+    #: The learning rates that it changed.
+    rates: tuple[RateChange, ...] = ()
 
 
 class Events(tuple[Event, ...]):

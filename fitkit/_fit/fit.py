@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NoReturn, TypeVar
 
-import jax
 import numpy as np
 import optax
 from jaxtyping import Array, PyTree
@@ -48,6 +47,7 @@ from fitkit._fit.overview import fit_as_html
 from fitkit._fit.packing import Packing
 from fitkit._fit.problem import LossFunction, ResidualsFunction, make_problem
 from fitkit._fit.profiles import at_minimum, intervals_at
+from fitkit._fit.rates import own_learning_rates, rate_changes
 from fitkit._fit.record import Columns, StepInfo
 from fitkit._fit.remembered import Remembered
 from fitkit._fit.run import CONVERGED, Run, Until
@@ -62,7 +62,6 @@ from fitkit._optimisers import (
     bounded,
     gauss_newton,
     in_eigenbasis,
-    injected_learning_rates,
     spectrum_of,
 )
 from fitkit._paths import Paths, paths_as_given
@@ -230,7 +229,7 @@ class Fit:
         self._bases: dict[int, Program] = {}
         self._inner: One | None = None
         self._factors_outside: Mapping[str, float] | None = None
-        self._own_rates: tuple[Any, Mapping[str, float]] = (None, {})
+        self._own_rates: tuple[Any, dict[str, float]] = (None, {})
         self._reports, self._remembered = Reports(), Remembered()
         self._autosave = None
         if autosave is not None:
@@ -1279,20 +1278,21 @@ class Fit:
             same = not undoing and steering.continues(now.steering)
             before = now.steering.undone() if same else now.steering
             code = steering_code(before, steering, own)
-            return now.but(steering=steering, events=with_event(now, words, None, same, code))
+            rates = rate_changes((before, own), (steering, own))
+            events = with_event(now, words, None, same, code, rates)
+            return now.but(steering=steering, events=events)
 
         self._engine.update(steered)
 
     def _set_factors(self, factors: Mapping[str, float], words: str, kind: str) -> None:
         self._steer(lambda steering, now: steering.with_factors(factors, words, now, kind))
 
-    def _own_learning_rates(self) -> Mapping[str, float]:
+    def _own_learning_rates(self) -> dict[str, float]:
         place = self.snapshot.place
         state = place.view.optimiser
         if state is not self._own_rates[0]:
             # A dashboard asks for every row: what is on the device is fetched once for a state.
-            rates = jax.device_get(injected_learning_rates(state, place.program.assignment))
-            self._own_rates = state, {path: float(rate) for path, rate in rates.items()}
+            self._own_rates = state, own_learning_rates(place)
         return self._own_rates[1]
 
     def _read_again(self) -> Snapshot:

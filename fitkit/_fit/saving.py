@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fitkit._checkpoint import CheckpointError, difference, fingerprint, flatten, restore
-from fitkit._fit.events import Event
+from fitkit._fit.events import Event, RateChange
 from fitkit._fit.loop import Program
 from fitkit._fit.run import CONVERGED
 from fitkit._fit.snapshots import Lowest, Mark, Place, Snapshot, Timeline
@@ -133,7 +133,7 @@ def _rebuilt(
         history=history,
         steering=steering,
         timeline=Timeline.starting(Mark(place, steering.controls, lowest)),
-        events=tuple(Event(int(at), str(text), str(code)) for at, text, code in header["events"]),
+        events=tuple(_event(*event) for event in header["events"]),
         status=Status(header["status"]),
         stop_reason=str(header["stop_reason"]),
         optimiser_status=str(header["optimiser_status"]),
@@ -141,6 +141,11 @@ def _rebuilt(
         until=CONVERGED if header.get("until") == CONVERGED else None,
         start_loss=float(header["start_loss"]),
     )
+
+
+def _event(step: Any, text: Any, code: Any, rates: Any) -> Event:
+    changes = (RateChange(str(path), float(old), float(new)) for path, old, new in rates)
+    return Event(int(step), str(text), str(code), tuple(changes))
 
 
 def _steering(fresh: Steering, header: Mapping[str, Any]) -> Steering:

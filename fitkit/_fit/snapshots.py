@@ -266,6 +266,8 @@ class Snapshot:
         How fast the fit runs; 0 before it ran.
     start_loss : float
         The loss where the fit was first started.
+    earlier : History | None
+        That of the steps before the latest restart; None without.
 
     Examples
     --------
@@ -300,6 +302,7 @@ class Snapshot:
     until: Callable[["Snapshot"], bool] | Literal["converged"] | None = None
     failure: Failure | None = None
     known_fisher: tuple[int, FisherMatrix] | None = None
+    earlier: History | None = None
 
     @property
     def step(self) -> int:

@@ -26,12 +26,14 @@ if _TYPE_CHECKING:
     from fitkit._plotting.panel import Entry as Entry
     from fitkit._plotting.panel import Errors as Errors
     from fitkit._plotting.panel import Frame as Frame
+    from fitkit._plotting.panel import LossLook as LossLook
     from fitkit._plotting.panel import Panel as Panel
     from fitkit._plotting.panel import error_bars as error_bars
     from fitkit._plotting.panels import PANELS as PANELS
+    from fitkit._plotting.scatter import Scatter as Scatter
     from fitkit._plotting.spectrum import affordable as affordable
 
-_LAZY = ("axes", "panel", "panels", "spectrum")
+_LAZY = ("axes", "panel", "panels", "scatter", "spectrum")
 
 
 def __getattr__(name: str) -> object:

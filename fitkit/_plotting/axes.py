@@ -11,7 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from fitkit._format import power
 
@@ -47,6 +47,8 @@ class View(NamedTuple):
         Label, colour and line style of what is listed at the right.
     note
         Words in the middle of axes on which there is nothing to draw yet.
+    ticks
+        Where the abscissa has ticks; None: at four round numbers or so.
     """
 
     title: str
@@ -56,6 +58,7 @@ class View(NamedTuple):
     xlabel: str = "step"
     legend: tuple[tuple[str, str, Any], ...] = ()
     note: str = ""
+    ticks: tuple[float, ...] | None = None
 
 
 def colour(index: int) -> str:
@@ -74,7 +77,9 @@ def set_up(axes: Axes, view: View) -> None:
     axes.set_yscale("log" if view.log else "linear")
     axes.set_xlim(*view.x)
     axes.set_ylim(*view.y)
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(
+        round_numbers(4) if view.ticks is None else FixedLocator(view.ticks)
+    )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _thousands(x)))
     if view.log:
         narrow = view.y[1] / view.y[0] < 30
@@ -105,6 +110,11 @@ def set_up(axes: Axes, view: View) -> None:
     if view.note:
         axes.tick_params(labelleft=False)
         axes.text(0.5, 0.5, view.note, **_text_style(axes), ha="center", va="center")
+
+
+def round_numbers(most: int) -> MaxNLocator:
+    """Place ticks at round whole numbers, `most` or so."""
+    return MaxNLocator(most, integer=True, steps=[1, 2, 5, 10])
 
 
 def recolour(axes: Axes) -> None:
@@ -140,9 +150,9 @@ def attach_to_data(axes: Axes, artist: Any) -> Any:
     return attach(axes, artist)
 
 
-def remark(axes: Axes, words: str) -> Artist:
+def remark(axes: Axes, words: str, shade: str = VERMILION) -> Artist:
     """Write words above the right end of the axes, in the colour of what they speak of."""
-    text = Text(1.0, 1.05, words, fontsize=LABEL_SIZE, color=VERMILION, ha="right")
+    text = Text(1.0, 1.05, words, fontsize=LABEL_SIZE, color=shade, ha="right")
     text.set(transform=axes.transAxes, clip_on=False)
     return attach(axes, text)
 

@@ -18,7 +18,11 @@ MANY_POINTS = 100  # from there on small ones, which hide each other less
 
 
 def plot_residuals(self: Result, ax: "Axes | None" = None) -> "Axes":
-    """Draw the residuals in their order, with lines at ±1 of their unit, σ.
+    """Draw the residuals in their order, and their histogram beside a unit normal.
+
+    A band marks ±1 of their unit, σ. Those that are exactly zero, as what is masked, are left out,
+    and triangles at an edge are of stray ones beyond it. Of more than 2,000 the bands are the
+    extremes and the central 68 % of stretches, around their median.
 
     Parameters
     ----------
@@ -36,16 +40,15 @@ def plot_residuals(self: Result, ax: "Axes | None" = None) -> "Axes":
     """
     if self.residuals is None:
         raise ValueError("plot_residuals: the fit had a loss; only Fit(residuals=...) has any.")
-    from fitkit._plotting.axes import BLUE
+    from fitkit._plotting.scatter import Scatter
+    from fitkit._plotting.scatter_marks import scatter_marks, scatter_view
 
-    ax = axes_or_new(ax)
-    ax.axhline(0, color="0.6", linewidth=1)
-    for edge in (-1, 1):
-        ax.axhline(edge, color="0.6", linewidth=1, linestyle=":")
-    ax.plot(
-        self.residuals, ".", color=BLUE, markersize=4 if len(self.residuals) > MANY_POINTS else 7
-    )
-    ax.set(xlabel="residual number", ylabel="(model − data) / σ")
+    ax, scatter = axes_or_new(ax), Scatter((self.residuals,))
+    view = scatter_view(scatter)
+    ax.set(xlim=view.x, ylim=view.y, xticks=view.ticks)
+    ax.set(xlabel=view.xlabel, ylabel="(model − data) / σ")
+    for mark in scatter_marks(ax, scatter):
+        ax.add_artist(mark)
     if self.reduced_chi_square is not None:
         ax.set_title(f"reduced chi-square {number(self.reduced_chi_square)}")
     return ax

@@ -1,6 +1,6 @@
 """Lines over the steps, one or several for every parameter, in the colours of the table."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -53,20 +53,10 @@ def line_of_medians(
 
 def parameter_lines(axes: Axes, frame: Frame, lines_of: Lines) -> list[Artist]:
     """Draw the parameters in sight in their colours, and all others as thin lines behind."""
-    marks: list[Artist] = []
-    shown = {entry.paths[0]: entry.number for entry in frame.entries if not entry.group}
-    behind = [
-        (np.column_stack(line), INK if number is None else colour(number))
-        for path, number in _others(frame, shown).items()
-        for line in lines_of(path, BEHIND)
-    ]
-    if behind:
-        segments, shades = zip(*behind, strict=True)
-        lines = LineCollection(list(segments), colors=shades, linewidths=0.5, alpha=0.35)
-        marks.append(attach_to_data(axes, lines))
+    marks = lines_behind(axes, frame, lines_of)
     front = [
         (line, colour(number), dash(number)[1])
-        for path, number in shown.items()
+        for path, number in _in_sight(frame).items()
         for line in lines_of(path, COLUMNS)
     ]
     if len(frame.history.steps) <= FEW:
@@ -82,8 +72,28 @@ def parameter_lines(axes: Axes, frame: Frame, lines_of: Lines) -> list[Artist]:
     return marks
 
 
-def _others(frame: Frame, shown: Mapping[str, int]) -> dict[str, int | None]:
+def lines_behind(axes: Axes, frame: Frame, lines_of: Lines) -> list[Artist]:
+    """Draw the parameters that are not in sight as thin lines."""
+    behind = [
+        (np.column_stack(line), INK if number is None else colour(number))
+        for path, number in _others(frame).items()
+        for line in lines_of(path, BEHIND)
+    ]
+    if not behind:
+        return []
+    segments, shades = zip(*behind, strict=True)
+    lines = LineCollection(list(segments), colors=shades, linewidths=0.5, alpha=0.35)
+    return [attach_to_data(axes, lines)]
+
+
+def _in_sight(frame: Frame) -> dict[str, int]:
+    """List the parameters that have a colour of their own, with its number."""
+    return {entry.paths[0]: entry.number for entry in frame.entries if not entry.group}
+
+
+def _others(frame: Frame) -> dict[str, int | None]:
     """List what is drawn behind: the number of its group's colour, or None for grey."""
+    shown = _in_sight(frame)
     others: dict[str, int | None] = {
         path: None for path in frame.history.names if path not in shown
     }

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from fitkit._fit import Fit, History, Snapshot, Status
 from fitkit._paths import named_elements, named_leaves
 from fitkit._plotting.axes import View
+from fitkit._plotting.scatter import Scatter
 
 Errors = Mapping[str, np.ndarray]
 
@@ -42,6 +43,16 @@ class Entry(NamedTuple):
     group: bool = False
 
 
+class LossLook(NamedTuple):
+    """How the loss is drawn: on a linear axis; of the last tenth of the steps alone."""
+
+    linear: bool = False
+    tail: bool = False
+
+
+_AS_EVER = LossLook()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frame:
     """All that the panels of one frame are drawn from.
@@ -58,6 +69,12 @@ class Frame:
         The eigenvalues that the optimiser works with, and their rank; see `Fit.spectrum`.
     chosen : int | None
         The eigenvector to mark.
+    scatter : Scatter | None
+        The residuals as they were evaluated last; None before.
+    compared : History | None
+        That of another fit, to be drawn behind this one's.
+    loss_look : LossLook
+        How the loss is drawn.
     """
 
     snapshot: Snapshot
@@ -65,11 +82,19 @@ class Frame:
     errors: Errors = dataclasses.field(default_factory=dict)
     spectrum: tuple[np.ndarray, int] | None = None
     chosen: int | None = None
+    scatter: Scatter | None = None
+    compared: History | None = None
+    loss_look: LossLook = _AS_EVER
 
     @property
     def history(self) -> History:
         """Loss, gradient norms and step norms of every step."""
         return self.snapshot.history
+
+    @property
+    def behind(self) -> History | None:
+        """What is drawn behind: another fit's history, or that before the latest restart."""
+        return self.snapshot.earlier if self.compared is None else self.compared
 
     @property
     def settled(self) -> bool:

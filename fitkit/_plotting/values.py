@@ -4,11 +4,10 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 
 from fitkit._fit import Fit
 from fitkit._paths import named_leaves
-from fitkit._plotting.axes import INK, View, attach_to_data
+from fitkit._plotting.axes import View
 from fitkit._plotting.curves import merge_columns
 from fitkit._plotting.limits import finite, limits, step_limits
 from fitkit._plotting.lines import legend_of, parameter_lines
@@ -18,9 +17,9 @@ from fitkit._plotting.panel import Frame
 class Values:
     """A line for every element: its value, or its distance from now in standard errors.
 
-    Distances are drawn where the standard errors of all parameters that move are known, with a
-    band of one standard error to both sides. Large parameters, whose values are not recorded, and
-    frozen ones, which have no standard error, are then left out.
+    Distances are drawn where the standard errors of all parameters that move are known, on an axis
+    that holds one to both sides, so that what is less looks small. Large parameters, whose values
+    are not recorded, and frozen ones, which have no standard error, are then left out.
     """
 
     name, weight = "values", 1.0
@@ -47,19 +46,14 @@ class Values:
         )
 
     def marks(self, axes: Axes, frame: Frame) -> list[Artist]:
-        """Draw a line for every element, over the band of one standard error."""
-        band: list[Artist] = []
-        if frame.units is not None and len(frame.history):
-            left, right = axes.get_xlim()
-            patch = Rectangle((left, -1.0), right - left, 2.0, color=INK, alpha=0.22, linewidth=0)
-            band.append(attach_to_data(axes, patch))
+        """Draw a line for every element."""
 
         def lines_of(path: str, columns: int) -> list[tuple[np.ndarray, np.ndarray]]:
             elements = _elements(frame, path)
             steps, *lines = merge_columns(frame.history.steps, *elements.T, columns=columns)
             return [(steps, line) for line in lines]
 
-        return [*band, *parameter_lines(axes, frame, lines_of)]
+        return parameter_lines(axes, frame, lines_of)
 
 
 def _elements(frame: Frame, path: str) -> Float[np.ndarray, "bins elements"]:
