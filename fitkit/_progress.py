@@ -39,8 +39,8 @@ class Progress:
             if in_notebook:
                 from IPython.display import display
 
-                self._bar = tqdm(display=False, **how)
-                self._shown = display(self._bar.container, display_id=True)
+                self._bar = bar = tqdm(display=False, **how)
+                self._shown = display(bar.container, display_id=True)
             else:
                 self._bar = tqdm(**how)
         self._bar.n, self._bar.total = done, total
@@ -52,7 +52,7 @@ class Progress:
             if interrupted:
                 self._bar.colour = "red"
             self._bar.close()
-        if self._shown is not None:
+        if self._bar is not None and self._shown is not None:
             last = html.escape(str(self._bar))
             left = {"text/html": f'<pre style="color: red">{last}</pre>', "text/plain": last}
             self._shown.update(left if interrupted else {}, raw=True)
