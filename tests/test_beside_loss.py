@@ -90,6 +90,7 @@ def test_a_report_explains_the_loss_and_not_what_is_beside_it():
     fit = make_fit(falls_off)
     fit.run(30, progress=False)
     assert fit.status == "non-finite"
+    assert fit.report is not None
     assert fit.report.operation.startswith("sqrt")
 
 

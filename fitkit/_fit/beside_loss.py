@@ -35,9 +35,9 @@ def check_aux(aux: PyTree, event: str) -> None:
     """
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(aux):
         if not (isinstance(leaf, jax.ShapeDtypeStruct) or eqx.is_array_like(leaf)):
-            path = path_of(key_path)
+            what = shortened(leaf)
             raise TypeError(
                 f"{event}: `loss` returned a pair, whose second part, `aux`, "
-                f"{f'holds {shortened(leaf)} at {path!r}' if path else f'is {shortened(leaf)}'}. "
+                f"{f'holds {what} at {path_of(key_path)!r}' if key_path else f'is {what}'}. "
                 "It may be any tree of arrays and numbers: leave out what is neither."
             )
