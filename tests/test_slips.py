@@ -144,7 +144,10 @@ def test_signatures(function, args, words):
 RETURNS = [
     ({"residuals": half_sum}, "one number and no array.*`loss=`"),
     ({"loss": decay}, r"shape \(8,\).*`residuals=`"),
-    ({"loss": lambda p, _: (half_sum(p, None), 1.0)}, "nothing beside it"),
+    ({"loss": lambda p, _: (half_sum(p, None), 1.0, 2.0)}, r"a pair of it and .*Fit\.aux"),
+    ({"loss": lambda p, _: (1.0, half_sum(p, None))}, "`loss` returned 1.0"),
+    ({"loss": lambda p, _: (half_sum(p, None), {"of": "stars"})}, "`aux`, holds 'stars' at 'of'"),
+    ({"loss": lambda p, _: (half_sum(p, None), "stars")}, "`aux`, is 'stars'"),
     ({"loss": lambda p, _: None}, "`return` is missing"),
     ({"residuals": lambda p, _: None}, "`return` is missing"),
     ({"residuals": lambda p, _: jnp.arange(3)}, "no gradient: compute in floats"),

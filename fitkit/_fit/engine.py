@@ -109,7 +109,7 @@ class Engine:
         """
         if is_shared(self.mesh):
             if "place" in changes:
-                _ = changes["place"].loss
+                _ = changes["place"].loss, changes["place"].aux
             if "lowest" in changes:
                 _ = changes["lowest"].place
         return self.update(lambda now: now.but(**changes))

@@ -88,7 +88,7 @@ class Fit:
     ----------
     loss
         ``loss(params, args)``, a scalar to minimise: a negative log-likelihood where errors are
-        wanted.
+        wanted. It may return a pair ``(loss, aux)``, as for ``jax.grad(has_aux=True)``: see `aux`.
     residuals
         Instead of `loss`: ``residuals(params, args)``, a pytree of (model - data) / sigma. The
         loss is then half the sum of their squares; complex ones count as two, their parts.
@@ -1041,6 +1041,34 @@ class Fit:
     def loss(self) -> float:
         """The loss at `params`."""
         return self.snapshot.loss
+
+    @property
+    def aux(self) -> PyTree:
+        """What the loss function returns beside the loss, at `params`; None if nothing.
+
+        Of a loss that returns a pair ``(loss, aux)``: any tree of arrays and numbers, such as the
+        terms of the loss or the model's image. It is computed when it is first asked for at a
+        step, so that it costs the steps nothing and needs no memory for those nobody looked at.
+
+        Examples
+        --------
+        >>> import jax.numpy as jnp, optax
+        >>> import fitkit as fk
+        >>> def loss(params, data):
+        ...     misfit = jnp.sum((params["flux"] - data) ** 2)
+        ...     penalty = params["flux"] ** 2
+        ...     return misfit + penalty, {"misfit": misfit, "penalty": penalty}
+        >>> fit = fk.Fit(
+        ...     loss=loss,
+        ...     params={"flux": 0.0},
+        ...     args=jnp.array([1.0, 2.0]),
+        ...     optimiser=optax.sgd(0.1),
+        ... )
+        >>> fit.run(100, progress=False)
+        >>> {name: round(float(value), 3) for name, value in fit.aux.items()}
+        {'misfit': 1.0, 'penalty': 1.0}
+        """
+        return self.snapshot.aux
 
     @property
     def step(self) -> int:

@@ -48,7 +48,7 @@ class Traced:
     ----------
     problem
         The functions that are traced, of the first fit of this content.
-    loss
+    loss, aux
         Compiled.
     chunks
         Many steps, compiled, by optimiser.
@@ -56,6 +56,7 @@ class Traced:
 
     problem: Problem
     loss: Any
+    aux: Any
     chunks: Programs[Callable[..., Chunk]]
 
     @classmethod
@@ -63,8 +64,11 @@ class Traced:
         """Trace nothing yet."""
         # A new object, of which JAX knows no traces.
         problem = dataclasses.replace(problem)
-        loss = jax.jit(problem.loss, out_shardings=replicated(problem.mesh))
-        return cls(problem, loss, Programs(_MOST_CHUNKS))
+        loss, aux = (
+            jax.jit(function, out_shardings=replicated(problem.mesh))
+            for function in (problem.loss, problem.aux)
+        )
+        return cls(problem, loss, aux, Programs(_MOST_CHUNKS))
 
 
 #: What fits share: a few megabytes each, of compiled code and of what the functions hold.
@@ -218,10 +222,18 @@ class Program:
 
     def loss_at(self, state: FitState) -> float:
         """Evaluate the loss at a state."""
-        require_all(self.problem.mesh, "The loss")
+        return float(self._evaluated("The loss", self.traced.value.loss, state))
+
+    def aux_at(self, state: FitState) -> PyTree:
+        """Evaluate what the loss function returns beside the loss at a state; None if nothing."""
+        if not self.problem.has_aux:
+            return None
+        return self._evaluated("What is beside the loss", self.traced.value.aux, state)
+
+    def _evaluated(self, what: str, function: Callable, state: FitState) -> Any:
+        require_all(self.problem.mesh, what)
         with self.settings.applied(), no_debugging():
-            params = everywhere(state.params, self.problem.mesh)
-            return float(self.traced.value.loss(params, self.args))
+            return function(everywhere(state.params, self.problem.mesh), self.args)
 
 
 def _shapes(tree: PyTree) -> tuple[Any, ...]:

@@ -12,13 +12,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from fitkit._fisher import gradient_by_columns, half_squares, has_reverse, real_residuals
+from fitkit._fit.beside_loss import check_aux, split_aux
 from fitkit._input import checked_params, outcome, shortened, split_args
 from fitkit._paths import Paths, named_leaves
 from fitkit._residuals import PriorFunction, WithPriors, check_starts, read_priors, rows_of
 from fitkit._sharding import find_mesh, held_by, under
 
 Params: TypeAlias = PyTree
-LossFunction: TypeAlias = Callable[[Params, Any], Float[ArrayLike, ""]]
+LossFunction: TypeAlias = Callable[
+    [Params, Any], Float[ArrayLike, ""] | tuple[Float[ArrayLike, ""], PyTree]
+]
 ResidualsFunction: TypeAlias = Callable[[Params, Any], PyTree]
 
 
@@ -41,6 +44,8 @@ class Problem:
     mesh: Mesh | None = None
     #: Those priors that are no residuals, by path.
     prior_functions: Mapping[str, PriorFunction] = dataclasses.field(default_factory=dict)
+    #: Whether the loss function returns something beside the loss.
+    has_aux: bool = False
 
     @property
     def squares(self) -> bool:
@@ -63,13 +68,19 @@ class Problem:
 
     def _loss(self, params: Params, args: PyTree) -> Float[Array, ""]:
         if self.loss_function is not None:
-            loss = jnp.asarray(self._call(self.loss_function, params, args))
+            loss = jnp.asarray(split_aux(self._call(self.loss_function, params, args))[0])
         else:
             loss = half_squares(self.data_residuals(params, args))
         if not isinstance(args, WithPriors):
             return loss
         with jax.numpy_dtype_promotion("standard"):
             return loss + self.prior_loss(params, args)
+
+    def aux(self, params: Params, args: PyTree) -> PyTree:
+        """Evaluate what the loss function returns beside the loss."""
+        if self.loss_function is None:
+            return None
+        return split_aux(self._call(self.loss_function, params, args))[1]
 
     def residuals(self, params: Params, args: PyTree) -> PyTree[Float[Array, "..."]]:
         """Evaluate (model - data) / sigma, and after them what priors have of that kind."""
@@ -105,18 +116,23 @@ class Problem:
         By shape and dtype: nothing compiles. Returns a problem that knows the mode.
         """
         whole = self._whole(params, args)
-        mesh = find_mesh(args)
+        mesh, has_aux = find_mesh(args), False
         if self.loss_function is not None:
-            _check_loss(outcome(event, "loss", under(mesh, self.loss_function), *whole), event)
+            out = outcome(event, "loss", under(mesh, self.loss_function), *whole)
+            loss, aux = split_aux(out)
+            _check_loss(loss, event)
+            check_aux(aux, event)
+            has_aux = aux is not None
             mesh = mesh or held_by(self.loss_function, *whole)
         else:
             function = self.residuals_function
             assert function is not None
             _check_residuals(outcome(event, "residuals", under(mesh, function), *whole), event)
             mesh = mesh or held_by(function, *whole)
-        checked = dataclasses.replace(self, mesh=mesh)
+        checked = dataclasses.replace(self, mesh=mesh, has_aux=has_aux)
         forward_only = not has_reverse(event, lambda p: checked._loss(p, args), params)
-        if (forward_only, mesh) == (self.forward_only, self.mesh):
+        known = self.forward_only, self.mesh, self.has_aux
+        if (forward_only, mesh, has_aux) == known:
             return self
         return dataclasses.replace(checked, forward_only=forward_only)
 
@@ -176,7 +192,7 @@ def _check_loss(out: Any, event: str) -> None:
         if out is None:
             hint = ": perhaps its `return` is missing"
         elif len(jax.tree.leaves(out)) > 1:
-            hint = ", and nothing beside it: leave out what is not the loss"
+            hint = ", or a pair of it and of what is to be seen beside it (`Fit.aux`)"
         raise TypeError(f"{event}: `loss` returned {out!r}. {cure}{hint}.")
     if out.shape != ():
         raise TypeError(

@@ -67,6 +67,11 @@ class Place:
         """The loss here, evaluated when it is first asked for."""
         return self.program.loss_at(self.view)
 
+    @functools.cached_property
+    def aux(self) -> PyTree:
+        """What the loss function returns beside the loss here; None if nothing."""
+        return self.program.aux_at(self.view)
+
     @property
     def params(self) -> PyTree:
         """The parameters, built as they came."""
@@ -318,6 +323,11 @@ class Snapshot:
     def loss(self) -> float:
         """The loss at `params`."""
         return self.place.loss
+
+    @property
+    def aux(self) -> PyTree:
+        """What the loss function returns beside the loss, at `params`; None if nothing."""
+        return self.place.aux
 
     @property
     def best(self) -> Best:
