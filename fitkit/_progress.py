@@ -36,13 +36,11 @@ class Progress:
         if self._bar is None:
             # Its rate is of what is done from here on.
             how = {"initial": done, "unit": f" {self._unit}", "dynamic_ncols": True}
+            self._bar = tqdm_notebook(display=False, **how) if in_notebook else tqdm(**how)
             if in_notebook:
                 from IPython.display import display
 
-                self._bar = bar = tqdm(display=False, **how)
-                self._shown = display(bar.container, display_id=True)
-            else:
-                self._bar = tqdm(**how)
+                self._shown = display(self._bar.container, display_id=True)
         self._bar.n, self._bar.total = done, total
         self._bar.set_postfix_str(words)
 

@@ -203,7 +203,9 @@ _SWAPS: dict[str, tuple[str, ...]] = {
     "MGH17": ("12345", "13254"),
     "ENSO": ("123456789", "123789456"),
 }
-_SIGNLESS = dict.fromkeys(("Gauss1", "Gauss2", "Gauss3"), ("b5", "b8"))
+_SIGNLESS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("Gauss1", "Gauss2", "Gauss3"), ("b5", "b8")),
+}
 
 
 def read(name: str) -> Problem:

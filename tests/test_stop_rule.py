@@ -118,10 +118,10 @@ def test_a_newton_step_finishes_what_is_close():
 
 
 def test_a_fit_that_leaves_its_minimum_again_and_again_ends_there():
-    def update(updates, count, params):
+    def update(updates, state, params=None):
         # At the minimum in every fiftieth step, five standard errors away in all others.
-        goal = {"a": jnp.where(count % 50 == 0, 2.0, 7.0)}
-        return jax.tree.map(jnp.subtract, goal, params), count + 1
+        goal = {"a": jnp.where(state % 50 == 0, 2.0, 7.0)}
+        return jax.tree.map(jnp.subtract, goal, params), state + 1
 
     fit = fk.Fit(
         loss=lambda params, args: 0.5 * jnp.sum((params["a"] - 2.0) ** 2),
