@@ -17,12 +17,13 @@ from fitkit._dashboard.output import CellOutputs, cell_id, execute_request, has_
 from fitkit._dashboard.panels import Panels
 from fitkit._dashboard.refresh import DRAWING_LOCK, RefreshThread
 from fitkit._dashboard.render import Cell, finished, saved_picture
+from fitkit._dashboard.spectra import compute_spectrum
 from fitkit._dashboard.table import VISIBLE
 from fitkit._dashboard.threads import EndingThread, join
 from fitkit._dashboard.widgets import LiveWidgets
 from fitkit._fit import Fit, Snapshot
 from fitkit._format import number
-from fitkit._plotting import Entry
+from fitkit._plotting import Entry, affordable
 
 # Seconds between the pictures that a notebook saved during a run would keep: at least so many, and
 # as many more as keep drawing them to this share of a core.
@@ -47,7 +48,9 @@ class Dashboard:
 
     With the spectrum it computes Fisher matrices in the background: one whenever a twentieth of the
     time that the fit has run pays for it, and one where the fit comes to rest. They are kept as
-    `Fit.known_fisher`; from them come the standard errors of values, the unit of step sizes.
+    `Fit.known_fisher`; from them come the standard errors of values, the unit of step sizes. Of
+    more than 500 parameter elements it searches for the largest eigenvalues alone, within the same
+    share of time (`Fit.fisher_spectrum`), and of more than 200,000 only when asked to.
 
     Parameters
     ----------
@@ -56,11 +59,12 @@ class Dashboard:
     panels
         Which plots, from left to right: ``"loss"``, ``"steps"`` (how far each step moved every
         parameter, as a running median, in standard errors where those are known), ``"spectrum"``
-        (the eigenvalues of the units-free Fisher matrix), ``"values"`` (those of small parameters,
-        or their distances from now in standard errors where those are known), ``"gradients"`` (the
-        norm of the gradient by every parameter, as a running median) and, below them, ``"model"``.
+        (the eigenvalues of the units-free Fisher matrix, or the largest of many), ``"values"``
+        (those of small parameters, or their distances from now in standard errors where those are
+        known), ``"gradients"`` (the norm of the gradient by every parameter, as a running median)
+        and, below them, ``"model"``.
         A function ``panel(axes, snapshot)`` is a panel of your own. Unless given, the first three,
-        but for a spectrum of more than 500 parameter elements, and with `draw` the model.
+        and with `draw` the model.
     draw
         ``draw(axes, params)`` draws data and model on matplotlib axes, for the panel ``"model"``.
 
@@ -246,11 +250,11 @@ class Dashboard:
         """End a cell that moved the fit with the picture of where it went."""
         now = self.fit.snapshot
         if now.version != self._kept[0] and not now.status.busy:
-            fit, alone = self.fit, not self.fit.shared
-            if alone and self._live is None and "spectrum" in self.panels and fit.spectrum is None:
+            fit, alone = self.fit, not self.fit.shared and self._live is None
+            if alone and "spectrum" in self.panels and fit.spectrum is None and affordable(fit):
                 # What the background computes of a fit at rest, where there is a background.
                 with contextlib.suppress(Exception):
-                    fit.fisher()
+                    compute_spectrum(fit)
             with DRAWING_LOCK:
                 self._keep_picture(self.fit.snapshot)
 

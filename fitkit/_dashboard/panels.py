@@ -35,6 +35,8 @@ class Panels:
         From left to right.
     height
         Of a frame, in CSS pixels.
+    no_spectrum
+        Why no spectrum could be computed; empty if nothing is amiss.
 
     Raises
     ------
@@ -72,6 +74,7 @@ class Panels:
             for one in panels
         )
         self.height = panels_height(row=bool(self._shown), below=self._model is not None)
+        self.no_spectrum = ""
         self._errors: tuple[Any, dict[str, np.ndarray]] = (None, {})
 
     @property
@@ -107,7 +110,8 @@ class Panels:
         chosen
             The eigenvector to mark in the spectrum.
         """
-        frame = Frame(snapshot, tuple(entries), self.errors(snapshot), fit.spectrum, chosen)
+        errors, spectrum = self.errors(snapshot), fit.spectrum
+        frame = Frame(snapshot, tuple(entries), errors, spectrum, chosen, self.no_spectrum)
         cells = [_cell(one, frame) for one in self._shown]
         model = [] if self._model is None else [Drawn(self._model, snapshot, below=True)]
         return [*cells, *model]

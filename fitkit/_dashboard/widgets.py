@@ -50,7 +50,9 @@ class LiveWidgets:
         more = [self.by_hand.values, self.by_hand.code]
         self.header = Header(fit, self._act, self._ask, more)
         self.card = Card(fit, self._ask)
-        self.eigenvectors = Eigenvectors(fit, self._act, self._ask, self._lock)
+        self.eigenvectors = Eigenvectors(
+            fit, self._act, self._ask, self._lock, self.background.renew
+        )
         self.table = Table(fit, self._act, self._lock)
         self.image = widgets.Image(value=blank(panels.height), format="png")
         for name in ("fitkit-figure", f"fitkit-high-{panels.height}"):
@@ -95,6 +97,7 @@ class LiveWidgets:
 
     def refresh_figure(self, now: Snapshot) -> None:
         """Draw a frame; under the lock for drawing."""
+        self._panels.no_spectrum = self.background.problem
         entries, chosen = self.table.in_sight(), self.eigenvectors.chosen
         self.image.value = self.renderer.frame(self._panels.cells(self._fit, now, entries, chosen))
         self._undrawn = ""

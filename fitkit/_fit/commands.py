@@ -115,6 +115,7 @@ def restarted(now: Snapshot, params: Params, program: Program, code: str) -> dic
         "history": History.empty(Columns.of(params)),
         "failure": None,
         "known_fisher": None,
+        "known_spectrum": None,
         "start_loss": place.loss,
         "optimiser_status": "",
         "events": with_event(now, "restarted", 0, code=code),
@@ -213,6 +214,7 @@ def refreshed(now: Snapshot, settings: JaxSettings) -> dict[str, Any]:
         "lowest": lowest,
         "timeline": Timeline.starting(Mark(place, controls, lowest)),
         "known_fisher": None,
+        "known_spectrum": None,
         # What was gained stays so, whatever the loss is now.
         "start_loss": now.start_loss + place.loss - now.place.loss,
         "events": with_event(now, "what the function reads has changed"),

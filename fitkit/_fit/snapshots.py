@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from fitkit._fisher import FisherMatrix
+from fitkit._fisher import FisherMatrix, FisherSpectrum
 from fitkit._fit.events import Event
 from fitkit._fit.history import History
 from fitkit._fit.loop import Program
@@ -300,6 +300,7 @@ class Snapshot:
     until: Callable[["Snapshot"], bool] | Literal["converged"] | None = None
     failure: Failure | None = None
     known_fisher: tuple[int, FisherMatrix] | None = None
+    known_spectrum: tuple[int, FisherSpectrum] | None = None
 
     @property
     def step(self) -> int:

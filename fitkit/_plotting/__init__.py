@@ -29,7 +29,10 @@ if _TYPE_CHECKING:
     from fitkit._plotting.panel import Panel as Panel
     from fitkit._plotting.panel import error_bars as error_bars
     from fitkit._plotting.panels import PANELS as PANELS
+    from fitkit._plotting.spectrum import MOST_ELEMENTS as MOST_ELEMENTS
     from fitkit._plotting.spectrum import affordable as affordable
+    from fitkit._plotting.spectrum import is_large as is_large
+    from fitkit._plotting.spectrum import latest_spectrum as latest_spectrum
 
 _LAZY = ("axes", "panel", "panels", "spectrum")
 

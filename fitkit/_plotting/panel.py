@@ -58,6 +58,8 @@ class Frame:
         The eigenvalues that the optimiser works with, and their rank; see `Fit.spectrum`.
     chosen : int | None
         The eigenvector to mark.
+    no_spectrum : str
+        Why no spectrum could be computed; empty if nothing is amiss.
     """
 
     snapshot: Snapshot
@@ -65,6 +67,7 @@ class Frame:
     errors: Errors = dataclasses.field(default_factory=dict)
     spectrum: tuple[np.ndarray, int] | None = None
     chosen: int | None = None
+    no_spectrum: str = ""
 
     @property
     def history(self) -> History:
