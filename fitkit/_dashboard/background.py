@@ -1,12 +1,10 @@
 """What takes long and happens off the drawing thread: spectra, and what a button asks for."""
 
-import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
+from fitkit._dashboard.jobs import TURN, JobThread
 from fitkit._dashboard.spectra import compute_spectrum
-from fitkit._dashboard.threads import EndingThread
 from fitkit._fit import Fit, Status
 from fitkit._plotting import MOST_ELEMENTS, affordable
 
@@ -14,7 +12,6 @@ SHARE = 0.05  # of the time that the fit runs may go into spectra
 OFTEN = 2.0  # seconds of running between two, however cheap they are
 GUESS = 0.1  # seconds the first is taken to last
 REST = 1.0  # seconds that a fit stands still before it gets one without being asked
-TURN = 0.25  # seconds between two looks at whether one is due
 # Products of a search that nobody asked for: as many derivatives as the largest matrix takes.
 MOST_PRODUCTS = MOST_ELEMENTS
 
@@ -23,7 +20,7 @@ class Abandoned(Exception):
     """Ends a search for eigenvalues: something else is to be done."""
 
 
-class BackgroundThread(EndingThread):
+class BackgroundThread(JobThread):
     """Does one job after the other, and keeps what is known of the spectrum fresh in between.
 
     While the fit runs, a Fisher matrix is computed whenever a share of the running time since the
@@ -45,8 +42,6 @@ class BackgroundThread(EndingThread):
 
     Attributes
     ----------
-    doing
-        What is being done; empty if nothing.
     problem
         Why the latest spectrum could not be computed; empty if it was.
     """
@@ -58,21 +53,14 @@ class BackgroundThread(EndingThread):
         on_error: Callable[[Exception], None],
         on_change: Callable[[], None],
     ) -> None:
-        super().__init__("fitkit background")
-        self._fit, self._on_error, self._on_change = fit, on_error, on_change
+        super().__init__(on_error, on_change)
+        self._fit = fit
         self._unasked = fishers and affordable(fit)
-        self._jobs: list[tuple[str, Callable[[], Any]]] = []
-        self._condition = threading.Condition()
         self._cost, self._ran, self._rested = GUESS, 0.0, 0.0
+        self._looked = time.monotonic()
         self._tried: tuple[int, frozenset[str]] | None = None
         self._search = Search()
-        self.doing = self.problem = ""
-
-    def ask(self, words: str, job: Callable[[], Any]) -> None:
-        """Put a job into the queue; `words` are what `doing` is meanwhile."""
-        with self._condition:
-            self._jobs.append((words, job))
-            self._condition.notify_all()
+        self.problem = ""
 
     def renew(self) -> None:
         """Compute the spectrum of now, a job to `ask` for; a search ends with the thread."""
@@ -82,39 +70,14 @@ class BackgroundThread(EndingThread):
         except Abandoned:
             pass
 
-    def end(self) -> None:
-        """Ask it to finish what it was asked for, such as saving the fit, and no more."""
-        with self._condition:
-            super().end()
-            self._condition.notify_all()
-
-    def run(self) -> None:
-        before = time.monotonic()
-        while True:
-            with self._condition:
-                self._condition.wait_for(lambda: self._jobs or self.ending.is_set(), TURN)
-                if not self._jobs and self.ending.is_set():
-                    return
-                words, job = self._jobs.pop(0) if self._jobs else ("", None)
-            if job is not None:
-                self._work(words, job)
-            now = time.monotonic()
-            self._note_time(now - before)
-            before = now
-            if self._unasked and not self.ending.is_set() and self._due():
-                self._try_spectrum()
-                before = time.monotonic()
-
-    def _work(self, words: str, job: Callable[[], Any]) -> None:
-        self.doing = words
-        self._on_change()
-        try:
-            job()
-        except Exception as error:
-            self._on_error(error)
-        finally:
-            self.doing = ""
-            self._on_change()
+    def look_around(self) -> None:
+        """Compute a spectrum where one is due."""
+        now = time.monotonic()
+        self._note_time(now - self._looked)
+        self._looked = now
+        if self._unasked and self._due():
+            self._try_spectrum()
+            self._looked = time.monotonic()
 
     def _note_time(self, seconds: float) -> None:
         if self._fit.status.busy:

@@ -17,6 +17,7 @@ from fitkit._dashboard.panels import Panels
 from fitkit._dashboard.render import FrameRenderer, blank
 from fitkit._dashboard.style import SHEET
 from fitkit._dashboard.table import Table
+from fitkit._dashboard.threads import EndingThread
 from fitkit._fit import Fit, Snapshot, Status
 
 LOCK_TURN = 0.1  # seconds between two looks at whether to go on waiting for a lock
@@ -66,6 +67,11 @@ class LiveWidgets:
         below = [self.by_hand.box, self.eigenvectors.box, self.table.box]
         self.box = widgets.VBox([*above, words, self.image, *below])
         self.box.add_class(LIVE_CLASS)
+
+    @property
+    def threads(self) -> list[EndingThread]:
+        """What takes long happens in it."""
+        return [self.background]
 
     def refresh_controls(self, now: Snapshot, ending: Callable[[], bool] = lambda: False) -> None:
         """Set every control from the fit at this moment, or at a later one that was shown already.

@@ -23,6 +23,10 @@ if _TYPE_CHECKING:
     from fitkit._plotting.axes import dash as dash
     from fitkit._plotting.axes import recolour as recolour
     from fitkit._plotting.axes import set_up as set_up
+    from fitkit._plotting.many_map import MapFrame as MapFrame
+    from fitkit._plotting.many_map import draw_map as draw_map
+    from fitkit._plotting.many_panels import MANY_PANELS as MANY_PANELS
+    from fitkit._plotting.many_panels import ManyFrame as ManyFrame
     from fitkit._plotting.panel import Entry as Entry
     from fitkit._plotting.panel import Errors as Errors
     from fitkit._plotting.panel import Frame as Frame
@@ -34,7 +38,7 @@ if _TYPE_CHECKING:
     from fitkit._plotting.spectrum import is_large as is_large
     from fitkit._plotting.spectrum import latest_spectrum as latest_spectrum
 
-_LAZY = ("axes", "panel", "panels", "spectrum")
+_LAZY = ("axes", "panel", "panels", "spectrum", "many_panels", "many_map")
 
 
 def __getattr__(name: str) -> object:

@@ -47,6 +47,8 @@ class View(NamedTuple):
         Label, colour and line style of what is listed at the right.
     note
         Words in the middle of axes on which there is nothing to draw yet.
+    ticks
+        Whether the ordinate has ticks.
     """
 
     title: str
@@ -56,6 +58,7 @@ class View(NamedTuple):
     xlabel: str = "step"
     legend: tuple[tuple[str, str, Any], ...] = ()
     note: str = ""
+    ticks: bool = True
 
 
 def colour(index: int) -> str:
@@ -82,7 +85,7 @@ def set_up(axes: Axes, view: View) -> None:
         # Not as a formula: to parse those takes a sixth of the time to draw.
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: power(y)))
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5) if view.ticks else NullLocator())
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(axis="y", color=INK, alpha=0.22, linewidth=0.6)
@@ -140,9 +143,9 @@ def attach_to_data(axes: Axes, artist: Any) -> Any:
     return attach(axes, artist)
 
 
-def remark(axes: Axes, words: str) -> Artist:
+def remark(axes: Axes, words: str, shade: str = VERMILION) -> Artist:
     """Write words above the right end of the axes, in the colour of what they speak of."""
-    text = Text(1.0, 1.05, words, fontsize=LABEL_SIZE, color=VERMILION, ha="right")
+    text = Text(1.0, 1.05, words, fontsize=LABEL_SIZE, color=shade, ha="right")
     text.set(transform=axes.transAxes, clip_on=False)
     return attach(axes, text)
 
