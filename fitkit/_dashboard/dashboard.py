@@ -34,7 +34,7 @@ _shown: dict[Any, "Dashboard"] = {}
 
 
 class Dashboard:
-    """Show a fit and steer it: live plots, learning rates, run, pause, stop.
+    """Show a fit or many and steer them: live plots, learning rates, run, pause, stop.
 
     As the value of a notebook cell it shows itself and follows the fit from then on, whether the
     fit runs in the background (`Fit.start`) or blocks a cell (`Fit.run`). Every control calls a
@@ -51,7 +51,7 @@ class Dashboard:
     Parameters
     ----------
     fit
-        The fit to show.
+        The fit to show; or many systems, see below.
     panels
         Which plots, from left to right: ``"loss"``, ``"steps"`` (how far each step moved every
         parameter, as a running median, in standard errors where those are known), ``"spectrum"``
@@ -68,6 +68,13 @@ class Dashboard:
     -----
     Functions that draw are called for every frame, from another thread, and must not use pyplot.
     Choose colours that read on a light and a dark page. What one raises is shown in its place.
+
+    Of the `Many` that `fit_many(…, block=False)` returns, the panels are ``"progress"`` (the share
+    that has converged, over time), ``"chi_square"`` (the histogram of the reduced chi-squares, and
+    what is expected by chance), ``"worst"`` and, of systems along one axis or two, ``"map"`` (one
+    element over the systems, and in an image its standard error and chi-square). A panel of your
+    own is a function ``panel(axes, many)``; there is no `draw`. Buttons pause, resume and stop, and
+    the result of any system is shown: type its index, or pick it among the worst.
 
     Raises
     ------

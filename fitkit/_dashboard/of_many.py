@@ -106,16 +106,16 @@ class ManyWatch:
     def status(self) -> Status:
         """How the fits are, in the words that a single fit has."""
         many = self.many
+        begun = len(many.completion.made) > 1  # The first portion compiles.
         if many.running:
-            # The first portion compiles.
-            return Status.RUNNING if len(many.completion.made) > 1 else Status.COMPILING
+            return Status.RUNNING if begun else Status.COMPILING
         if many.error is not None:
             return Status.FAILED
         if many.finished:
             return Status.FINISHED
         if many.stopped:
             return Status.STOPPED
-        return Status.PAUSED if many.progress else Status.READY
+        return Status.PAUSED if begun or many.progress else Status.READY
 
     def now(self) -> ManyFrame:
         """Return what is known at this moment."""
