@@ -139,7 +139,7 @@ def test_what_fails_is_said_in_the_panel():
     _ = dashboard.widget
     wait_until(lambda: live(dashboard).background.problem, "the search to fail")
     dashboard.refresh()
-    assert "not finite" in dashboard._subject._panels.no_spectrum
+    assert "not finite" in live(dashboard)._panels.no_spectrum
     assert live(dashboard).header.notice.value == ""  # Nobody asked for it.
     dashboard.close()
 

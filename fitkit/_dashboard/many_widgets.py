@@ -110,9 +110,11 @@ class LiveMany:
             self.status.value = status_line(now, self._ending, self.jobs.doing)
             over = now.status in (Status.READY, Status.FINISHED, Status.FAILED)
             starts = now.status in (Status.READY, Status.STOPPED)
-            words = "Pause" if busy else "Start" if starts else "Resume"
-            self.pause.description, self.pause.icon = words, "pause" if busy else "play"
-            self.pause.disabled = self._ending or now.status is Status.FINISHED
+            done = now.status is Status.FINISHED
+            words = "Pause" if busy or done else "Start" if starts else "Resume"
+            self.pause.description = words
+            self.pause.icon = "pause" if words == "Pause" else "play"
+            self.pause.disabled = self._ending or done
             self.stop.disabled = self._ending or over or now.status is Status.STOPPED
             error = now.many.error
             problem = "" if error is None else f"{type(error).__name__}: {error}"
