@@ -22,6 +22,7 @@ from fitkit._fit import Multistart as Multistart
 from fitkit._fit import Snapshot as Snapshot
 from fitkit._fit import Status as Status
 from fitkit._fit import StepInfo as StepInfo
+from fitkit._many import Completion as Completion
 from fitkit._many import Independence as Independence
 from fitkit._many import check_independent as check_independent
 from fitkit._many import fit_many as fit_many

@@ -1,7 +1,9 @@
 """Where the controls of a dashboard are."""
 
+from typing import Any
 
-def live(dashboard):
+
+def live(dashboard) -> Any:
     """Return the widgets of a dashboard that is shown."""
     assert dashboard._live is not None
     return dashboard._live

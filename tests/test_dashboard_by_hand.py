@@ -112,7 +112,7 @@ def test_a_frozen_parameter_is_fixed_and_errors_carry_their_step(fit, dashboard)
     assert "error of step 3" in table.head.value and "fitkit-old" not in table.head.value
     fit.set_values({"flux": 2.0})
     now = fit.snapshot
-    assert is_old(now.but(place=Place(4, now.place.kept, now.place.program)))
+    assert is_old(now.but(place=Place(4, now.place.kept, now.place.program)), 3)
 
 
 def test_a_group_tells_its_largest_pull_and_step():

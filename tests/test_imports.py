@@ -152,6 +152,7 @@ RECORDS = {
     "Assessment",
     "Best",
     "CheckpointError",
+    "Completion",
     "Event",
     "FisherMatrix",
     "FisherSpectrum",

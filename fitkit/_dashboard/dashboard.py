@@ -1,6 +1,5 @@
 """The dashboard: what a person sees of a fit, kept up to date and put into a notebook."""
 
-import contextlib
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -12,17 +11,15 @@ from jaxtyping import PyTree
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fitkit._dashboard.header import headline, shown_loss
+from fitkit._dashboard.of_fit import OfFit
+from fitkit._dashboard.of_many import OfMany
 from fitkit._dashboard.output import CellOutputs, cell_id, execute_request, has_person
-from fitkit._dashboard.panels import Panels
 from fitkit._dashboard.refresh import DRAWING_LOCK, RefreshThread
-from fitkit._dashboard.render import Cell, finished, saved_picture
-from fitkit._dashboard.table import VISIBLE
+from fitkit._dashboard.render import finished, saved_picture
+from fitkit._dashboard.subject import Live, Moment, Subject
 from fitkit._dashboard.threads import EndingThread, join
-from fitkit._dashboard.widgets import LiveWidgets
 from fitkit._fit import Fit, Snapshot
-from fitkit._format import number
-from fitkit._plotting import Entry
+from fitkit._plotting import Many
 
 # Seconds between the pictures that a notebook saved during a run would keep: at least so many, and
 # as many more as keep drawing them to this share of a core.
@@ -37,7 +34,7 @@ _shown: dict[Any, "Dashboard"] = {}
 
 
 class Dashboard:
-    """Show a fit and steer it: live plots, learning rates, run, pause, stop.
+    """Show a fit or many and steer them: live plots, learning rates, run, pause, stop.
 
     As the value of a notebook cell it shows itself and follows the fit from then on, whether the
     fit runs in the background (`Fit.start`) or blocks a cell (`Fit.run`). Every control calls a
@@ -47,27 +44,28 @@ class Dashboard:
 
     With the spectrum it computes Fisher matrices in the background: one whenever a twentieth of the
     time that the fit has run pays for it, and one where the fit comes to rest. They are kept as
-    `Fit.known_fisher`; from them come the standard errors of values, the unit of step sizes.
-    Residuals are evaluated there as well, twice a second at most, and never hold up the fit.
+    `Fit.known_fisher`; from them come the standard errors of values, the unit of step sizes. Of
+    more than 500 parameter elements it searches for the largest eigenvalues alone, within the same
+    share of time (`Fit.fisher_spectrum`), and of more than 200,000 only when asked to. Residuals
+    are evaluated there as well, twice a second at most, and never hold up the fit.
 
     Parameters
     ----------
     fit
-        The fit to show.
+        The fit to show; or many systems, see below.
     panels
         Which plots, from left to right: ``"loss"`` (with two toggles: on a linear axis, and of the
         last tenth of the steps alone), ``"steps"`` (how far each step moved every
         parameter, as a running median, in standard errors where those are known), ``"spectrum"``
-        (the eigenvalues of the units-free Fisher matrix), ``"residuals"`` (in units of σ: their
-        histogram beside a unit normal, and by their number or, of a two-dimensional leaf, as an
-        image; those that are exactly zero, as what is masked, are left out; below the others, in
-        the place of the model, unless that is shown), ``"values"`` (those of small parameters,
-        or their distances from now in standard errors where those are known), ``"gradients"`` (the
-        norm of the gradient by every parameter, as a running median), ``"rates"`` (the learning
-        rate of every parameter, as it was steered) and, below them, ``"model"``.
-        A function ``panel(axes, snapshot)`` is a panel of your own. Unless given, the first three,
-        but for a spectrum of more than 500 parameter elements, and with `draw` the model, or else
-        the residuals of a fit that has any.
+        (the eigenvalues of the units-free Fisher matrix, or the largest of many), ``"residuals"``
+        (in units of σ: their histogram beside a unit normal, and by their number or, of a
+        two-dimensional leaf, as an image; those that are exactly zero, as what is masked, are left
+        out; below the others, in the place of the model, unless that is shown), ``"values"``
+        (those of small parameters, or their distances from now in standard errors where those are
+        known), ``"gradients"`` (the norm of the gradient by every parameter, as a running median),
+        ``"rates"`` (the learning rate of every parameter, as it was steered) and, below them,
+        ``"model"``. A function ``panel(axes, snapshot)`` is a panel of your own. Unless given, the
+        first three, and with `draw` the model, or else the residuals of a fit that has any.
     draw
         ``draw(axes, params)`` draws data and model on matplotlib axes, for the panel ``"model"``.
     compare
@@ -78,6 +76,13 @@ class Dashboard:
     -----
     Functions that draw are called for every frame, from another thread, and must not use pyplot.
     Choose colours that read on a light and a dark page. What one raises is shown in its place.
+
+    Of the `Many` that `fit_many(…, block=False)` returns, the panels are ``"progress"`` (the share
+    that has converged, over time), ``"chi_square"`` (the histogram of the reduced chi-squares, and
+    what is expected by chance), ``"worst"`` and, of systems along one axis or two, ``"map"`` (one
+    element over the systems, and in an image its standard error and chi-square). A panel of your
+    own is a function ``panel(axes, many)``; there is no `draw`. Buttons pause, resume and stop, and
+    the result of any system is shown: type its index, or pick it among the worst.
 
     Raises
     ------
@@ -110,7 +115,7 @@ class Dashboard:
 
     def __init__(
         self,
-        fit: Fit,
+        fit: Fit | Many,
         panels: Sequence[str | Callable[[Axes, Snapshot], object]] | None = None,
         draw: Callable[[Axes, PyTree], object] | None = None,
         compare: Fit | None = None,
@@ -121,23 +126,26 @@ class Dashboard:
                 "loss is drawn behind this one's."
             )
         self.fit = fit
-        self._panels = Panels(fit, panels, draw, compare)
-        self.panels = self._panels.names
-        self._live: LiveWidgets | None = None
+        self._subject: Subject = (
+            OfMany(fit, panels, draw, compare)
+            if isinstance(fit, Many)
+            else OfFit(fit, panels, draw, compare)
+        )
+        self.panels = self._subject.panels
+        self._live: Live | None = None
         self._outputs: CellOutputs | None = None
         self._outputs_live = False
         self._kept: tuple[int, float] = (-1, 0.0)  # a version, and when the next is due
 
     def __repr__(self) -> str:
-        count = len(self.fit.names)
-        return f"Dashboard of {count} parameter{'s' if count > 1 else ''}"
+        return repr(self._subject)
 
     @property
     def figure(self) -> Figure:
         """The panels as they are now, as a matplotlib figure of its own to save in any format."""
-        self._panels.evaluate()
+        self._subject.evaluate()
         with DRAWING_LOCK:
-            return finished(self._cells(self.fit.snapshot))
+            return finished(self._subject.cells(self._subject.now(), self._live))
 
     @property
     def widget(self) -> widgets.Box:
@@ -153,7 +161,7 @@ class Dashboard:
     def refresh(self) -> None:
         """Set every control from the fit and draw a frame."""
         _ = self.widget
-        now = self.fit.snapshot
+        now = self._subject.now()
         with DRAWING_LOCK:
             live = self._live
             if live is not None:
@@ -178,7 +186,7 @@ class Dashboard:
                 if shell is not None:
                     shell.events.unregister("post_run_cell", self._after_cell)
                 outputs, self._outputs = self._outputs, None
-                outputs.leave_picture(self._picture(self.fit.snapshot))
+                outputs.leave_picture(self._picture(self._subject.now()))
             if self._live is None:
                 return []
             # They hold the widgets, and a notebook keeps every dashboard that a cell returned.
@@ -192,7 +200,7 @@ class Dashboard:
 
         What goes wrong is shown. Called by the thread that keeps the dashboard up to date.
         """
-        live, now = self._live, self.fit.snapshot
+        live, now = self._live, self._subject.now()
         if live is None:
             return
         try:
@@ -209,7 +217,7 @@ class Dashboard:
             live.show_failure(error)
 
     def _ipython_display_(self) -> None:
-        if not self.fit.leads:
+        if not self._subject.leads:
             return
         if execute_request() is None:
             print(self)
@@ -222,38 +230,26 @@ class Dashboard:
         outputs, live = CellOutputs(repr(self)), has_person()
         model_id = self.widget.model_id if live else None
         with DRAWING_LOCK:
-            outputs.open(model_id, self._picture(self.fit.snapshot))
+            outputs.open(model_id, self._picture(self._subject.now()))
             self._outputs, self._outputs_live = outputs, live
         _shown[key] = self
         shell.events.register("post_run_cell", self._after_cell)
 
-    def _build(self) -> LiveWidgets:
-        refresh = RefreshThread(weakref.ref(self), self.fit)
-        live = LiveWidgets(self.fit, self._panels, refresh.refresh_soon)
-        live.header.close.on_click(lambda _: refresh.close_soon())
-        self._threads: list[EndingThread] = [refresh, live.background]
+    def _build(self) -> Live:
+        refresh = RefreshThread(weakref.ref(self), self._subject.watched)
+        live = self._subject.widgets(refresh.refresh_soon, refresh.close_soon)
+        self._threads: list[EndingThread] = [refresh, *live.threads]
         # The widgets live until they are closed, and must not keep the dashboard alive.
         self._free = weakref.finalize(self, _end, self._threads, live)
         self._free.atexit = False  # Threads end there by themselves, and widgets with the kernel.
-        live.refresh_controls(self.fit.snapshot)
+        live.refresh_controls(self._subject.now())
         return live
 
-    def _cells(self, now: Snapshot) -> list[Cell]:
-        """Describe what there is to draw at one moment."""
-        if self._live is None:
-            names = self.fit.names[:VISIBLE]
-            entries = [Entry(path, (path,), number) for number, path in enumerate(names)]
-        else:
-            entries = self._live.table.in_sight()
-        return self._panels.cells(self.fit, now, entries)
-
-    def _picture(self, now: Snapshot) -> bytes:
+    def _picture(self, now: Moment) -> bytes:
         """Draw the picture that a saved notebook holds; under the lock for drawing."""
-        loss = number(shown_loss(now), typeset=True)
-        words = (headline(now.status), f"step {now.step:,}", f"loss {loss}")
-        return saved_picture(self._cells(now), "    ".join(words))
+        return saved_picture(self._subject.cells(now, self._live), self._subject.words(now))
 
-    def _keep_picture(self, now: Snapshot) -> None:
+    def _keep_picture(self, now: Moment) -> None:
         """Renew the picture that a saved notebook holds; under the lock for drawing."""
         if self._outputs is not None:
             begun = time.thread_time()
@@ -263,20 +259,14 @@ class Dashboard:
 
     def _after_cell(self, *_: Any) -> None:
         """End a cell that moved the fit with the picture of where it went."""
-        now = self.fit.snapshot
+        now = self._subject.now()
         if now.version != self._kept[0] and not now.status.busy:
-            fit, alone = self.fit, not self.fit.shared
-            if alone and self._live is None and "spectrum" in self.panels and fit.spectrum is None:
-                # What the background computes of a fit at rest, where there is a background.
-                with contextlib.suppress(Exception):
-                    fit.fisher()
-            if self._live is None:
-                self._panels.evaluate()
+            self._subject.complete(self._live)
             with DRAWING_LOCK:
-                self._keep_picture(self.fit.snapshot)
+                self._keep_picture(self._subject.now())
 
 
-def _end(threads: Sequence[EndingThread], live: LiveWidgets) -> None:
+def _end(threads: Sequence[EndingThread], live: Live) -> None:
     for thread in threads:
         thread.end()
     live.close()

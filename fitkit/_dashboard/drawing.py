@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -9,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fitkit._fit import Snapshot
 from fitkit._plotting import INK, PALETTE, recolour
 
 Box = tuple[float, float, float, float]
@@ -23,7 +23,7 @@ class Drawing:
     name
         What to call it in a message.
     function
-        Called with new axes and a snapshot of the fit.
+        Called with new axes and a snapshot of the fit, or a `ManyFrame`.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Drawing:
         What the function raised when it was last called; empty if all was well.
     """
 
-    def __init__(self, name: str, function: Callable[[Axes, Snapshot], object]) -> None:
+    def __init__(self, name: str, function: Callable[[Axes, Any], object]) -> None:
         self.name, self.problem = name, ""
         self._function = function
         # One of its own, so that nothing that the function does can harm the other panels.
@@ -39,7 +39,7 @@ class Drawing:
         self._canvas = FigureCanvasAgg(self._figure)
 
     def pixels(
-        self, snapshot: Snapshot, box: Box, size: tuple[int, int], dpi: float
+        self, snapshot: Any, box: Box, size: tuple[int, int], dpi: float
     ) -> UInt8[np.ndarray, "rows columns 4"]:
         """Draw an image of its own.
 
@@ -63,7 +63,7 @@ class Drawing:
         self.draw_on(self._figure, snapshot, box)
         return np.array(self._canvas.buffer_rgba())
 
-    def draw_on(self, figure: Figure, snapshot: Snapshot, box: Box) -> None:
+    def draw_on(self, figure: Figure, snapshot: Any, box: Box) -> None:
         """Draw on new axes of a figure that has an Agg canvas; what is raised is drawn as words."""
         before = set(figure.axes)
         problem = ""
@@ -80,7 +80,7 @@ class Drawing:
             self._finish([axes], figure)
         self.problem = problem
 
-    def _draw(self, figure: Figure, snapshot: Snapshot, box: Box, before: set[Axes]) -> None:
+    def _draw(self, figure: Figure, snapshot: Any, box: Box, before: set[Axes]) -> None:
         axes = figure.add_axes(box)
         axes.set_prop_cycle(color=PALETTE)
         self._function(axes, snapshot)

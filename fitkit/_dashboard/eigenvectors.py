@@ -1,15 +1,17 @@
 """The eigenvectors of the spectrum: chosen one by one, in words and as components."""
 
 import html
+from collections.abc import Callable
 
 import ipywidgets as widgets
 import numpy as np
 
 from fitkit._dashboard.rows import Act, Ask, Lock, under
-from fitkit._fisher import FisherMatrix
+from fitkit._dashboard.spectra import summary_of_largest, words_of_largest
+from fitkit._fisher import FisherMatrix, FisherSpectrum
 from fitkit._fit import Fit, Snapshot
 from fitkit._format import number
-from fitkit._plotting import PALETTE
+from fitkit._plotting import PALETTE, is_large, latest_spectrum
 
 ALL = -1  # in place of the number of an eigenvector
 COMPONENTS = 6  # as many of an eigenvector are shown: what fits into a line
@@ -26,11 +28,15 @@ class Eigenvectors:
         Do what a button asks, here or in the background.
     lock
         Held while a control's message is handled, and while controls are set.
+    renew
+        Computes the spectrum of this moment.
     """
 
-    def __init__(self, fit: Fit, act: Act, ask: Ask, lock: Lock) -> None:
+    def __init__(
+        self, fit: Fit, act: Act, ask: Ask, lock: Lock, renew: Callable[[], object]
+    ) -> None:
         self._fit = fit
-        self._known: FisherMatrix | None = None
+        self._known: FisherMatrix | FisherSpectrum | None = None
         self._described: int | None = None
         # JupyterLab keeps the arrow keys of a drop-down list for itself, but not those of a slider.
         self.choice = widgets.SelectionSlider(
@@ -47,7 +53,7 @@ class Eigenvectors:
             description="Refresh", icon="refresh", tooltip="Compute the spectrum of this moment"
         )
         self.basis = widgets.Button(icon="compass")
-        self.renew.on_click(lambda _: ask("Computing the spectrum…", fit.fisher))
+        self.renew.on_click(lambda _: ask("Computing the spectrum…", renew))
         self.basis.on_click(lambda _: ask("Changing the basis, compiling…", self._change_basis))
         self.choice.observe(lambda _: act(lambda: None), "value")
         bar = widgets.HBox([self.choice, self.renew, self.basis])
@@ -61,19 +67,24 @@ class Eigenvectors:
 
     def refresh(self, now: Snapshot) -> None:
         """Show what is known of the spectrum at this moment."""
-        step, fisher = now.known_fisher or (0, None)
+        known = latest_spectrum(now)
+        step, fisher = known or (0, None)
         if fisher is not self._known:
             self._known, self._described = fisher, None
             self._list(fisher)
-        (self.words.add_class if is_old(now) else self.words.remove_class)("fitkit-old")
+        old = is_old(now, None if known is None else step)
+        (self.words.add_class if old else self.words.remove_class)("fitkit-old")
         if self.choice.value != self._described:
             self._described = self.choice.value
             self.words.value = _describe(fisher, step, self.chosen)
         inside = self._fit.in_eigenbasis
         self.basis.description = "Leave eigenbasis" if inside else "Enter eigenbasis"
+        self.basis.disabled = not inside and is_large(now)
         self.basis.tooltip = (
             "Go on with the optimiser that the fit was made with"
             if inside
+            else "Needs the whole Fisher matrix, which may take long: fit.enter_eigenbasis()"
+            if self.basis.disabled
             else "Go on by L-BFGS in the eigenbasis, where all eigenvectors are alike"
         )
 
@@ -83,10 +94,12 @@ class Eigenvectors:
         else:
             self._fit.enter_eigenbasis()
 
-    def _list(self, fisher: FisherMatrix | None) -> None:
+    def _list(self, fisher: FisherMatrix | FisherSpectrum | None) -> None:
         options = [("all", ALL)]
         if fisher is not None:
-            values, constrained = np.asarray(fisher.eigenvalues), np.asarray(fisher.constrained)
+            values = np.asarray(fisher.eigenvalues)
+            whole = isinstance(fisher, FisherMatrix)
+            constrained = np.asarray(fisher.constrained) if whole else values > 0
             for i, (value, known) in enumerate(zip(values, constrained, strict=True)):
                 words = number(float(value), typeset=True) if known else "unconstrained"
                 options.append((f"{i + 1}: {words}", i))
@@ -96,21 +109,26 @@ class Eigenvectors:
             self.choice.value = chosen
 
 
-def is_old(now: Snapshot) -> bool:
-    """Return whether the Fisher matrix that is known says little of this moment.
+def is_old(now: Snapshot, step: int | None) -> bool:
+    """Return whether what was computed at a step, if at any, says little of this moment.
 
     At rest it is that of this step or another one's; while the fit runs it is always some steps
     old, and fades once they are a tenth of all.
     """
-    if now.known_fisher is None:
+    if step is None:
         return False
-    steps = now.step - now.known_fisher[0]
+    steps = now.step - step
     return steps > now.step / 10 if now.status.busy else steps != 0
 
 
-def _describe(fisher: FisherMatrix | None, step: int, chosen: int | None) -> str:
+def _describe(fisher: FisherMatrix | FisherSpectrum | None, step: int, chosen: int | None) -> str:
     if fisher is None:
         return "<span class='fitkit-dim'>What the data constrain is not known yet.</span>"
+    if isinstance(fisher, FisherSpectrum):
+        if chosen is None:
+            return f"<div>{summary_of_largest(fisher, step)}</div>"
+        words, bars = words_of_largest(fisher, chosen, COMPONENTS)
+        return f"<div>{words}</div><div class='fitkit-components'>{bars}</div>"
     if chosen is None:
         return f"<div>{_summary(fisher, step)}</div>"
     free = "" if chosen < fisher.rank else " <b>(unconstrained)</b>"

@@ -43,14 +43,14 @@ class Header:
             tooltip="Steps to run; none or 0 runs until stopped, or until the fit has converged",
         )
         self.count.add_class("fitkit-count")
-        self.run = _button("Run", "play", "Run this many steps in the background")
-        self.pause = _button("Pause", "pause", "Pause, keeping everything; resume later")
+        self.run = button("Run", "play", "Run this many steps in the background")
+        self.pause = button("Pause", "pause", "Pause, keeping everything; resume later")
         self.pause.add_class("fitkit-pause")
-        self.stop = _button("Stop", "stop", "End this run, keeping everything")
-        self.best = _button("Rewind to best", "step-backward", "Return to the lowest loss")
-        self.undo = _button("Undo", "undo", "Take back the last change of a control")
-        self.save = _button("Save", "download", "Write the fit to a file, to load it later")
-        self.close = _button("Close", "times", "Leave the picture alone; the fit goes on")
+        self.stop = button("Stop", "stop", "End this run, keeping everything")
+        self.best = button("Rewind to best", "step-backward", "Return to the lowest loss")
+        self.undo = button("Undo", "undo", "Take back the last change of a control")
+        self.save = button("Save", "download", "Write the fit to a file, to load it later")
+        self.close = button("Close", "times", "Leave the picture alone; the fit goes on")
         self.run.on_click(lambda _: act(lambda: fit.start(steps_of(self.count.value))))
         self.pause.on_click(lambda _: act(self._pause_or_resume))
         self.stop.on_click(lambda _: act(lambda: fit.stop(block=False)))
@@ -114,11 +114,17 @@ class Header:
 
     def say(self, words: str) -> None:
         """Show a notice where the eye is; empty words take it away."""
-        text = html.escape(words)
-        self.notice.value = f"<div class='fitkit-notice' role='alert'>{text}</div>" if text else ""
+        self.notice.value = notice(words)
 
 
-def _button(words: str, icon: str, tooltip: str) -> widgets.Button:
+def notice(words: str) -> str:
+    """Write what went wrong where the eye is; nothing for empty words."""
+    text = html.escape(words)
+    return f"<div class='fitkit-notice' role='alert'>{text}</div>" if text else ""
+
+
+def button(words: str, icon: str, tooltip: str) -> widgets.Button:
+    """Make a button with an icon beside its words."""
     return widgets.Button(description=words, icon=icon, tooltip=tooltip)
 
 
@@ -150,11 +156,7 @@ def shown_loss(now: Snapshot) -> float:
 def status_line(now: Snapshot, started: int, news: str = "") -> str:
     """Write the status, its numbers, what else happens, and the progress bar."""
     status, step, target, rate = now.status, now.step, now.target, now.steps_per_second
-    words = [
-        "<span role='status'>"
-        f"<span class='fitkit-dot' style='background:{STATUS_COLOURS[status]}'>"
-        f"</span><b>{headline(status)}</b></span>"
-    ]
+    words = [headline_with_dot(status)]
     live = status.busy or status is Status.PAUSED
     words.append(f"<span>step {step:,}{f' of {target:,}' if live and target else ''}</span>")
     words.append(f"<span>loss {number(shown_loss(now), typeset=True)}</span>")
@@ -169,20 +171,36 @@ def status_line(now: Snapshot, started: int, news: str = "") -> str:
 
 def _bar(now: Snapshot, live: bool, started: int) -> str:
     """Write the progress bar: striped all along where no end is known."""
-    target, colour = now.target, STATUS_COLOURS[now.status]
-    role = "role='progressbar' aria-label='steps done'"
+    target = now.target
     if live and target is None:
+        return bar(None, now.status, "steps done")
+    done = float(not live)
+    if live and target is not None and target > started:
+        done = min(max((now.step - started) / (target - started), 0.0), 1.0)
+    return bar(done, now.status, "steps done")
+
+
+def bar(done: float | None, status: Status, label: str) -> str:
+    """Write a progress bar: striped all along where no share of it is known to be done."""
+    colour, role = STATUS_COLOURS[status], f"role='progressbar' aria-label='{label}'"
+    if done is None:
         return (
             f"<div class='fitkit-bar fitkit-endless' {role} aria-valuetext='no end set'>"
             f"<div style='width:100%;background-color:{colour}'></div></div>"
         )
-    done = float(not live)
-    if live and target is not None and target > started:
-        done = min(max((now.step - started) / (target - started), 0.0), 1.0)
     return (
         f"<div class='fitkit-bar' {role} aria-valuemin='0' aria-valuemax='100' "
         f"aria-valuenow='{100 * done:.0f}'>"
         f"<div style='width:{100 * done:.1f}%;background-color:{colour}'></div></div>"
+    )
+
+
+def headline_with_dot(status: Status, words: str = "") -> str:
+    """Write the status, or other words in its place, behind a dot of its colour."""
+    return (
+        "<span role='status'>"
+        f"<span class='fitkit-dot' style='background:{STATUS_COLOURS[status]}'>"
+        f"</span><b>{words or headline(status)}</b></span>"
     )
 
 

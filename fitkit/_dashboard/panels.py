@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import PyTree
 from matplotlib.axes import Axes
 
-from fitkit._dashboard.background import fishers
 from fitkit._dashboard.drawing import Drawing
 from fitkit._dashboard.render import Cell, Drawn, Plot, panels_height
 from fitkit._dashboard.residuals import LatestResiduals
@@ -42,6 +41,8 @@ class Panels:
         Of a frame, in CSS pixels.
     loss_look
         How the loss is drawn, in frames and in saved pictures.
+    no_spectrum
+        Why no spectrum could be computed; empty if nothing is amiss.
 
     Raises
     ------
@@ -89,14 +90,14 @@ class Panels:
         self._below = None if draw is not None else PANELS[RESIDUALS]
         row = [one for one in self._shown if one is not self._below]
         self.height = panels_height(bool(row), draw is not None or len(row) < len(self._shown))
+        self.no_spectrum = ""
         self._errors: tuple[Any, dict[str, np.ndarray]] = (None, {})
 
     @property
     def unasked(self) -> tuple[Unasked, ...]:
         """What is computed for them in the background."""
-        spectra = fishers(self._fit) if SPECTRUM in self.names else None
         residuals = self._residuals.unasked() if RESIDUALS in self.names else None
-        return tuple(one for one in (residuals, spectra) if one is not None)
+        return () if residuals is None else (residuals,)
 
     def evaluate(self) -> None:
         """Evaluate the residuals of this moment, where they are shown."""
@@ -145,6 +146,7 @@ class Panels:
             self._residuals.scatter,
             None if self._compare is None else self._compare.history,
             self.loss_look,
+            self.no_spectrum,
         )
         cells = [self._cell(one, frame) for one in self._shown]
         model = [] if self._model is None else [Drawn(self._model, snapshot, below=True)]

@@ -6,8 +6,8 @@ import traceback
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+from fitkit._dashboard.subject import Watched
 from fitkit._dashboard.threads import EndingThread
-from fitkit._fit import Fit
 
 INTERVAL = 0.5  # seconds between frames, and
 SHARE = 0.05  # at most this share of a core spent on drawing them
@@ -30,19 +30,19 @@ class Refreshed(Protocol):
 
 
 class RefreshThread(EndingThread):
-    """Refreshes a dashboard whenever its fit changed, until it is closed or forgotten.
+    """Refreshes a dashboard whenever what it shows changed, until it is closed or forgotten.
 
     Parameters
     ----------
     dashboard
         Returns the dashboard, or None once nobody holds that any more.
-    fit
-        Its fit.
+    watched
+        What it shows.
     """
 
-    def __init__(self, dashboard: Callable[[], Refreshed | None], fit: Fit) -> None:
+    def __init__(self, dashboard: Callable[[], Refreshed | None], watched: Watched) -> None:
         super().__init__("fitkit dashboard")
-        self._dashboard, self._fit = dashboard, fit
+        self._dashboard, self._watched = dashboard, watched
         self._wake, self._closing = threading.Event(), threading.Event()
 
     def end(self) -> None:
@@ -64,10 +64,10 @@ class RefreshThread(EndingThread):
         due, rested, asked = 0.0, False, False
         while not self.ending.is_set():
             patience = NAP if seen == drawn and not asked else max(0.0, due - time.monotonic())
-            version = self._fit.wait_for_change(seen, timeout=min(patience, NAP))
+            version = self._watched.wait_for_change(seen, timeout=min(patience, NAP))
             asked = asked or self._wake.is_set()
             self._wake.clear()
-            now, resting = time.monotonic(), not self._fit.status.busy
+            now, resting = time.monotonic(), not self._watched.status.busy
             # The frame in which a fit comes to rest is drawn at once, and so is the last of all.
             draw = (version != drawn or asked) and (now >= due or (resting and not rested))
             if version == seen and not draw and not asked:

@@ -12,7 +12,6 @@ from matplotlib.transforms import Affine2D, Bbox
 
 from fitkit._dashboard.drawing import Box, Drawing
 from fitkit._dashboard.png import encode_png
-from fitkit._fit import Snapshot
 from fitkit._plotting import INK, View, set_up
 
 WIDTH, HEIGHT = 960, 280  # CSS pixels of the panels
@@ -38,7 +37,7 @@ class Drawn(NamedTuple):
     """What the user's own function draws in one frame: beside the panels, or below them."""
 
     drawing: Drawing
-    snapshot: Snapshot
+    snapshot: Any
     below: bool = False
     weight: float = 1.0
 

@@ -158,7 +158,7 @@ class Table:
         error, old = "value ± error", ""
         if now.known_fisher is not None:
             error += f" of step {now.known_fisher[0]:,}"
-            old = " fitkit-old" if is_old(now) else ""
+            old = " fitkit-old" if is_old(now, now.known_fisher[0]) else ""
         columns = (
             *(("swatch", ""), ("name", "parameter"), (f"value{old}", error)),
             *(("slider", ""), ("rate", rate), ("reset", ""), ("freeze", "")),

@@ -18,6 +18,7 @@ from fitkit._dashboard.panels import Panels
 from fitkit._dashboard.render import FrameRenderer, blank
 from fitkit._dashboard.style import SHEET
 from fitkit._dashboard.table import Table
+from fitkit._dashboard.threads import EndingThread
 from fitkit._fit import Fit, Snapshot, Status
 
 LOCK_TURN = 0.1  # seconds between two looks at whether to go on waiting for a lock
@@ -45,14 +46,18 @@ class LiveWidgets:
         self._run: tuple[int | None, int] = (-1, 0)
         self._refused = self._undrawn = ""
         spectrum = "spectrum" in panels.names
-        self.background = BackgroundThread(fit, panels.unasked, self.show_error, refresh_soon)
+        self.background = BackgroundThread(
+            fit, spectrum, panels.unasked, self.show_error, refresh_soon
+        )
         self.renderer = FrameRenderer()
         self.by_hand = ByHand(fit, self._act, self._ask, self._lock)
         more = [self.by_hand.values, self.by_hand.code]
         self.header = Header(fit, self._act, self._ask, more)
         self.card = Card(fit, self._ask)
         self.loss_toggles = LossToggles(panels, self._act)
-        self.eigenvectors = Eigenvectors(fit, self._act, self._ask, self._lock)
+        self.eigenvectors = Eigenvectors(
+            fit, self._act, self._ask, self._lock, self.background.renew
+        )
         self.table = Table(fit, self._act, self._lock)
         self.image = widgets.Image(value=blank(panels.height), format="png")
         for name in ("fitkit-figure", f"fitkit-high-{panels.height}"):
@@ -67,6 +72,11 @@ class LiveWidgets:
         below = [self.by_hand.box, self.eigenvectors.box, self.table.box]
         self.box = widgets.VBox([*above, words, self.image, *below])
         self.box.add_class(LIVE_CLASS)
+
+    @property
+    def threads(self) -> list[EndingThread]:
+        """What takes long happens in it."""
+        return [self.background]
 
     def refresh_controls(self, now: Snapshot, ending: Callable[[], bool] = lambda: False) -> None:
         """Set every control from the fit at this moment, or at a later one that was shown already.
@@ -98,6 +108,7 @@ class LiveWidgets:
 
     def refresh_figure(self, now: Snapshot) -> None:
         """Draw a frame; under the lock for drawing."""
+        self._panels.no_spectrum = self.background.problem
         entries, chosen = self.table.in_sight(), self.eigenvectors.chosen
         self.image.value = self.renderer.frame(self._panels.cells(self._fit, now, entries, chosen))
         self._undrawn = ""

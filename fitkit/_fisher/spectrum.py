@@ -147,6 +147,7 @@ def fisher_spectrum(
     k: int = 20,
     rtol: float | None = None,
     probes: int = 8,
+    callback: Callable[[], object] | None = None,
 ) -> FisherSpectrum:
     """Find the largest eigenvalues of a Fisher matrix that is too large to store.
 
@@ -169,6 +170,8 @@ def fisher_spectrum(
     probes
         Random vectors from which trace and density are estimated, 32 products each; 0 leaves both
         out.
+    callback
+        Called before every product with a vector. It may wait, and what it raises ends the search.
 
     Returns
     -------
@@ -209,7 +212,7 @@ def fisher_spectrum(
     if k < 1 or probes < 0:
         raise ValueError(f"fisher_spectrum: k={k}, probes={probes}; must be 1 or more, and 0.")
     with prepared("fisher_spectrum", residuals, loss, params, args, weights, frozen) as problem:
-        product, unit, eps = _product(problem, loss is not None, units)
+        product, unit, eps = _product(problem, loss is not None, units, callback)
         size = len(unit)
         if size <= max(FEWEST, DENSE * k):
             every = _all(product, size)
@@ -235,7 +238,10 @@ def fisher_spectrum(
 
 
 def _product(
-    problem: Problem, is_loss: bool, units: Mapping[Paths, Any] | None
+    problem: Problem,
+    is_loss: bool,
+    units: Mapping[Paths, Any] | None,
+    callback: Callable[[], object] | None,
 ) -> tuple[Callable, Float[np.ndarray, " n"], float]:
     """Return the product with a vector on the host, the units of the elements, and eps."""
     function, free, rest, args, weights = problem
@@ -261,6 +267,8 @@ def _product(
     eps = float(jnp.finfo(common_dtype(flat, *jax.tree.leaves(shapes))).eps)
 
     def product(vector: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        if callback is not None:
+            callback()
         along = jnp.asarray(np.ravel(vector) * unit, flat.dtype)
         if is_loss:
             values, _, curved = loss_product(function, free, rest, args, False, flat, along)

@@ -120,6 +120,7 @@ def restarted(now: Snapshot, params: Params, program: Program, code: str) -> dic
         "earlier": now.history if len(now.history) else now.earlier,
         "failure": None,
         "known_fisher": None,
+        "known_spectrum": None,
         "start_loss": place.loss,
         "optimiser_status": "",
         "events": with_event(now, "restarted", 0, code=code),
@@ -218,6 +219,7 @@ def refreshed(now: Snapshot, settings: JaxSettings) -> dict[str, Any]:
         "lowest": lowest,
         "timeline": Timeline.starting(Mark(place, controls, lowest)),
         "known_fisher": None,
+        "known_spectrum": None,
         # What was gained stays so, whatever the loss is now.
         "start_loss": now.start_loss + place.loss - now.place.loss,
         "events": with_event(now, "what the function reads has changed"),

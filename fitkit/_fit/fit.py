@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from fitkit._checkpoint import read, write
-from fitkit._fisher import FisherMatrix
+from fitkit._fisher import FisherMatrix, FisherSpectrum
 from fitkit._fit.advance import given_up, with_event
 from fitkit._fit.agree import leads, require_all
 from fitkit._fit.autosave import Autosave
@@ -40,7 +40,13 @@ from fitkit._fit.draw_starts import Spread, draw_starts
 from fitkit._fit.engine import Engine
 from fitkit._fit.events import Events, steering_code
 from fitkit._fit.history import History
-from fitkit._fit.judgement import Linearised, assess_place, fisher_at, linearise_at
+from fitkit._fit.judgement import (
+    Linearised,
+    assess_place,
+    fisher_at,
+    linearise_at,
+    spectrum_at,
+)
 from fitkit._fit.loop import Program
 from fitkit._fit.multistart import Multistart, best_params, search
 from fitkit._fit.overview import fit_as_html
@@ -873,6 +879,29 @@ class Fit:
         self._engine.update(lambda later: later.but(known_fisher=(now.step, fisher)))
         return fisher
 
+    def fisher_spectrum(self, k: int = 20, **options: Any) -> FisherSpectrum:
+        """Find the largest Fisher eigenvalues at the present parameters, where `fisher` takes long.
+
+        The parameters that are frozen are taken as known. The answer is kept as `known_spectrum`.
+
+        Parameters
+        ----------
+        k
+            How many.
+        options
+            `units`, `rtol`, `probes` and `callback` of `fisher_spectrum`.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As `fisher_spectrum` does.
+        """
+        now = self._read_again()
+        require_all(self._engine.mesh, "fisher_spectrum")
+        spectrum = spectrum_at(now, k=k, **options)
+        self._engine.update(lambda later: later.but(known_spectrum=(now.step, spectrum)))
+        return spectrum
+
     def result(
         self,
         absolute_sigma: bool = True,
@@ -1145,6 +1174,11 @@ class Fit:
     def known_fisher(self) -> tuple[int, FisherMatrix] | None:
         """The latest Fisher matrix that `fisher` computed, after the step it belongs to."""
         return self.snapshot.known_fisher
+
+    @property
+    def known_spectrum(self) -> tuple[int, FisherSpectrum] | None:
+        """The latest that `fisher_spectrum` found, after the step it belongs to."""
+        return self.snapshot.known_spectrum
 
     @property
     def in_eigenbasis(self) -> bool:

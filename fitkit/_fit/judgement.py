@@ -1,6 +1,6 @@
 """Where a fit stands, what the data constrain there, and where one Newton step would take it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -8,8 +8,10 @@ from jaxtyping import Array, Float
 
 from fitkit._fisher import (
     FisherMatrix,
+    FisherSpectrum,
     fisher_matrix,
     fisher_of_jacobian,
+    fisher_spectrum,
     linearise,
     split_params,
 )
@@ -73,6 +75,13 @@ def fisher_at(now: Snapshot, linearised: Linearised | None) -> FisherMatrix:
             return fisher_matrix(**place.functions, frozen=frozen)
         free, _ = split_params(place.state.params, frozen)
         return fisher_of_jacobian(named_elements(free), *linearised)
+
+
+def spectrum_at(now: Snapshot, **options: Any) -> FisherSpectrum:
+    """Find the largest eigenvalues of that matrix without forming it, as `fisher_spectrum` does."""
+    place = now.place
+    with place.program.applied():
+        return fisher_spectrum(**place.functions, frozen=tuple(sorted(now.frozen)), **options)
 
 
 def linearise_at(now: Snapshot) -> Linearised | None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from fitkit._fisher import FisherMatrix
+from fitkit._fisher import FisherMatrix, FisherSpectrum
 from fitkit._fit.events import Event
 from fitkit._fit.history import History
 from fitkit._fit.loop import Program
@@ -308,6 +308,7 @@ class Snapshot:
     failure: Failure | None = None
     known_fisher: tuple[int, FisherMatrix] | None = None
     earlier: History | None = None
+    known_spectrum: tuple[int, FisherSpectrum] | None = None
 
     @property
     def step(self) -> int:

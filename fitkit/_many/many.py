@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 from fitkit._input import shortened
 from fitkit._many import saving, tables
 from fitkit._many.best import Best, best_of
+from fitkit._many.completion import Clock, Completion
 from fitkit._many.engine import Engine
 from fitkit._many.priors import apart, contributions
 from fitkit._many.queue import Method
@@ -65,6 +66,7 @@ class Many:
         self._engine = Engine(systems, record, method)
         self._worker = Worker(self._engine, self._call_back)
         self._callbacks: list[Callable[[Many], object]] = []
+        self._clock, self._ended = Clock(self._engine.record), False
         self._best: tuple[int, Best] | None = None
 
     # Running.
@@ -89,18 +91,54 @@ class Many:
         """What did not go as planned: smaller batches for lack of memory, callbacks that raised."""
         return tuple(self._engine.notes)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` ended the run, so that nobody waits for what is left."""
+        return self._ended
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the user's function raised; None once `wait` has raised it."""
+        return self._worker.error
+
+    @property
+    def completion(self) -> Completion:
+        """How many fits were made and how many converged, second by second."""
+        return self._clock.completion
+
     def start(self) -> None:
         """Make the fits that are left in the background; return at once."""
+        self._ended = False
+        if not self.running:
+            self._clock.start()
         self._worker.start()
 
     def resume(self) -> None:
         """Go on after a pause, in the background, with what is left."""
-        self._worker.start()
+        self.start()
 
-    def pause(self) -> None:
-        """Stop within a tenth of a second or so. What was finished stays; `resume` goes on."""
+    def pause(self, block: bool = True) -> None:
+        """Stop within a tenth of a second or so. What was finished stays; `resume` goes on.
+
+        Parameters
+        ----------
+        block
+            Whether to wait until the fits stand still.
+        """
         self._worker.stop()
-        self._worker.join()
+        if block:
+            self._worker.join()
+
+    def stop(self, block: bool = True) -> None:
+        """Give up what is left, as `pause` does and for good; only `start` goes on with it.
+
+        Parameters
+        ----------
+        block
+            Whether to wait until the fits stand still.
+        """
+        self._ended = not self.finished
+        self.pause(block)
 
     def add_callback(self, function: Callable[["Many"], object]) -> None:
         """Call a function while the fits run, about ten times a second, and once at the end.
@@ -123,6 +161,7 @@ class Many:
         self._callbacks.append(function)
 
     def _call_back(self) -> None:
+        self._clock.note()
         for function in self._callbacks:
             try:
                 function(self)
@@ -278,6 +317,8 @@ class Many:
     def worst(self, n: int = 10) -> list[Index]:
         """List the systems to look at first: those without success, then by reduced chi-square.
 
+        Those that were not fitted yet come last.
+
         Parameters
         ----------
         n
@@ -296,7 +337,8 @@ class Many:
         if n < 0:
             raise ValueError(f"worst: n={n}; must be the number of systems to list.")
         bad = np.nan_to_num(self.reduced_chi_square.ravel(), nan=np.inf, posinf=np.inf)
-        order = np.lexsort((-bad, self.success.ravel()))[:n]
+        waiting = ~self._engine.record.finished[self._rows]
+        order = np.lexsort((-bad, self.success.ravel(), waiting))[:n]
         return [self._index(int(i)) for i in order]
 
     def __len__(self) -> int:

@@ -11,7 +11,9 @@ from fitkit._paths import element_name
 def progress_line(many: Any) -> str:
     """Say how far the fits are, in a line."""
     state = "finished" if many.finished else f"{100 * many.progress:.0f} %, "
-    state += "" if many.finished else "running" if many.running else "paused; resume() goes on"
+    if not many.finished:
+        rest = "stopped; start() goes on" if many.stopped else "paused; resume() goes on"
+        state += "running" if many.running else rest
     return f"{_counted(len(many), 'system')}, {state}"
 
 

@@ -23,6 +23,10 @@ if _TYPE_CHECKING:
     from fitkit._plotting.axes import dash as dash
     from fitkit._plotting.axes import recolour as recolour
     from fitkit._plotting.axes import set_up as set_up
+    from fitkit._plotting.many_map import MapFrame as MapFrame
+    from fitkit._plotting.many_map import draw_map as draw_map
+    from fitkit._plotting.many_panels import MANY_PANELS as MANY_PANELS
+    from fitkit._plotting.many_panels import ManyFrame as ManyFrame
     from fitkit._plotting.panel import Entry as Entry
     from fitkit._plotting.panel import Errors as Errors
     from fitkit._plotting.panel import Frame as Frame
@@ -31,9 +35,12 @@ if _TYPE_CHECKING:
     from fitkit._plotting.panel import error_bars as error_bars
     from fitkit._plotting.panels import PANELS as PANELS
     from fitkit._plotting.scatter import Scatter as Scatter
+    from fitkit._plotting.spectrum import MOST_ELEMENTS as MOST_ELEMENTS
     from fitkit._plotting.spectrum import affordable as affordable
+    from fitkit._plotting.spectrum import is_large as is_large
+    from fitkit._plotting.spectrum import latest_spectrum as latest_spectrum
 
-_LAZY = ("axes", "panel", "panels", "scatter", "spectrum")
+_LAZY = ("axes", "panel", "panels", "scatter", "spectrum", "many_panels", "many_map")
 
 
 def __getattr__(name: str) -> object:

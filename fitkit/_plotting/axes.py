@@ -49,6 +49,8 @@ class View(NamedTuple):
         Words in the middle of axes on which there is nothing to draw yet.
     ticks
         Where the abscissa has ticks; None: at four round numbers or so.
+    ordinate
+        Whether the ordinate has ticks.
     """
 
     title: str
@@ -59,6 +61,7 @@ class View(NamedTuple):
     legend: tuple[tuple[str, str, Any], ...] = ()
     note: str = ""
     ticks: tuple[float, ...] | None = None
+    ordinate: bool = True
 
 
 def colour(index: int) -> str:
@@ -87,7 +90,7 @@ def set_up(axes: Axes, view: View) -> None:
         # Not as a formula: to parse those takes a sixth of the time to draw.
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: power(y)))
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5) if view.ordinate else NullLocator())
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(axis="y", color=INK, alpha=0.22, linewidth=0.6)

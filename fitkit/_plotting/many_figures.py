@@ -24,6 +24,8 @@ FEWEST_BARS, MOST_BARS = 12, 80
 EXPECTED, OUTLYING = 4, 10
 # Sides of an image whose pixels are square; one of a thousand by three would be a line.
 MOST_OBLONG = 8
+# Of systems that wait: a grey that recedes on a light and on a dark page.
+WAITING = (0.5, 0.5, 0.5, 0.3)
 # Chi-square of the worst over that of the best that is drawn: more takes a logarithmic axis.
 MOST_LINEAR = 20
 
@@ -58,13 +60,13 @@ def plot_map(self: Many, path: str, ax: "Axes | None" = None) -> "Axes":
             f"plot_map: the systems have the shape {self.shape}; a map needs one axis or two. "
             "many.values[path] holds the array."
         )
-    values, errors = _element(self, path)
+    values, errors = element_of(self, path)
     good, waiting = self.success & np.isfinite(values), self.status == "waiting"
     ax = axes_or_new(ax)
     if len(self.shape) == 1:
-        _curve(ax, path, values, errors, good, waiting)
+        draw_curve(ax, path, values, errors, good, waiting)
     else:
-        _image(ax, path, values, good, waiting)
+        draw_image(ax, path, values, good, waiting)
     return ax
 
 
@@ -100,9 +102,8 @@ def plot_chi_square(self: Many, ax: "Axes | None" = None) -> "Axes":
         )
     reduced, success = reduced[there], success[there]
     freedom = self.degrees_of_freedom.ravel()[there]
-    low, high = _span(reduced, freedom)
-    bars = len(np.histogram_bin_edges(reduced[(reduced >= low) & (reduced <= high)], "fd")) - 1
-    edges = np.linspace(low, high, 1 + int(np.clip(bars, FEWEST_BARS, MOST_BARS)))
+    low, high = span_of(reduced, freedom)
+    edges = bars_of(reduced, low, high)
     ax = axes_or_new(ax)
     ax.hist(
         [reduced[success], reduced[~success]],
@@ -113,7 +114,7 @@ def plot_chi_square(self: Many, ax: "Axes | None" = None) -> "Axes":
         label=["at a minimum", "without success"] if not success.all() else ["systems", ""],
     )
     places = np.linspace(low, high, 400)
-    expected = _density(places, freedom) * len(reduced) * (edges[1] - edges[0])
+    expected = density_of(places, freedom) * len(reduced) * (edges[1] - edges[0])
     least, most = freedom.min(), freedom.max()
     freedoms = f"{least}" if least == most else f"{least} to {most}"
     label = f"expected for {freedoms} degrees of freedom"
@@ -182,7 +183,7 @@ def plot_worst(self: Many, n: int = 10, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def _element(many: Many, path: str) -> tuple[np.ndarray, np.ndarray]:
+def element_of(many: Many, path: str) -> tuple[np.ndarray, np.ndarray]:
     """Return values and errors of one element, in the shape of the systems."""
     found, axes, errors = {}, len(many.shape), many.errors
     for name, array in many.values.items():
@@ -194,9 +195,10 @@ def _element(many: Many, path: str) -> tuple[np.ndarray, np.ndarray]:
     return many.values[name][index], errors[name][index]
 
 
-def _curve(
+def draw_curve(
     ax: "Axes", path: str, values: Any, errors: Any, good: Bool[np.ndarray, " k"], waiting: Any
 ) -> None:
+    """Draw one number of every system over the number of the system."""
     from matplotlib.ticker import MaxNLocator
 
     from fitkit._plotting.axes import BLUE, VERMILION
@@ -216,7 +218,10 @@ def _curve(
     ax.set(xlabel="system", ylabel=path)
 
 
-def _image(ax: "Axes", path: str, values: Any, good: Bool[np.ndarray, "i j"], waiting: Any) -> None:
+def draw_image(
+    ax: "Axes", path: str, values: Any, good: Bool[np.ndarray, "i j"], waiting: Any
+) -> None:
+    """Draw one number of every system as an image, with a bar of its colours."""
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator
@@ -232,7 +237,7 @@ def _image(ax: "Axes", path: str, values: Any, good: Bool[np.ndarray, "i j"], wa
     failed = ~good & ~waiting
     for which, shade, words in (
         (failed, VERMILION, "without success"),
-        (waiting, "0.85", "waiting"),
+        (waiting, WAITING, "waiting"),
     ):
         if which.any():
             ax.imshow(np.where(which, 0.0, np.nan), cmap=ListedColormap([shade]), **look)
@@ -258,7 +263,13 @@ def _image(ax: "Axes", path: str, values: Any, good: Bool[np.ndarray, "i j"], wa
     ax.set(xlabel="second index of the system", ylabel="first index of the system")
 
 
-def _span(reduced: Float[np.ndarray, " k"], freedom: Any) -> tuple[float, float]:
+def bars_of(reduced: Float[np.ndarray, " k"], low: float, high: float) -> Float[np.ndarray, " e"]:
+    """Compute the edges of the bars of a histogram, after Freedman and Diaconis."""
+    bars = len(np.histogram_bin_edges(reduced[(reduced >= low) & (reduced <= high)], "fd")) - 1
+    return np.linspace(low, high, 1 + int(np.clip(bars, FEWEST_BARS, MOST_BARS)))
+
+
+def span_of(reduced: Float[np.ndarray, " k"], freedom: Any) -> tuple[float, float]:
     """Compute limits that hold what is expected and all that is there, but for outliers."""
     # The variance of a reduced chi-square is 2/ν.
     width = EXPECTED * math.sqrt(2 / freedom.min())
@@ -267,7 +278,7 @@ def _span(reduced: Float[np.ndarray, " k"], freedom: Any) -> tuple[float, float]
     return float(min(max(0, 1 - width), reduced.min())), float(max(1 + width, high))
 
 
-def _density(places: Float[np.ndarray, " p"], freedom: Any) -> Float[np.ndarray, " p"]:
+def density_of(places: Float[np.ndarray, " p"], freedom: Any) -> Float[np.ndarray, " p"]:
     """Mean density of reduced chi-squares: that of each number of degrees of freedom, weighted."""
     total = np.zeros_like(places)
     for nu, systems in zip(*np.unique(freedom, return_counts=True), strict=True):

@@ -75,6 +75,8 @@ class Frame:
         That of another fit, to be drawn behind this one's.
     loss_look : LossLook
         How the loss is drawn.
+    no_spectrum : str
+        Why no spectrum could be computed; empty if nothing is amiss.
     """
 
     snapshot: Snapshot
@@ -85,6 +87,7 @@ class Frame:
     scatter: Scatter | None = None
     compared: History | None = None
     loss_look: LossLook = _AS_EVER
+    no_spectrum: str = ""
 
     @property
     def history(self) -> History:

@@ -1,4 +1,6 @@
-"""The panel of the spectrum: the eigenvalues of the units-free Fisher matrix."""
+"""The panel of the spectrum: the eigenvalues of the units-free Fisher matrix, or the largest."""
+
+import textwrap
 
 import jax
 import numpy as np
@@ -7,7 +9,9 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from fitkit._fit import Fit
+from fitkit._fisher import FisherMatrix, FisherSpectrum
+from fitkit._fit import Fit, Snapshot
+from fitkit._paths import named_leaves
 from fitkit._plotting.axes import (
     BLUE,
     INK,
@@ -20,31 +24,59 @@ from fitkit._plotting.axes import (
 from fitkit._plotting.limits import decades, finite
 from fitkit._plotting.panel import Frame
 
-#: Elements of parameters; with more, a Fisher matrix is computed only when asked for.
+#: Elements of parameters; of more, the largest eigenvalues take the place of the Fisher matrix,
+#: which takes as many derivatives as there are elements.
 MOST_ELEMENTS = 500
+#: Of more, none are computed unasked: a search keeps 41 vectors, here of 66 megabytes together.
+MOST_UNASKED = 200_000
+LINE = 36  # letters of a note that fit into a line of the panel
 
 
 class Spectrum:
-    """The eigenvalues that the optimiser works with, or else those of the latest Fisher matrix."""
+    """The eigenvalues that the optimiser works with, or else those that were computed last."""
 
     name, weight = "spectrum", 0.75
 
     def available(self, fit: Fit) -> bool:
-        """Return whether the eigenvalues are there, or can be computed in the background."""
-        return affordable(fit) or fit.spectrum is not None
+        """Return True: where there is no spectrum, the panel says why."""
+        return True
 
     def view(self, frame: Frame) -> View:
         """Compute limits of whole decades that hold what is positive."""
-        return spectrum_view(_eigenvalues(frame)[0])
+        eigenvalues, _, size = _eigenvalues(frame)
+        view = spectrum_view(eigenvalues)
+        if not len(eigenvalues):
+            return view._replace(note=_absent(frame))
+        if len(eigenvalues) == size:
+            return view
+        return view._replace(xlabel=f"the {len(eigenvalues)} largest of {size:,}")
 
     def marks(self, axes: Axes, frame: Frame) -> list[Artist]:
         """Draw a point for every eigenvalue, and ring the chosen one."""
-        return spectrum_marks(axes, *_eigenvalues(frame), frame.chosen)
+        eigenvalues, rank, _ = _eigenvalues(frame)
+        return spectrum_marks(axes, eigenvalues, rank, frame.chosen)
 
 
 def affordable(fit: Fit) -> bool:
-    """Return whether there are few enough parameters for Fisher matrices that nobody asked for."""
-    return sum(np.size(leaf) for leaf in jax.tree.leaves(fit.params)) <= MOST_ELEMENTS
+    """Return whether there are few enough parameters for a spectrum that nobody asked for."""
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(fit.params)) <= MOST_UNASKED
+
+
+def free_elements(now: Snapshot) -> int:
+    """Count the elements of the parameters that are not frozen."""
+    leaves = named_leaves(now.place.view.params)
+    return sum(np.size(leaf) for path, leaf in leaves.items() if path not in now.frozen)
+
+
+def is_large(now: Snapshot) -> bool:
+    """Return whether only the largest eigenvalues are computed, for lack of time for all."""
+    return free_elements(now) > MOST_ELEMENTS
+
+
+def latest_spectrum(now: Snapshot) -> tuple[int, FisherMatrix | FisherSpectrum] | None:
+    """Return what is known of the spectrum nearest to this moment, after the step it belongs to."""
+    known = [one for one in (now.known_fisher, now.known_spectrum) if one is not None]
+    return min(known, key=lambda one: abs(now.step - one[0]), default=None)
 
 
 def spectrum_view(eigenvalues: Float[np.ndarray, " n"]) -> View:
@@ -53,6 +85,17 @@ def spectrum_view(eigenvalues: Float[np.ndarray, " n"]) -> View:
     count = len(eigenvalues)
     note = "" if count else "no spectrum yet"
     return View("Spectrum", (0.4, count + 0.6), limits, xlabel="eigenvector", note=note)
+
+
+def _absent(frame: Frame) -> str:
+    """Say why there is no spectrum."""
+    if frame.no_spectrum:
+        return textwrap.fill(f"no spectrum: {frame.no_spectrum}", LINE, max_lines=5)
+    elements = free_elements(frame.snapshot)
+    if elements > MOST_UNASKED:
+        words = f"{elements:,} parameter elements: no spectrum unless asked for"
+        return textwrap.fill(words, LINE)
+    return "no spectrum yet"
 
 
 def spectrum_marks(
@@ -89,10 +132,15 @@ def spectrum_marks(
     return marks
 
 
-def _eigenvalues(frame: Frame) -> tuple[np.ndarray, int]:
+def _eigenvalues(frame: Frame) -> tuple[np.ndarray, int, int]:
+    """Return eigenvalues, how many of them the data constrain, and how many there are in all."""
     if frame.spectrum is not None and len(frame.spectrum[0]):
-        return np.asarray(frame.spectrum[0], dtype=float), frame.spectrum[1]
-    if frame.snapshot.known_fisher is None:
-        return np.empty(0), 0
-    fisher = frame.snapshot.known_fisher[1]
-    return np.asarray(fisher.eigenvalues, dtype=float), fisher.rank
+        eigenvalues = np.asarray(frame.spectrum[0], dtype=float)
+        return eigenvalues, frame.spectrum[1], len(eigenvalues)
+    known = latest_spectrum(frame.snapshot)
+    if known is None:
+        return np.empty(0), 0, 0
+    eigenvalues = np.asarray(known[1].eigenvalues, dtype=float)
+    if isinstance(known[1], FisherSpectrum):
+        return eigenvalues, len(eigenvalues), known[1].size
+    return eigenvalues, known[1].rank, len(eigenvalues)
