@@ -96,7 +96,7 @@ def test_a_running_fit_is_steered_saved_and_reopened(page, server, tmp_path):
 
 def test_a_closed_dashboard_leaves_only_its_picture(page, server, tmp_path):
     # Long enough for a bar of progress, which must not be left behind.
-    notebook = Notebook(page, server, "closed", MODEL, "fk.Dashboard(fit)", "fit.run(300_000)")
+    notebook = Notebook(page, server, "closed", MODEL, "fk.Dashboard(fit)", "fit.run(2_000_000)")
     notebook.until(lambda told: told["status"] == "finished", "the fit to finish")
     notebook.button("Close").click()
     notebook.button("Close").wait_for(state="detached")
@@ -104,9 +104,10 @@ def test_a_closed_dashboard_leaves_only_its_picture(page, server, tmp_path):
     saved = browser.save(page, notebook.path)
     kinds = {kind for output in saved.cells[1].outputs for kind in output.get("data", {})}
     assert kinds == {"image/png", "text/html", "text/plain"}
-    bar, words = saved.cells[2].outputs
-    assert bar["data"] == {}
-    assert words["text"].startswith("finished: step 300,000")
+    # On a quick machine there may have been none.
+    *bars, words = saved.cells[2].outputs
+    assert all(bar["data"] == {} for bar in bars)
+    assert words["text"].startswith("finished: step 2,000,000")
     screenshot(page, "closed", tmp_path)
     assert_reads_well_when_reopened(page, server, notebook.name)
 

@@ -384,8 +384,7 @@ def test_the_spectrum_of_gauss_newton_is_a_panel_and_marks_what_is_unconstrained
     dashboard.refresh()
     fit.run(5, progress=False)
     dashboard.refresh()
-    *_, axes = dashboard.figure.axes
-    assert axes.get_title(loc="left") == "Spectrum"
+    (axes,) = (one for one in dashboard.figure.axes if one.get_title(loc="left") == "Spectrum")
     assert "1 unconstrained" in [text.get_text() for text in axes.texts]
     dashboard.close()
 
