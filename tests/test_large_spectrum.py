@@ -76,7 +76,7 @@ def test_a_search_takes_its_share_of_a_running_fit_and_ends_with_the_dashboard(f
     products, begun = [], time.monotonic()
 
     def search(callback, **options):
-        while len(products) < 6:
+        while len(products) < 60:
             callback()
             time.sleep(0.02)  # in place of a product
             products.append(time.monotonic())
@@ -94,8 +94,8 @@ def test_a_search_takes_its_share_of_a_running_fit_and_ends_with_the_dashboard(f
     begun, threads = time.monotonic(), list(dashboard._threads)
     dashboard.close()
     assert not any(thread.is_alive() for thread in threads)
-    # The whole search takes a minute and more; a busy machine may take seconds to end a thread.
-    assert len(products) < 20 and time.monotonic() - begun < 20.0
+    # The whole search would take 20 seconds; on a busy machine the thread may take some to end.
+    assert len(products) < 60 and time.monotonic() - begun < 15.0
 
 
 @pytest.mark.parametrize("why", ["job", "rest", "end", "products"])
