@@ -401,7 +401,7 @@ def test_learning_rates_are_fetched_from_the_device_once_for_a_state(monkeypatch
         fetched.append(1)
         return injected_learning_rates(*args)
 
-    monkeypatch.setattr("fitkit._fit.fit.injected_learning_rates", counted)
+    monkeypatch.setattr("fitkit._fit.rates.injected_learning_rates", counted)
     for _ in range(5):
         assert fit.learning_rates["rate"] == pytest.approx(1e-2, rel=1e-6)
     assert len(fetched) == 1
