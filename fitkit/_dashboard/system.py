@@ -1,13 +1,12 @@
 """One of many systems, chosen by its number or among the worst, and what was found of it."""
 
 import html
-import threading
 import time
 from typing import Any
 
 import ipywidgets as widgets
 
-from fitkit._dashboard.rows import Act, Ask, under
+from fitkit._dashboard.rows import Act, Ask, Lock, under
 from fitkit._format import number
 from fitkit._plotting import Many, ManyFrame
 
@@ -32,7 +31,7 @@ class SystemChoice:
         The index of the system whose result is shown; None without.
     """
 
-    def __init__(self, many: Many, act: Act, ask: Ask, lock: threading.RLock) -> None:
+    def __init__(self, many: Many, act: Act, ask: Ask, lock: Lock) -> None:
         self._many, self._act, self._ask, self._lock = many, act, ask, lock
         self.chosen: tuple[int, ...] | None = None
         self._listed: list[tuple[int, ...]] = []
