@@ -50,9 +50,10 @@ class Progress:
             if interrupted:
                 self._bar.colour = "red"
             self._bar.close()
-        if self._bar is not None and self._shown is not None:
-            last = html.escape(str(self._bar))
-            left = {"text/html": f'<pre style="color: red">{last}</pre>', "text/plain": last}
-            self._shown.update(left if interrupted else {}, raw=True)
-            self._bar.container.close()
+            if self._shown is not None:
+                last = str(self._bar)
+                red = f'<pre style="color: red">{html.escape(last)}</pre>'
+                left = {"text/html": red, "text/plain": last} if interrupted else {}
+                self._shown.update(left, raw=True)
+                self._bar.container.close()
         print(words, flush=True)

@@ -14,7 +14,7 @@ from fitkit._dashboard.unasked import Unasked
 from fitkit._fit import Fit, Snapshot
 from fitkit._plotting import PANELS, Entry, Frame, LossLook, Panel, error_bars
 
-MODEL, SPECTRUM, RESIDUALS = "model", "spectrum", "residuals"
+MODEL, RESIDUALS = "model", "residuals"
 Draw = Callable[[Axes, PyTree], object]
 DrawPanel = Callable[[Axes, Snapshot], object]
 
@@ -96,8 +96,7 @@ class Panels:
     @property
     def unasked(self) -> tuple[Unasked, ...]:
         """What is computed for them in the background."""
-        residuals = self._residuals.unasked() if RESIDUALS in self.names else None
-        return () if residuals is None else (residuals,)
+        return (self._residuals.unasked(),) if RESIDUALS in self.names else ()
 
     def evaluate(self) -> None:
         """Evaluate the residuals of this moment, where they are shown."""
