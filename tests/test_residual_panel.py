@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 from browser import wait_until
+from controls import live
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -134,7 +135,7 @@ def test_they_are_those_of_the_moment(complex_ones):
 
 def test_of_a_running_fit_they_are_evaluated_beside_it(fit, dashboard):
     assert dashboard.panels[-1] == "residuals"
-    panels = dashboard._panels
+    panels = live(dashboard)._panels
     fit.start(10**9)
     wait_until(lambda: (known := panels._residuals.scatter) and known.step > 0, "residuals")
     assert fit.status == "running"

@@ -126,7 +126,7 @@ class BackgroundThread(JobThread):
         """Let the fit run until it has paid for the product before; called before every product."""
         search = self._search
         search.products += 1
-        if search.products == 2:
+        if search.products <= 2:
             search.first = search.worked
         if search.products > MOST_PRODUCTS:
             raise RuntimeError(
