@@ -1,5 +1,6 @@
 import dataclasses
 import sys
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -351,6 +352,31 @@ def test_plots_return_their_axes(given, result):
     assert len(constrained.get_ydata()) == len(free.get_ydata()) == 2
     assert free.get_markerfacecolor() == "none"
     assert cut.get_xdata() == (2.5, 2.5)
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    "shapes, count",
+    [({"flux": (), "phase": (39,)}, 40), ({"flux": (), "image": (12, 12), "phase": (8,)}, 3)],
+    ids=["elements", "parameters"],
+)
+def test_labels_of_correlations_do_not_touch(shapes, count):
+    import matplotlib.pyplot as plt
+
+    params = {
+        path: np.linspace(1, 2, int(np.prod(shape))).reshape(shape)
+        for path, shape in shapes.items()
+    }
+    fitted = make_result(
+        residuals=lambda p, a: jnp.concatenate([jnp.ravel(leaf) for leaf in p.values()]),
+        params=params,
+    )
+    ax = fitted.plot_correlation()
+    ax.figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
+    assert len(boxes) == count
+    assert all(upper.y0 > lower.y1 for upper, lower in pairwise(boxes))
+    assert min(box.x0 for box in boxes) > 0  # No name is cut.
     plt.close("all")
 
 

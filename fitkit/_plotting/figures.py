@@ -3,6 +3,8 @@
 So the result itself knows nothing of matplotlib, and importing this does not import it either.
 """
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,11 @@ from fitkit._result import Result
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_LABELS = 40  # along an axis; more cannot be read
+LABEL = 8.0  # points, of a label where there are many
+SMALLEST_LABEL = 5.0  # points; smaller ones cannot be read on a screen
+LINE = 1.4  # heights of a label, from one to the next
+LETTER = 0.6  # heights of a letter, its mean width
+LARGEST_FIGURE = 14.0  # inches, as wide as a notebook
 MANY_POINTS = 100  # from there on small ones, which hide each other less
 
 
@@ -57,6 +63,10 @@ def plot_residuals(self: Result, ax: "Axes | None" = None) -> "Axes":
 def plot_correlation(self: Result, ax: "Axes | None" = None) -> "Axes":
     """Draw the correlations of the fitted elements: blue negative, red positive.
 
+    A figure of its own grows with their number, so that each label can be read. Where there is no
+    room for the elements, the parameters are labelled, each in the middle of its elements, with
+    lines between them.
+
     Parameters
     ----------
     ax
@@ -66,14 +76,17 @@ def plot_correlation(self: Result, ax: "Axes | None" = None) -> "Axes":
     -------
     Axes
     """
-    ax = axes_or_new(ax)
     labels = self.fisher.labels
+    if ax is None:
+        side = min(max(len(labels) * LABEL * LINE / 72, 3.5), LARGEST_FIGURE)
+        beside = max(map(len, labels)) * LABEL * LETTER / 72
+        ax, height = new_axes((side + beside + 1.0, side + beside)), side * 72
+    else:
+        height = ax.bbox.height / ax.figure.dpi * 72
     image = ax.imshow(self.correlations, vmin=-1, vmax=1, cmap="RdBu_r")
-    if len(labels) <= MOST_LABELS:
-        ax.set_xticks(range(len(labels)), labels, rotation=90)
-        ax.set_yticks(range(len(labels)), labels)
+    label_elements(ax, labels, height)
     if ax.figure is not None:
-        ax.figure.colorbar(image, ax=ax, label="correlation")
+        ax.figure.colorbar(image, ax=ax, label="correlation", fraction=0.05)
     return ax
 
 
@@ -107,14 +120,42 @@ def plot_spectrum(self: Result, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
+def label_elements(ax: "Axes", labels: Sequence[str], height: float) -> None:
+    """Label both axes, `height` points long, with all elements or else with their parameters."""
+    pitch = height / len(labels)
+    places = {label: float(place) for place, label in enumerate(labels)}
+    if pitch < SMALLEST_LABEL * LINE:
+        places, first, last = {}, 0, -np.inf
+        for path, group in groupby(labels, parameter):
+            count = len(list(group))
+            middle = first + (count - 1) / 2
+            if (middle - last) * pitch >= LABEL * LINE:  # Else it would lie on the one before.
+                places[path] = last = middle
+                for line in (ax.axhline, ax.axvline):
+                    line(first - 0.5, color="0.5", linewidth=0.5)
+            first += count
+        pitch = LABEL * LINE
+    size = min(pitch / LINE, LABEL)
+    ax.set_xticks(list(places.values()), list(places), rotation=90, fontsize=size)
+    ax.set_yticks(list(places.values()), list(places), fontsize=size)
+
+
+def parameter(label: str) -> str:
+    """Return the path of the parameter that an element is of."""
+    return label.rpartition("[")[0] if label.endswith("]") else label
+
+
 def axes_or_new(ax: "Axes | None") -> "Axes":
     """Return the axes, or those of a new figure where there are none."""
-    if ax is not None:
-        return ax
+    return new_axes() if ax is None else ax
+
+
+def new_axes(size: tuple[float, float] | None = None) -> "Axes":
+    """Return the axes of a new figure, of this width and height in inches or of matplotlib's."""
     # Here, because importing fitkit should neither start pyplot nor choose its backend.
     import matplotlib.pyplot
 
-    return matplotlib.pyplot.subplots(layout="constrained")[1]
+    return matplotlib.pyplot.subplots(layout="compressed", figsize=size)[1]
 
 
 _METHODS: tuple[Any, ...] = (plot_residuals, plot_correlation, plot_spectrum)
