@@ -133,6 +133,7 @@ def test_where_there_is_nothing_there_is_no_datum_and_elsewhere_nothing_is_hidde
         (np.array([1.0, -2.0]), np.ones(2), r"1 counts are negative .* -2.0 at \[1\]"),
         (np.array([1, 2]), np.ones(3), r"counts have shape \(2,\) and expected \(3,\)"),
         (np.ma.masked_equal([1, 2], 2), np.ones(2), "counts is a masked array with 1 of 2"),
+        (np.ones(2), np.array([1, 2]), "expected holds integers .* the two look swapped"),
     ],
 )
 def test_bad_input_is_refused(counts, expected, message):

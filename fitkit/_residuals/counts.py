@@ -42,8 +42,9 @@ def poisson_residuals(counts: ArrayLike, expected: ArrayLike) -> Float[Array, ".
     Raises
     ------
     ValueError
-        If the shapes differ, or a count is negative or not finite. (Of counts in the `args` of a
-        fit values are not checked.)
+        If the shapes differ, a count is negative or not finite, or `expected` holds integers and
+        `counts` does not, as where the two are swapped. (Of counts in the `args` of a fit values
+        are not checked.)
 
     Notes
     -----
@@ -79,6 +80,14 @@ def poisson_residuals(counts: ArrayLike, expected: ArrayLike) -> Float[Array, ".
     """
     if not isinstance(counts, Tracer):
         counts = _checked(counts)
+    dtypes = [getattr(values, "dtype", float) for values in (counts, expected)]
+    whole = [jnp.issubdtype(dtype, jnp.integer) for dtype in dtypes]
+    if whole == [False, True]:
+        raise ValueError(
+            "poisson_residuals: expected holds integers and counts does not; a model gives "
+            "floating-point numbers, so the two look swapped: poisson_residuals(counts, expected). "
+            "Where they are not, give expected.astype(float)."
+        )
     m = jnp.asarray(expected, None if hasattr(expected, "dtype") else float)
     if not jnp.issubdtype(m.dtype, jnp.floating):
         m = m.astype(float)
