@@ -71,6 +71,25 @@ def test_the_fit_is_the_same_to_the_bit_as_without(optimiser):
     assert one.message == other.message
 
 
+def test_what_analyses_a_loss_leaves_it_aside():
+    # The Hessian of half a sum of squares is the same everywhere.
+    design = np.stack([np.ones_like(X), X], axis=1)
+    hessian = design.T @ design
+    matrix = fk.fisher_matrix(loss=loss_and_model, params=START, args=(X, Y))
+    np.testing.assert_allclose(matrix.covariance, np.linalg.inv(hessian), rtol=1e-12)
+    largest = fk.fisher_spectrum(
+        loss=loss_and_model, params=START, args=(X, Y), k=1, units={"offset": 1.0, "slope": 1.0}
+    )
+    assert largest.eigenvalues[0] == pytest.approx(np.linalg.eigvalsh(hessian)[-1])
+
+    def root_and_more(params):
+        return jnp.sqrt(params["slope"]), jnp.log(0.0 * params["offset"])
+
+    report = fk.find_nonfinite(root_and_more, START, gradient=True)
+    assert report is not None
+    assert report.origin == "slope"
+
+
 def test_no_step_computes_it_and_its_infinities_stop_nothing():
     def with_infinity(params, args):
         return loss(params, args), {"log": jnp.log(0.0 * params["slope"])}

@@ -2,19 +2,19 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from fitkit._fisher.eigen import AnyArray, is_traced, matrix_rtol, rank_rtol, scaled_columns
 from fitkit._fisher.gram import products, triangle
 from fitkit._fisher.jacobian import loss_hessian, residual_derivatives, residual_rows
 from fitkit._fisher.matrix import FisherMatrix, from_matrix, from_root, from_spectrum, root_of
-from fitkit._input import converted, explained, named_arguments
+from fitkit._input import LossFunction, converted, explained, named_arguments, split_aux
 from fitkit._paths import (
     Paths,
     common_dtype,
@@ -48,7 +48,7 @@ def fisher_matrix(
     params: PyTree = None,
     args: Any = None,
     *,
-    loss: Callable[[PyTree, Any], Float[ArrayLike, ""]] | None = None,
+    loss: LossFunction | None = None,
     weights: PyTree = None,
     frozen: Paths = (),
     rtol: float | None = None,
@@ -77,6 +77,7 @@ def fisher_matrix(
     loss
         In place of residuals: ``loss(params, args)`` -> the negative logarithm of a likelihood, a
         sum over the data and not a mean. For Poisson counts ``jnp.sum(mu - counts * jnp.log(mu))``.
+        Of a pair ``(loss, aux)`` the loss.
     weights
         Multiplies the square of each residual: an array, or a pytree of which the residuals'
         tree is an extension. With a model in place of residuals, ``1/σ²``; for Poisson counts
@@ -172,13 +173,21 @@ def prepared(
     kind, function = ("loss", loss) if residuals is None else ("residuals", residuals)
     with explained(event, kind, function, params, args):
         mesh = find_mesh(args, params, weights) or held_by(function, params, args)
-        function = under(mesh, function)
+        function = under(mesh, function if loss is None else _WithoutAux(function))
     with automatic_axes():
         if mesh is not None:
             params, weights = relabelled((params, weights), automatic(mesh))
         free, rest = split_params(params, frozen, event)
         with explained(event, kind, function, params, args):
             yield Problem(function, free, rest, args, weights)
+
+
+@dataclass(frozen=True)  # Equal for one loss, so that what is compiled for it is found again.
+class _WithoutAux:
+    function: Callable
+
+    def __call__(self, params: PyTree, args: Any) -> Any:
+        return split_aux(self.function(params, args))[0]
 
 
 def _from_residuals(

@@ -16,7 +16,7 @@ from fitkit._fisher.lanczos import lanczos
 from fitkit._fisher.residuals import real_residuals
 from fitkit._fisher.second_order import loss_product
 from fitkit._format import number
-from fitkit._input import named_arguments, outcome
+from fitkit._input import LossFunction, named_arguments, outcome
 from fitkit._paths import Paths, common_dtype, match_paths, named_leaves, ravel
 from fitkit._sharding import to_host
 
@@ -140,7 +140,7 @@ def fisher_spectrum(
     params: PyTree = None,
     args: Any = None,
     *,
-    loss: Callable[[PyTree, Any], Any] | None = None,
+    loss: LossFunction | None = None,
     weights: PyTree = None,
     frozen: Paths = (),
     units: Mapping[Paths, Any] | None = None,

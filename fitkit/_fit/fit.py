@@ -51,7 +51,7 @@ from fitkit._fit.loop import Program
 from fitkit._fit.multistart import Multistart, best_params, search
 from fitkit._fit.overview import fit_as_html
 from fitkit._fit.packing import Packing
-from fitkit._fit.problem import LossFunction, ResidualsFunction, make_problem
+from fitkit._fit.problem import ResidualsFunction, make_problem
 from fitkit._fit.profiles import at_minimum, intervals_at
 from fitkit._fit.rates import own_learning_rates, rate_changes
 from fitkit._fit.record import Columns, StepInfo
@@ -62,7 +62,7 @@ from fitkit._fit.snapshots import Best, Place, Snapshot
 from fitkit._fit.status import Status
 from fitkit._fit.steering import LearningRates, Steering
 from fitkit._format import number
-from fitkit._input import check_optimiser, named_arguments
+from fitkit._input import LossFunction, check_optimiser, named_arguments
 from fitkit._nonfinite import NonFiniteReport
 from fitkit._optimisers import (
     bounded,

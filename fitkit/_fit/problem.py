@@ -9,19 +9,23 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from fitkit._fisher import gradient_by_columns, half_squares, has_reverse, real_residuals
-from fitkit._fit.beside_loss import check_aux, split_aux
-from fitkit._input import checked_params, outcome, shortened, split_args
+from fitkit._input import (
+    LossFunction,
+    check_aux,
+    checked_params,
+    outcome,
+    shortened,
+    split_args,
+    split_aux,
+)
 from fitkit._paths import Paths, named_leaves
 from fitkit._residuals import PriorFunction, WithPriors, check_starts, read_priors, rows_of
 from fitkit._sharding import find_mesh, held_by, under
 
 Params: TypeAlias = PyTree
-LossFunction: TypeAlias = Callable[
-    [Params, Any], Float[ArrayLike, ""] | tuple[Float[ArrayLike, ""], PyTree]
-]
 ResidualsFunction: TypeAlias = Callable[[Params, Any], PyTree]
 
 

@@ -1,5 +1,8 @@
 """What users pass: converted where that is right, and refused in plain words where not."""
 
+from fitkit._input.beside_loss import LossFunction as LossFunction
+from fitkit._input.beside_loss import check_aux as check_aux
+from fitkit._input.beside_loss import split_aux as split_aux
 from fitkit._input.data import converted as converted
 from fitkit._input.data import is_traceable as is_traceable
 from fitkit._input.data import shortened as shortened

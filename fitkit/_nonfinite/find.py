@@ -10,7 +10,7 @@ import jax.extend.core as jex
 from jaxtyping import PyTree
 
 from fitkit._fisher import gradient_by_columns, has_reverse
-from fitkit._input import explained, shown_file
+from fitkit._input import explained, shown_file, split_aux
 from fitkit._nonfinite.backtrack import Site
 from fitkit._nonfinite.build_report import tell
 from fitkit._nonfinite.jax_checks import debug_nans_frames, flagged_equation
@@ -44,7 +44,8 @@ def find_nonfinite(
         What to call it with. The leaves of the first are the parameters, named by their paths.
     gradient
         Look at the value and the gradient with respect to the first argument, of a `function`
-        that returns one number: ``find_nonfinite(loss, params, args, gradient=True)``.
+        that returns one number: ``find_nonfinite(loss, params, args, gradient=True)``. Of a pair
+        ``(loss, aux)`` that is the loss.
 
     Returns
     -------
@@ -84,7 +85,7 @@ def value_and_gradient(function: Callable) -> Callable:
         floating, other = eqx.partition(params, _is_differentiable)
 
         def of_floating(floating: Any) -> Any:
-            return function(eqx.combine(floating, other), *rest)
+            return split_aux(function(eqx.combine(floating, other), *rest))[0]
 
         if not has_reverse("find_nonfinite", of_floating, floating):
             of_floating = gradient_by_columns(of_floating)

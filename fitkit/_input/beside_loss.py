@@ -1,13 +1,19 @@
 """What a loss function returns beside the loss: ``(loss, aux)``."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
-from jaxtyping import PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Float, PyTree
 
-from fitkit._input import shortened
+from fitkit._input.data import shortened
 from fitkit._paths import path_of
+
+LossFunction: TypeAlias = Callable[
+    [PyTree, Any], Float[ArrayLike, ""] | tuple[Float[ArrayLike, ""], PyTree]
+]
 
 
 def split_aux(out: Any) -> tuple[Any, PyTree]:
