@@ -10,15 +10,16 @@ import ipywidgets as widgets
 
 from fitkit._dashboard.header import bar, button, duration, headline_with_dot, notice
 from fitkit._dashboard.jobs import JobThread
+from fitkit._dashboard.layout import Cell
 from fitkit._dashboard.output import LIVE_CLASS
-from fitkit._dashboard.render import Cell, FrameRenderer, blank
+from fitkit._dashboard.picture import Picture
 from fitkit._dashboard.style import SHEET
 from fitkit._dashboard.system import SystemChoice
 from fitkit._dashboard.threads import EndingThread
 from fitkit._dashboard.widgets import dispose
 from fitkit._fit import Status
 from fitkit._format import count
-from fitkit._plotting import Many, ManyFrame
+from fitkit._plotting import ManyFrame
 
 
 class LiveMany:
@@ -26,32 +27,28 @@ class LiveMany:
 
     Parameters
     ----------
-    many
-        The systems.
+    now
+        The systems at this moment.
     panels
         Names of the plots.
     cells
         Describes what to draw, of a frame and this object.
-    height
-        Of a frame, in CSS pixels.
     refresh_soon, close_soon
         Ask for a refresh, or for the end, from any thread.
     """
 
     def __init__(
         self,
-        many: Many,
+        now: ManyFrame,
         panels: tuple[str, ...],
         cells: Callable[[ManyFrame, Any], list[Cell]],
-        height: int,
         refresh_soon: Callable[[], None],
         close_soon: Callable[[], None],
     ) -> None:
-        self._many, self._cells, self._refresh_soon = many, cells, refresh_soon
+        self._many, self._cells, self._refresh_soon = now.many, cells, refresh_soon
         self._lock = threading.RLock()
         self._refused = self._undrawn = ""
         self._ending = False  # Whether a pause was asked for that has not come yet.
-        self.renderer = FrameRenderer()
         self.jobs = JobThread(self._show_error, refresh_soon)
         self.status, self.notice = widgets.HTML(), widgets.HTML()
         for one in (self.status, self.notice):
@@ -67,16 +64,11 @@ class LiveMany:
         spring.add_class("fitkit-spring")
         buttons = widgets.HBox([self.pause, self.stop, spring, self.leave])
         buttons.add_class("fitkit-buttons")
-        self.system = SystemChoice(many, self._act, self._ask, self._lock)
+        self.system = SystemChoice(now.many, self._act, self._ask, self._lock)
         if "map" not in panels:
             self.system.map.add_class("fitkit-none")
-        self.image = widgets.Image(value=blank(height), format="png")
-        for name in ("fitkit-figure", f"fitkit-high-{height}"):
-            self.image.add_class(name)
-        # An Image can carry no alternative text, and a tooltip breaks its view.
-        words = widgets.HTML(f"Plots below: {', '.join(panels)}.")
-        words.add_class("fitkit-unseen")
-        parts = [widgets.HTML(SHEET), self.status, self.notice, buttons, words, self.image]
+        self.picture = Picture(panels, cells(now, self), refresh_soon)
+        parts = [widgets.HTML(SHEET), self.status, self.notice, buttons, *self.picture.parts]
         self.box = widgets.VBox([*parts, self.system.box])
         self.box.add_class(LIVE_CLASS)
 
@@ -126,7 +118,7 @@ class LiveMany:
 
     def refresh_figure(self, now: ManyFrame) -> None:
         """Draw a frame; under the lock for drawing."""
-        self.image.value = self.renderer.frame(self._cells(now, self))
+        self.picture.draw(self._cells(now, self))
         self._undrawn = ""
 
     def show_failure(self, error: BaseException) -> None:

@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from fitkit._dashboard.header import headline, shown_loss
+from fitkit._dashboard.layout import Cell
 from fitkit._dashboard.panels import Draw, DrawPanel, Panels
-from fitkit._dashboard.render import Cell
 from fitkit._dashboard.spectra import compute_spectrum
 from fitkit._dashboard.table import VISIBLE
 from fitkit._dashboard.widgets import LiveWidgets

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 
 from fitkit._dashboard.drawing import Box, Drawing
 from fitkit._dashboard.header import headline
+from fitkit._dashboard.layout import WIDE, Cell, Drawn, Plot
 from fitkit._dashboard.many_widgets import LiveMany
-from fitkit._dashboard.render import Cell, Drawn, Plot, panels_height
 from fitkit._fit import Status
 from fitkit._plotting import MANY_PANELS, Many, ManyFrame, MapFrame, draw_map
 
@@ -78,17 +78,14 @@ class OfMany:
 
     def widgets(self, refresh_soon: Callable[[], None], close_soon: Callable[[], None]) -> LiveMany:
         """Make header, picture, and the choice of a system."""
-        height = panels_height(row=bool(self._shown), below=self._map is not None)
-        return LiveMany(
-            self.watched.many, self.panels, self.cells, height, refresh_soon, close_soon
-        )
+        return LiveMany(self.now(), self.panels, self.cells, refresh_soon, close_soon)
 
     def cells(self, now: ManyFrame, live: LiveMany | None) -> list[Cell]:
         """Describe what there is to draw at one moment."""
         cells = [_cell(one, now) for one in self._shown]
         if self._map is not None:
             path, chosen = (now.many.labels[0], None) if live is None else live.choice
-            cells.append(Drawn(self._map, MapFrame(now, path, chosen), below=True))
+            cells.append(Drawn(self._map, MapFrame(now, path, chosen), WIDE))
         return cells
 
     def words(self, now: ManyFrame) -> str:

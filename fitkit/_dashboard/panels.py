@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 from matplotlib.axes import Axes
 
 from fitkit._dashboard.drawing import Drawing
-from fitkit._dashboard.render import Cell, Drawn, Plot, panels_height
+from fitkit._dashboard.layout import WIDE, Cell, Drawn, Plot
 from fitkit._dashboard.residuals import LatestResiduals
 from fitkit._dashboard.unasked import Unasked
 from fitkit._fit import Fit, Snapshot
@@ -37,8 +37,6 @@ class Panels:
     ----------
     names
         From left to right.
-    height
-        Of a frame, in CSS pixels.
     loss_look
         How the loss is drawn, in frames and in saved pictures.
     no_spectrum
@@ -86,10 +84,8 @@ class Panels:
             one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__)
             for one in panels
         )
-        # The wide place below the others is the model's, or else that of the residuals.
-        self._below = None if draw is not None else PANELS[RESIDUALS]
-        row = [one for one in self._shown if one is not self._below]
-        self.height = panels_height(bool(row), draw is not None or len(row) < len(self._shown))
+        # The wide panel is the model, or else the residuals.
+        self._wide = None if draw is not None else PANELS[RESIDUALS]
         self.no_spectrum = ""
         self._errors: tuple[Any, dict[str, np.ndarray]] = (None, {})
 
@@ -148,14 +144,14 @@ class Panels:
             self.no_spectrum,
         )
         cells = [self._cell(one, frame) for one in self._shown]
-        model = [] if self._model is None else [Drawn(self._model, snapshot, below=True)]
+        model = [] if self._model is None else [Drawn(self._model, snapshot, WIDE)]
         return [*cells, *model]
 
     def _cell(self, one: Panel | Drawing, frame: Frame) -> Cell:
         if isinstance(one, Drawing):
             return Drawn(one, frame.snapshot)
-        below = one is self._below
-        return Plot(one.view(frame), lambda axes: one.marks(axes, frame), one.weight, below)
+        weight = WIDE if one is self._wide else one.weight
+        return Plot(one.view(frame), lambda axes: one.marks(axes, frame), weight)
 
 
 def _of_params(draw: Draw) -> DrawPanel:

@@ -1,6 +1,5 @@
 """How the widgets look: one style sheet, in the front end's own theme colours."""
 
-from fitkit._dashboard.render import HEIGHT, MODEL_HEIGHT, WIDTH
 from fitkit._fit import Status
 from fitkit._plotting import GREEN, ORANGE, PALETTE
 
@@ -22,7 +21,7 @@ STATUS_COLOURS = {
 }
 
 _SHEET = """<style>
-.fitkit-live { max-width: $WIDTHpx; width: 100%; box-sizing: border-box; overflow: hidden;
+.fitkit-live { width: 100%; box-sizing: border-box; overflow: hidden;
   color: var(--jp-ui-font-color1, inherit); gap: 2px; padding: 2px 4px 6px; }
 .fitkit-live > .widget-html:first-child { height: 0; margin: 0; }
 .fitkit-live .fitkit-status { width: auto; margin: 0 2px; line-height: 1.5; height: auto; }
@@ -50,7 +49,6 @@ _SHEET = """<style>
 .fitkit-live .fitkit-buttons .fitkit-count .widget-label { width: 40px; }
 .fitkit-live .fitkit-spring { flex: 1; }
 .fitkit-live .fitkit-figure { width: 100%; height: auto; margin: 0; }
-$HEIGHTS
 .fitkit-live .fitkit-eigenvectors { margin: 0 0 2px; overflow: visible; }
 .fitkit-live .fitkit-eigenvectors > .widget-hbox { gap: 6px; overflow: visible; margin: 0; }
 .fitkit-live .fitkit-choice { flex: 1 1 auto; width: auto; max-width: 480px;
@@ -112,13 +110,4 @@ $HEIGHTS
 .fitkit-live .fitkit-frozen .slider-container { opacity: .35; }
 </style>"""
 
-# A picture has a place of its size before it comes, or the page would jump.
-_HEIGHTS = "\n".join(
-    f".fitkit-live .fitkit-high-{height} {{ aspect-ratio: {WIDTH} / {height}; }}"
-    for height in (HEIGHT, MODEL_HEIGHT, HEIGHT + MODEL_HEIGHT)
-)
-SHEET = (
-    _SHEET.replace("$VERMILION", VERMILION)
-    .replace("$WIDTH", str(WIDTH))
-    .replace("$HEIGHTS", _HEIGHTS)
-)
+SHEET = _SHEET.replace("$VERMILION", VERMILION)

@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import ipywidgets as widgets
 
-from fitkit._dashboard.render import Cell
+from fitkit._dashboard.layout import Cell
 from fitkit._dashboard.threads import EndingThread
 from fitkit._fit import Status
 

@@ -12,10 +12,11 @@ from fitkit._dashboard.by_hand import ByHand
 from fitkit._dashboard.card import Card
 from fitkit._dashboard.eigenvectors import Eigenvectors
 from fitkit._dashboard.header import Header
+from fitkit._dashboard.layout import Cell
 from fitkit._dashboard.loss_toggles import LossToggles
 from fitkit._dashboard.output import LIVE_CLASS
 from fitkit._dashboard.panels import Panels
-from fitkit._dashboard.render import FrameRenderer, blank
+from fitkit._dashboard.picture import Picture
 from fitkit._dashboard.style import SHEET
 from fitkit._dashboard.table import Table
 from fitkit._dashboard.threads import EndingThread
@@ -49,7 +50,6 @@ class LiveWidgets:
         self.background = BackgroundThread(
             fit, spectrum, panels.unasked, self.show_error, refresh_soon
         )
-        self.renderer = FrameRenderer()
         self.by_hand = ByHand(fit, self._act, self._ask, self._lock)
         more = [self.by_hand.values, self.by_hand.code]
         self.header = Header(fit, self._act, self._ask, more)
@@ -59,18 +59,13 @@ class LiveWidgets:
             fit, self._act, self._ask, self._lock, self.background.renew
         )
         self.table = Table(fit, self._act, self._lock)
-        self.image = widgets.Image(value=blank(panels.height), format="png")
-        for name in ("fitkit-figure", f"fitkit-high-{panels.height}"):
-            self.image.add_class(name)
+        self.picture = Picture(panels.names, self._cells(self._latest), refresh_soon)
         if not spectrum:
             self.eigenvectors.box.add_class("fitkit-none")
-        # An Image can carry no alternative text, and a tooltip breaks its view.
-        words = widgets.HTML(f"Plots below: {', '.join(panels.names)}.")
-        words.add_class("fitkit-unseen")
         above = [widgets.HTML(SHEET), *self.header.parts, self.card.box, self.by_hand.text]
         above.append(self.loss_toggles.box)
         below = [self.by_hand.box, self.eigenvectors.box, self.table.box]
-        self.box = widgets.VBox([*above, words, self.image, *below])
+        self.box = widgets.VBox([*above, *self.picture.parts, *below])
         self.box.add_class(LIVE_CLASS)
 
     @property
@@ -109,8 +104,7 @@ class LiveWidgets:
     def refresh_figure(self, now: Snapshot) -> None:
         """Draw a frame; under the lock for drawing."""
         self._panels.no_spectrum = self.background.problem
-        entries, chosen = self.table.in_sight(), self.eigenvectors.chosen
-        self.image.value = self.renderer.frame(self._panels.cells(self._fit, now, entries, chosen))
+        self.picture.draw(self._cells(now))
         self._undrawn = ""
 
     def show_failure(self, error: BaseException) -> None:
@@ -129,6 +123,10 @@ class LiveWidgets:
     def close(self) -> None:
         """Free the widgets."""
         dispose(self.box)
+
+    def _cells(self, now: Snapshot) -> list[Cell]:
+        entries, chosen = self.table.in_sight(), self.eigenvectors.chosen
+        return self._panels.cells(self._fit, now, entries, chosen)
 
     def _act(self, action: Callable[[], Any]) -> None:
         """Do what a control asks, and show what it raises."""
