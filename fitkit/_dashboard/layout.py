@@ -11,9 +11,9 @@ from fitkit._plotting import View
 
 HEIGHT = 280  # CSS pixels of a line of panels, and
 MODEL_HEIGHT = 300  # of one with a wide panel in it
-SLIMMEST = 0.42  # share of a picture's width that a line is high at most, so that five fit a screen
+HIGHEST = 0.5  # of the width of a narrow picture, or its panels would not fit on a screen
 LEFT, RIGHT, BOTTOM, TOP = 52, 22, 42, 34  # CSS pixels around the axes of a panel
-NARROWEST = 190  # CSS pixels of the axes of a panel of weight 1, for four numbers below it
+NARROWEST = 190  # CSS pixels of the axes of a panel of weight 1: a title and a note above them
 LEGEND = 118  # CSS pixels at most that a panel with a legend leaves free at its right
 LEGEND_LINE, LEGEND_LETTER = 24, 6  # CSS pixels of a line, and of a letter, in a legend
 WIDE = 2.0  # the weight of a wide panel
@@ -68,8 +68,8 @@ class Slot(NamedTuple):
 def arrange(cells: Sequence[Cell], width: int) -> tuple[float, list[Slot]]:
     """Compute the height of a picture and where each cell goes; that never depends on the data.
 
-    A line takes cells as long as their axes are not narrower than `NARROWEST`. What is left of it
-    is shared by weight.
+    A line takes cells as long as their axes are wide enough. What is left of it is shared by
+    weight.
     """
     lines: list[list[Cell]] = []
     for cell in cells:
@@ -79,12 +79,11 @@ def arrange(cells: Sequence[Cell], width: int) -> tuple[float, list[Slot]]:
     slots, top = [], 0.0
     for line in lines:
         wide = any(cell.weight >= WIDE for cell in line)
-        height = min(MODEL_HEIGHT if wide else HEIGHT, SLIMMEST * width)
-        around = [LEFT + RIGHT + legend_width(cell) for cell in line]
-        share = (width - sum(around)) / sum(cell.weight for cell in line)
+        height = min(MODEL_HEIGHT if wide else HEIGHT, HIGHEST * width)
+        share = (width - sum(map(_around, line))) / sum(cell.weight for cell in line)
         left = 0.0
-        for cell, beside in zip(line, around, strict=True):
-            slot = Slot(left, top, beside + share * cell.weight, height, legend_width(cell))
+        for cell in line:
+            slot = Slot(left, top, _around(cell) + share * cell.weight, height, legend_width(cell))
             slots.append(slot)
             left += slot.width
         top += height
@@ -99,5 +98,9 @@ def legend_width(cell: Cell) -> int:
     return min(LEGEND, LEGEND_LINE + LEGEND_LETTER * longest)
 
 
+def _around(cell: Cell) -> int:
+    return LEFT + RIGHT + legend_width(cell)
+
+
 def _least_width(cell: Cell) -> float:
-    return LEFT + RIGHT + legend_width(cell) + NARROWEST * cell.weight
+    return _around(cell) + NARROWEST * cell.weight

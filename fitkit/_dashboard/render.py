@@ -32,7 +32,7 @@ class FrameRenderer:
         self._layout: Any = None
         self._views: tuple[View | None, ...] = ()
 
-    def frame(self, cells: Sequence[Cell], page: Page = Page()) -> bytes:
+    def frame(self, cells: Sequence[Cell], page: Page) -> bytes:
         """Draw one frame as a PNG."""
         try:
             self._draw_background(cells, page)

@@ -22,6 +22,7 @@ STATUS_COLOURS = {
 
 _SHEET = """<style>
 .fitkit-live { width: 100%; box-sizing: border-box; overflow: hidden;
+  container: fitkit / inline-size;
   color: var(--jp-ui-font-color1, inherit); gap: 2px; padding: 2px 4px 6px; }
 .fitkit-live > .widget-html:first-child { height: 0; margin: 0; }
 .fitkit-live .fitkit-status { width: auto; margin: 0 2px; line-height: 1.5; height: auto; }
@@ -66,6 +67,9 @@ _SHEET = """<style>
   font-variant-numeric: tabular-nums; }
 .fitkit-components i { display: inline-block; height: 8px; min-width: 1px; border-radius: 1px; }
 .fitkit-live .fitkit-rows { overflow: visible; margin: 0; }
+.fitkit-live .fitkit-in-columns { display: block; overflow: visible; margin: 0; }
+.fitkit-in-columns, .fitkit-head .widget-html-content { columns: 2 $COLUMNpx; column-gap: 36px; }
+.fitkit-in-columns > * { break-inside: avoid; }
 .fitkit-live .fitkit-row { overflow: visible; align-items: center; min-height: 30px; margin: 0;
   column-gap: 8px; }
 .fitkit-live .fitkit-row > * { margin-top: 0; margin-bottom: 0; }
@@ -101,13 +105,25 @@ _SHEET = """<style>
 .fitkit-live .fitkit-none { display: none; }
 .fitkit-live .fitkit-gone { visibility: hidden; }
 .fitkit-live .fitkit-together { border-bottom: 1px solid var(--jp-border-color2, #bbb); }
-.fitkit-live .fitkit-head { height: 20px; width: 100%; margin: 0; }
+.fitkit-live .fitkit-head { height: 20px; width: 100%; margin: 0; overflow: hidden; }
 .fitkit-live .fitkit-head .widget-html-content { width: 100%; line-height: 20px; }
 .fitkit-columns { display: flex; column-gap: 8px; font-size: 88%;
   color: var(--jp-ui-font-color2, inherit); }
+@container fitkit (max-width: $TWO_LINESpx) {
+  .fitkit-live .fitkit-row { flex-wrap: wrap; }
+  .fitkit-live .fitkit-row :is(.fitkit-name, .fitkit-value) { flex: 1 1 35%; }
+  .fitkit-live .fitkit-row .fitkit-slider { margin-left: 34px; }
+  .fitkit-columns > :nth-child(n + 4) { display: none; } }
 .fitkit-live :is(button, input, [role=slider]):focus-visible {
   outline: 2px solid var(--jp-brand-color1, #2196f3); outline-offset: 1px; }
 .fitkit-live .fitkit-frozen .slider-container { opacity: .35; }
 </style>"""
 
-SHEET = _SHEET.replace("$VERMILION", VERMILION)
+# CSS pixels of a row at least where rows stand in two columns, and where each has one line: in less
+# the name and the value would be cut.
+COLUMN, TWO_LINES = 720, 620
+SHEET = (
+    _SHEET.replace("$VERMILION", VERMILION)
+    .replace("$COLUMN", str(COLUMN))
+    .replace("$TWO_LINES", str(TWO_LINES))
+)

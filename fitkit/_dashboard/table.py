@@ -63,7 +63,9 @@ class Table:
         else:
             self.together.box.add_class("fitkit-together")
             above.append(self.together.box)
-        self.box = widgets.VBox([*above, *(row.box for row in self.rows)])
+        rows = widgets.VBox([row.box for row in self.rows])
+        rows.add_class("fitkit-in-columns")
+        self.box = widgets.VBox([*above, rows])
         self.box.add_class("fitkit-rows")
 
     def in_sight(self) -> list[Entry]:
@@ -164,7 +166,8 @@ class Table:
             *(("slider", ""), ("rate", rate), ("reset", ""), ("freeze", "")),
         )
         cells = "".join(f"<span class='fitkit-{name}'>{words}</span>" for name, words in columns)
-        return f"<div class='fitkit-columns'>{cells}</div>"
+        # Twice: the second stands above a second column of rows, or else below the edge.
+        return 2 * f"<div class='fitkit-columns'>{cells}</div>"
 
 
 def _summary(now: Snapshot, paths: tuple[str, ...], errors: Errors) -> str:

@@ -12,6 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import (
+    BboxTransformTo,
+    ScaledTranslation,
+    Transform,
+    blended_transform_factory,
+)
 
 from fitkit._format import power
 
@@ -102,17 +108,30 @@ def set_up(axes: Axes, view: View) -> None:
     # Title and labels have set places, because finding one takes half of the time to draw.
     axes.set_title(view.title, loc="left", y=1.0, pad=7, **_title_style())
     axes.set_xlabel(view.xlabel, fontsize=LABEL_SIZE, color=INK)
-    axes.xaxis.set_label_coords(0.5, -0.115)
+    below = blended_transform_factory(axes.transAxes, _from_corner(axes))
+    axes.xaxis.set_label_coords(0.5, -0.235, below)
     axes.yaxis.set_label_coords(-0.15, 0.5)
-    for row, (label, shade, pattern) in enumerate(view.legend):
-        y = 1.0 - (row + 0.5) * min(0.105, 1.0 / len(view.legend))
-        line = Line2D((1.03, 1.085), (y, y), color=shade, linestyle=pattern, linewidth=1.8)
-        line.set(transform=axes.transAxes, clip_on=False)
-        axes.add_line(line)
-        axes.text(1.105, y, label, **_text_style(axes), va="center")
+    _add_legend(axes, view)
     if view.note:
         axes.tick_params(labelleft=False)
-        axes.text(0.5, 0.5, view.note, **_text_style(axes), ha="center", va="center")
+        axes.text(0.5, 0.5, view.note, **_text_style(), transform=axes.transAxes, ha="center")
+
+
+def _add_legend(axes: Axes, view: View) -> None:
+    """Name the lines at the right of the axes."""
+    transform = blended_transform_factory(_from_corner(axes), axes.transAxes)
+    for row, (label, shade, pattern) in enumerate(view.legend):
+        y = 1.0 - (row + 0.5) * min(0.105, 1.0 / len(view.legend))
+        line = Line2D((0.06, 0.18), (y, y), color=shade, linestyle=pattern, linewidth=1.8)
+        line.set(transform=transform, clip_on=False)
+        axes.add_line(line)
+        axes.text(0.23, y, label, transform=transform, **_text_style())
+
+
+def _from_corner(axes: Axes) -> Transform:
+    """Return the transform of inches from the lower right corner, as far in panels of any size."""
+    assert axes.figure is not None
+    return axes.figure.dpi_scale_trans + ScaledTranslation(1, 0, BboxTransformTo(axes.bbox))
 
 
 def round_numbers(most: int) -> MaxNLocator:
@@ -164,8 +183,8 @@ def _title_style() -> dict[str, Any]:
     return {"fontsize": TITLE_SIZE, "color": INK, "fontweight": "bold"}
 
 
-def _text_style(axes: Axes) -> dict[str, Any]:
-    return {"transform": axes.transAxes, "fontsize": LABEL_SIZE, "color": INK}
+def _text_style() -> dict[str, Any]:
+    return {"fontsize": LABEL_SIZE, "color": INK, "va": "center"}
 
 
 def _thousands(x: float) -> str:
