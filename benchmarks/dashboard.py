@@ -39,7 +39,7 @@ def frames() -> tuple[float, float]:
     _ = dashboard.widget
     full, blitted = [], []
     for _ in range(20):
-        dashboard._live.renderer._layout = None
+        dashboard._live.picture.renderer._layout = None
         for times in (full, blitted):
             begun = time.thread_time()
             dashboard.refresh()

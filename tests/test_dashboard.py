@@ -290,7 +290,7 @@ def test_the_frame_is_a_png_of_fixed_size(fit, dashboard):
     for _ in range(3):
         fit.run(200, progress=False)
         dashboard.refresh()
-        picture = Image.open(io.BytesIO(live(dashboard).image.value))
+        picture = Image.open(io.BytesIO(live(dashboard).picture.image.value))
         picture.verify()
         sizes.add(picture.size)
     assert sizes == {(1440, 420)}

@@ -13,7 +13,8 @@ from controls import live, row
 from PIL import Image
 
 import fitkit as fk
-from fitkit._dashboard.render import FrameRenderer, Plot
+from fitkit._dashboard.layout import Page, Plot, arrange
+from fitkit._dashboard.render import FrameRenderer
 from fitkit._dashboard.rows import describe
 from fitkit._plotting import Frame, View, error_bars
 
@@ -206,17 +207,31 @@ def test_a_panel_drawn_anew_by_itself_looks_like_one_drawn_with_the_others():
         view = View("loss", (0.0, 10.0), (1e-3, top), legend=legend, note=note)
         return Plot(view, lambda axes: [])
 
-    def pixels(frame):
-        return np.asarray(Image.open(io.BytesIO(frame)), dtype=int)
+    def pixels(renderer, cells):
+        return np.asarray(Image.open(io.BytesIO(renderer.frame(cells, Page()))), dtype=int)
 
     legend = (("slope", "#0072b2", "solid"),)
     renderer = FrameRenderer()
-    renderer.frame([panel(1.0), panel(1.0, legend, note="no steps yet"), panel(1e6)])
+    pixels(renderer, [panel(1.0), panel(1.0, legend, note="no steps yet"), panel(1e6)])
     changed = [panel(1.0), panel(1e4, legend), panel(1e6)]
     # Colours of half-transparent pixels are rounded when they are kept and put back.
-    assert (
-        np.abs(pixels(renderer.frame(changed)) - pixels(FrameRenderer().frame(changed))).max() <= 1
-    )
+    assert np.abs(pixels(renderer, changed) - pixels(FrameRenderer(), changed)).max() <= 1
     # And another legend is another layout.
     changed = [panel(1.0, legend), panel(1e4), panel(1e6)]
-    assert np.array_equal(pixels(renderer.frame(changed)), pixels(FrameRenderer().frame(changed)))
+    assert np.array_equal(pixels(renderer, changed), pixels(FrameRenderer(), changed))
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 1.0, 0.75, 2.0), (0.75,) * 9])
+@pytest.mark.parametrize("width", [320, 500, 960, 2500, 4000])
+def test_panels_fill_the_width_in_their_order_and_never_overlap(weights, width):
+    view = View("loss", (0.0, 1.0), (0.0, 1.0), legend=(("a name of some length", "k", "solid"),))
+    height, slots = arrange([Plot(view, lambda axes: [], weight) for weight in weights], width)
+    ends = [(slot.top + slot.height, slot.left + slot.width) for slot in slots]
+    for (bottom, right), after in zip(ends, slots[1:], strict=False):
+        beside = after.top < bottom and after.left == pytest.approx(right)
+        assert beside or (after.left == 0 and after.top == bottom and right == pytest.approx(width))
+    assert ends[-1] == (pytest.approx(height), pytest.approx(width))
+    for slot in slots:
+        left, bottom, wide, high = slot.axes
+        assert 0 < left < left + wide < 1 and 0 < bottom < bottom + high < 1
+        assert wide * slot.width > 120  # CSS pixels: four numbers below the axes.

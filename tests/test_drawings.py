@@ -41,7 +41,7 @@ def own(axes, snapshot):
 
 
 def picture(dashboard):
-    return Image.open(io.BytesIO(live(dashboard).image.value))
+    return Image.open(io.BytesIO(live(dashboard).picture.image.value))
 
 
 def notice(dashboard):
@@ -66,16 +66,33 @@ def test_every_choice_of_panels_is_drawn(rested, panels):
     dashboard = fk.Dashboard(rested, panels=panels, draw=draw if "model" in panels else None)
     dashboard.refresh()
     frame = picture(dashboard)
-    row, below = len(panels) > ("model" in panels), "model" in panels
-    assert frame.size == (WIDTH, HEIGHT * row + MODEL_HEIGHT * below)
-    ink = np.asarray(frame)[..., 3] > 0
-    if row:
-        assert ink[:HEIGHT].any()
-    if below:
-        assert ink[-MODEL_HEIGHT:].any()
+    # The model is wide, and has a line of its own beside more than one other panel.
+    assert frame.size[0] == WIDTH
+    assert frame.size[1] in (HEIGHT, MODEL_HEIGHT, 2 * HEIGHT, HEIGHT + MODEL_HEIGHT)
     assert notice(dashboard) == ""
-    assert f"fitkit-high-{frame.size[1] * 2 // 3}" in live(dashboard).image._dom_classes
-    assert len(dashboard.figure.axes) == len(panels)
+    boxes = [axes.get_position().extents for axes in dashboard.figure.axes]
+    assert len(boxes) == len(panels)
+    ink = np.asarray(frame)[::-1, :, 3] > 0
+    for left, bottom, right, top in np.array(boxes) * [*frame.size, *frame.size]:
+        assert ink[int(bottom) : int(top), int(left) : int(right)].any()
+    dashboard.close()
+
+
+@pytest.mark.parametrize(
+    ("told", "size"),
+    [
+        ("1812 1", (1812, 300)),  # All beside each other.
+        ("1000 2.5", (2000, 1160)),  # The model below; more than two cannot be told apart.
+        ("500.4 1.25", (625, 1250)),  # One below the other.
+        ("9999999 1", (4000, 300)),
+        ("nothing", (WIDTH, HEIGHT + MODEL_HEIGHT)),
+    ],
+)
+def test_a_frame_is_made_for_the_width_of_its_cell(rested, told, size):
+    dashboard = fk.Dashboard(rested, draw=draw)
+    dashboard.refresh()
+    live(dashboard).picture.room.value = told
+    wait_until(lambda: picture(dashboard).size == size, "a frame of this width")
     dashboard.close()
 
 
@@ -90,7 +107,7 @@ def test_the_model_is_drawn_below_and_in_the_saved_figure(fit):
     frames = set()
     for _ in range(3):
         dashboard.refresh()
-        frames.add(live(dashboard).image.value)
+        frames.add(live(dashboard).picture.image.value)
     assert len(frames) == 1  # What `draw` makes does not pile up from frame to frame.
     figure = dashboard.figure
     assert len(figure.axes) == 5  # Three panels, the model, and the twin that `draw` makes.
@@ -176,14 +193,14 @@ def test_could_not_draw_stays_until_a_frame_succeeds(fit, monkeypatch, capsys):
     dashboard = fk.Dashboard(fit)
     _ = dashboard.widget
     shown = live(dashboard)
-    works = shown.renderer.frame
+    works = shown.picture.renderer.frame
     frames = []
 
-    def fails(cells):
+    def fails(cells, page):
         frames.append(1)
         raise MemoryError("no room for a figure")
 
-    monkeypatch.setattr(shown.renderer, "frame", fails)
+    monkeypatch.setattr(shown.picture.renderer, "frame", fails)
     fit.run(5, progress=False)
     wait_until(lambda: "no room for a figure" in notice(dashboard), "the notice")
     gone = []
@@ -195,7 +212,7 @@ def test_could_not_draw_stays_until_a_frame_succeeds(fit, monkeypatch, capsys):
     # Controls are kept up to date nevertheless.
     wait_until(lambda: "Running" in shown.header.status.value, "the controls")
     assert capsys.readouterr().err.count("Traceback") == 1
-    monkeypatch.setattr(shown.renderer, "frame", works)
+    monkeypatch.setattr(shown.picture.renderer, "frame", works)
     wait_until(lambda: notice(dashboard) == "", "a frame that succeeds")
     dashboard.close()
 

@@ -131,9 +131,9 @@ def test_the_last_frame_is_that_of_the_end(gated):
     gate.release(1000)
     many.wait()
     seen(dashboard, "Finished")
-    drawn = live(dashboard).image.value
+    drawn = live(dashboard).picture.image.value
     dashboard.refresh()
-    assert live(dashboard).image.value == drawn
+    assert live(dashboard).picture.image.value == drawn
     assert Image.open(io.BytesIO(drawn)).size == (1440, 870)
 
 
@@ -157,11 +157,11 @@ def test_a_typed_number_shows_the_result_of_that_system(many, capsys):
         system.index.value = typed
         wait_until(lambda words=words: words in live(dashboard).notice.value, words)
     assert system.chosen == (4, 5)
-    before = live(dashboard).image.value
+    before = live(dashboard).picture.image.value
     system.index.value = "2 3"
     wait_until(lambda: system.chosen == (2, 3), "the other system")
     assert "20 of 20 values of the residuals are not finite" in system.words.value
-    wait_until(lambda: live(dashboard).image.value != before, "its ring on the map")
+    wait_until(lambda: live(dashboard).picture.image.value != before, "its ring on the map")
     wait_until(lambda: live(dashboard).notice.value == "", "the notice to go")
     dashboard.close()
 
@@ -184,9 +184,9 @@ def test_one_of_the_worst_is_picked(many):
 def test_another_element_is_mapped(many):
     dashboard = fk.Dashboard(many)
     dashboard.refresh()
-    before = live(dashboard).image.value
+    before = live(dashboard).picture.image.value
     live(dashboard).system.map.value = "rate"
-    wait_until(lambda: live(dashboard).image.value != before, "the map")
+    wait_until(lambda: live(dashboard).picture.image.value != before, "the map")
     *_, values, errors, reduced = dashboard.figure.axes
     assert values.get_title(loc="left") == "rate"
     image = np.ma.filled(values.images[0].get_array(), np.nan)

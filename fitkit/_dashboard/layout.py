@@ -71,15 +71,13 @@ def arrange(cells: Sequence[Cell], width: int) -> tuple[float, list[Slot]]:
     A line takes cells as long as their axes are wide enough. What is left of it is shared by
     weight.
     """
-    lines: list[list[Cell]] = []
-    for cell in cells:
-        if not lines or sum(map(_least_width, [*lines[-1], cell])) > width:
-            lines.append([])
-        lines[-1].append(cell)
+    lines = _fill(cells, width)
+    if not any(map(_is_wide, cells)):  # Rather two lines of two panels than of three and one.
+        while len(even := _fill(cells, max(map(_least_width, lines)) - 1)) == len(lines):
+            lines = even
     slots, top = [], 0.0
     for line in lines:
-        wide = any(cell.weight >= WIDE for cell in line)
-        height = min(MODEL_HEIGHT if wide else HEIGHT, HIGHEST * width)
+        height = min(MODEL_HEIGHT if any(map(_is_wide, line)) else HEIGHT, HIGHEST * width)
         share = (width - sum(map(_around, line))) / sum(cell.weight for cell in line)
         left = 0.0
         for cell in line:
@@ -102,5 +100,19 @@ def _around(cell: Cell) -> int:
     return LEFT + RIGHT + legend_width(cell)
 
 
-def _least_width(cell: Cell) -> float:
-    return _around(cell) + NARROWEST * cell.weight
+def _least_width(line: Sequence[Cell]) -> float:
+    return sum(_around(cell) + NARROWEST * cell.weight for cell in line)
+
+
+def _is_wide(cell: Cell) -> bool:
+    return cell.weight >= WIDE
+
+
+def _fill(cells: Sequence[Cell], width: float) -> list[list[Cell]]:
+    """Put into each line as many as it takes."""
+    lines: list[list[Cell]] = []
+    for cell in cells:
+        if not lines or _least_width([*lines[-1], cell]) > width:
+            lines.append([])
+        lines[-1].append(cell)
+    return lines

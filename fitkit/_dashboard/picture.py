@@ -55,7 +55,7 @@ class Picture:
     def __init__(
         self, panels: Sequence[str], cells: Sequence[Cell], refresh_soon: Callable[[], None]
     ) -> None:
-        self._renderer = FrameRenderer()
+        self.renderer = FrameRenderer()
         # An Image can carry no alternative text, and a tooltip breaks its view.
         words = widgets.HTML(f"Plots below: {', '.join(panels)}.")
         words.add_class("fitkit-unseen")
@@ -79,4 +79,4 @@ class Picture:
 
     def draw(self, cells: Sequence[Cell]) -> None:
         """Draw a frame; under the lock for drawing."""
-        self.image.value = self._renderer.frame(cells, self.page)
+        self.image.value = self.renderer.frame(cells, self.page)
