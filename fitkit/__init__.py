@@ -22,6 +22,8 @@ from fitkit._fit import Multistart as Multistart
 from fitkit._fit import Snapshot as Snapshot
 from fitkit._fit import Status as Status
 from fitkit._fit import StepInfo as StepInfo
+from fitkit._handoff import Posterior as Posterior
+from fitkit._handoff import handoff as handoff
 from fitkit._many import Completion as Completion
 from fitkit._many import Independence as Independence
 from fitkit._many import check_independent as check_independent

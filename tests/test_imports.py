@@ -3,6 +3,7 @@
 import ast
 import doctest
 import inspect
+import operator
 import os
 import subprocess
 import sys
@@ -35,6 +36,7 @@ ROOMS = (
     "_many",
     "_profile",
     "_fit",
+    "_handoff",
     "_plotting",
     "_dashboard",
 )
@@ -144,8 +146,17 @@ def test_import_starts_nothing():
     run_python(code, JAX_PLATFORMS="none_such")
 
 
+SHOWN = {name: getattr(fitkit, name) for name in dir(fitkit) if not name.startswith("_")}
+# Those in a module of their own, ``handoff.blackjax``, too.
 PUBLIC = sorted(
-    name for name in dir(fitkit) if not name.startswith("_") and callable(getattr(fitkit, name))
+    [name for name, value in SHOWN.items() if callable(value)]
+    + [
+        f"{name}.{inner}"
+        for name, module in SHOWN.items()
+        if inspect.ismodule(module) and module.__name__.startswith("fitkit.")
+        for inner, value in vars(module).items()
+        if getattr(value, "__module__", None) == module.__name__
+    ]
 )
 # Nobody makes these; the examples of the functions that do show them.
 RECORDS = {
@@ -169,7 +180,9 @@ RECORDS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_has_an_example_that_runs(name):
-    value = getattr(fitkit, name)
+    value = operator.attrgetter(name)(fitkit)
+    if name.startswith("handoff."):  # to the package of this name
+        pytest.importorskip(name.partition(".")[2])
     assert inspect.getdoc(value), f"fitkit.{name} has no docstring"
     tests = doctest.DocTestFinder().find(value, name)
     examples = sum(len(test.examples) for test in tests)

@@ -12,6 +12,7 @@ from jaxtyping import Float, PyTree
 from fitkit._fisher import FisherMatrix
 from fitkit._format import html_table, number, with_error
 from fitkit._paths import element_name
+from fitkit._result.as_json import read, written
 from fitkit._result.assessment import Assessment, Kind
 from fitkit._result.labelled import dataset, uncertain
 from fitkit._result.levels import deviations
@@ -333,6 +334,37 @@ class Result:
         3.00+/-0.06
         """
         return uncertain(self)
+
+    def to_json(self) -> str:
+        """Write everything as JSON, with all digits; read back, every number has the same bits.
+
+        Arrays are objects with ``dtype``, ``shape`` and ``data``, their elements one after the
+        other; what JSON has no number for is ``"nan"``, ``"inf"`` or ``"-inf"``. What is not
+        written is the model, and so `intervals` of a result that was read are those of the
+        parabola; and the structure of `params`.
+
+        Examples
+        --------
+        >>> import fitkit as fk, json
+        >>> fit = fk.Fit(residuals=lambda p, args: (p["x"] - 3.0).reshape(1), params={"x": 3.0})
+        >>> text = fit.result().to_json()
+        >>> json.loads(text)["values"]["x"]["data"]
+        [3.0]
+        >>> fk.Result.from_json(text).values["x"].item()
+        3.0
+        """
+        return written(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Result":
+        """Read what `to_json` wrote; `params` is a dictionary by path, as `values` is.
+
+        Raises
+        ------
+        ValueError
+            If the text is something else, or of a version that this one does not know.
+        """
+        return cls(**read(text))
 
     def __repr__(self) -> str:
         return str(self)
