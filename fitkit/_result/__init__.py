@@ -57,4 +57,5 @@ from fitkit._result.local_model import NOISES as NOISES
 from fitkit._result.local_model import ROUGH as ROUGH
 from fitkit._result.local_model import ROUNDINGS as ROUNDINGS
 from fitkit._result.make_result import make_result as make_result
+from fitkit._result.mean_loss import is_mean as is_mean
 from fitkit._result.result import Result as Result
