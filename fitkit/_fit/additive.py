@@ -1,13 +1,12 @@
 """Whether the loss of a part of the data tells that of all of them, and how."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from fitkit._fit.batches import Batches, read_batches, with_data
 from fitkit._fit.problem import Params, Problem
@@ -15,9 +14,11 @@ from fitkit._format import number
 from fitkit._residuals import WithPriors
 from fitkit._result import is_mean
 
-# The loss is compared a little off the start: a penalty may be zero there, and so may be
-# residuals, of which then only rounding would be compared.
-_OFF = 0.01
+# The loss is compared off the start: a penalty may be zero there, and so may be residuals, of which
+# then only rounding would be compared.
+_OFF = 0.1
+# What rounding makes of sums, in another order, in units of its own rounding.
+_ROUNDINGS = 1e3
 
 
 def in_batches(problem: Problem, minibatch: Any, params: Params, args: PyTree) -> Problem:
@@ -49,7 +50,7 @@ def _checked(
             "which together take steps on all of them. Leave `minibatch` out."
         )
     whole = problem.whole
-    part = min(batches.size, batches.count // 2)
+    part = min(batches.size, batches.total // 2)
     both = batches.take(data, np.arange(2 * part))
     halves = [batches.take(data, np.arange(k * part, (k + 1) * part)) for k in (0, 1)]
     whole.checked(params, batches.take(data, np.arange(batches.size)), f"{event} with a minibatch")
@@ -76,17 +77,16 @@ def _is_mean(
     problem: Problem, params: Params, halves: list[PyTree], both: PyTree, event: str
 ) -> bool:
     """Whether the loss is a mean over the data; False for a sum."""
-    off = jax.tree.map(lambda p: p + _OFF * jnp.where(p == 0, 1, jnp.abs(p)), params)
-    loss = jax.jit(problem.loss)
+    off = jax.tree.map(lambda p: p + jnp.where(p == 0, 1, _OFF * jnp.abs(p)), params)
+    evaluate = jax.jit(jax.value_and_grad(problem.loss))
     for place in (off, params):
-        losses = [loss(place, one) for one in (*halves, both)]
-        first, second, all_of_it = map(float, losses)
-        if math.isfinite(first + second + all_of_it):
+        known = [jax.tree.leaves(evaluate(place, one)) for one in (*halves, both)]
+        if all(np.isfinite(leaf).all() for one in known for leaf in one):
             break
-    # Half of the digits: what rounding of sums leaves, whatever the order.
-    allowed = math.sqrt(jnp.finfo(losses[0].dtype).eps) * (abs(first) + abs(second))
-    sums = abs(all_of_it - (first + second)) <= allowed
-    means = abs(all_of_it - (first + second) / 2) <= allowed
+    first, second, all_of_it = (float(leaves[0]) for leaves in known)
+    sums, means = (
+        all(_alike(share, *leaves) for leaves in zip(*known, strict=True)) for share in (1, 2)
+    )
     if sums and means:
         return is_mean(problem.loss, params, both)
     if not (sums or means):
@@ -96,6 +96,13 @@ def _is_mean(
             f"{number(second, 6)}, so that it is neither their sum nor their mean. {_CURE}"
         )
     return means
+
+
+def _alike(share: int, first: Array, second: Array, both: Array) -> bool:
+    """Whether that of two parts is that of each, added and divided by `share`."""
+    scale = np.max(np.abs(first)) + np.max(np.abs(second))
+    allowed = _ROUNDINGS * float(jnp.finfo(both.dtype).eps) * scale
+    return bool(np.max(np.abs(both - (first + second) / share)) <= allowed)
 
 
 def _count(problem: Problem, params: Params, data: PyTree) -> int:

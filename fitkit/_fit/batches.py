@@ -61,7 +61,7 @@ class Batches(NamedTuple):
 
     Attributes
     ----------
-    size, count
+    size, total
         Of a batch, and of all data.
     axes
         The axis that counts the data, of each array; None where all data share it.
@@ -72,7 +72,7 @@ class Batches(NamedTuple):
     """
 
     size: int
-    count: int
+    total: int
     axes: tuple[int | None, ...]
     seed: int
     mean: bool = False
@@ -80,7 +80,7 @@ class Batches(NamedTuple):
     @property
     def weight(self) -> float:
         """By what the loss of a batch is multiplied to estimate that of all data."""
-        return 1.0 if self.mean else self.count / self.size
+        return 1.0 if self.mean else self.total / self.size
 
     def indices(self, drawn: Int[Array, ""]) -> Int[Array, " size"]:
         """Draw the data of the batch that comes after `drawn` others.
@@ -89,7 +89,7 @@ class Batches(NamedTuple):
         data there are, and gradients have the expectation of that of all data.
         """
         key = jax.random.fold_in(jax.random.key(self.seed), drawn)
-        return jax.random.randint(key, (self.size,), 0, self.count)
+        return jax.random.randint(key, (self.size,), 0, self.total)
 
     def take(self, args: PyTree, indices: Int[Array | np.ndarray, " any"]) -> PyTree:
         """Take some of the data."""
@@ -126,13 +126,12 @@ def read_batches(minibatch: Any, args: PyTree) -> Batches:
 
 def with_data(batches: Batches, args: PyTree, event: str) -> Batches:
     """Return the batches of other data of the same kind."""
-    args = args.args if isinstance(args, WithPriors) else args
     if len(jax.tree.leaves(args)) != len(batches.axes):
         raise ValueError(
             f"{event}: `args` has {len(jax.tree.leaves(args))} arrays, and those of which "
             f"minibatches were drawn were {len(batches.axes)}. Make another Fit."
         )
-    return batches._replace(count=_count(batches.axes, args, batches.size, event))
+    return batches._replace(total=_count(batches.axes, args, batches.size, event))
 
 
 def _read_axes(axes: Any, args: PyTree) -> tuple[int | None, ...]:
@@ -143,17 +142,13 @@ def _read_axes(axes: Any, args: PyTree) -> tuple[int | None, ...]:
     return tuple(axes_of(axes, args, "args", opening, kind).values())
 
 
-def _count(
-    axes: tuple[int | None, ...], args: PyTree, size: int, event: str = "Fit"
-) -> int:
+def _count(axes: tuple[int | None, ...], args: PyTree, size: int, event: str = "Fit") -> int:
     """Count the data, on which all arrays must agree."""
     shapes = {
         f"args.{path_of(keys)}" if keys else "args": (np.shape(leaf), axis)
-        for (keys, leaf), axis in zip(
-            jax.tree_util.tree_leaves_with_path(args), axes, strict=True
-        )
+        for (keys, leaf), axis in zip(jax.tree_util.tree_leaves_with_path(args), axes, strict=True)
     }
-    own = {path: one for path, one in shapes.items() if one[1] is not None}
+    own = {path: (shape, axis) for path, (shape, axis) in shapes.items() if axis is not None}
     cure = (
         "Say which axis of which array counts the data: minibatch=fitkit.Minibatch(size, "
         'axes={"x": 0, "psf": None}), with None for what all data share.'

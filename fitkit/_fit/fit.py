@@ -331,7 +331,10 @@ class Fit:
         def show() -> None:
             now = self.snapshot
             if bar is not None and now.status == Status.RUNNING:
-                bar.show(now.step, now.target, f"loss {number(now.loss)}")
+                batches, latest = now.place.program.problem.batches, now.history.latest
+                # The loss of all data may take as long as many steps that see a few of them.
+                loss = now.loss if batches is None or latest is None else float(latest.loss)
+                bar.show(now.step, now.target, f"loss {number(loss)}")
 
         bar = Progress("steps") if progress and self.leads else None
 

@@ -231,8 +231,7 @@ def make_step(
     def draw(state: FitState) -> Callable[[PyTree], PyTree]:
         if batches is None or state.drawn is None:
             return lambda args: args
-        indices = batches.indices(state.drawn)
-        return lambda args: batches.take(args, indices)
+        return functools.partial(batches.take, indices=batches.indices(state.drawn))
 
     return Step(begin, end, jax.value_and_grad(problem.loss), move, draw)
 
