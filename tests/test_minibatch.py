@@ -38,7 +38,7 @@ def weighted_mean(params, args):
     return jnp.average(residuals(params, args) ** 2, weights=jnp.ones(len(args["y"]))) / 2
 
 
-def make(minibatch=SIZE, **changes):
+def make(minibatch: int | fk.Minibatch = SIZE, **changes):
     given: dict = {
         "residuals": residuals,
         "params": {"w": np.zeros(3, np.float32)},
@@ -58,7 +58,7 @@ def descend(steps, rate, scale, seed=0):
     """Stochastic gradient descent, written out in NumPy: the values and the losses of steps."""
     w, losses = np.zeros(3), []
     for step in range(steps):
-        x, y = (np.float64(data()[name])[batch(step, seed)] for name in ("x", "y"))
+        x, y = (data()[name].astype(float)[batch(step, seed)] for name in ("x", "y"))
         r = (x @ w - y) / 0.1
         losses.append(scale * r @ r / 2)
         w = w - rate * scale * x.T @ r / 0.1
@@ -101,7 +101,7 @@ def test_axes_say_where_the_data_are_and_a_seed_what_is_drawn():
 def test_priors_count_in_full():
     fit = make(priors={"w": fk.Normal(10.0, 0.01)})
     fit.run(1, progress=False)
-    x, y = (np.float64(data()[name])[batch(0)] for name in ("x", "y"))
+    x, y = (data()[name].astype(float)[batch(0)] for name in ("x", "y"))
     gradient = COUNT / SIZE * x.T @ (-y) / 0.01 - 10 / 0.01**2
     np.testing.assert_allclose(fit.params["w"], -RATE * gradient, rtol=1e-5)
 
@@ -199,7 +199,7 @@ def test_other_data_of_another_length():
     fit.run(1, progress=False)
     key = jax.random.fold_in(jax.random.key(0), 0)
     chosen = np.asarray(jax.random.randint(key, (SIZE,), 0, COUNT // 2))
-    x, y = (np.float64(half[name])[chosen] for name in ("x", "y"))
+    x, y = (half[name].astype(float)[chosen] for name in ("x", "y"))
     expected = RATE * COUNT / 2 / SIZE * x.T @ y / 0.01
     np.testing.assert_allclose(fit.params["w"], expected, rtol=1e-5)
     with pytest.raises(ValueError, match="restart: a minibatch of 20 is not smaller than the 10"):
