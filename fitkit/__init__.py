@@ -18,6 +18,7 @@ from fitkit._fit import Event as Event
 from fitkit._fit import Fit as Fit
 from fitkit._fit import History as History
 from fitkit._fit import LearningRates as LearningRates
+from fitkit._fit import Minibatch as Minibatch
 from fitkit._fit import Multistart as Multistart
 from fitkit._fit import Snapshot as Snapshot
 from fitkit._fit import Status as Status

@@ -1,5 +1,6 @@
 """The one live fit."""
 
+from fitkit._fit.batches import Minibatch as Minibatch
 from fitkit._fit.evaluated import residuals_at as residuals_at
 from fitkit._fit.events import Event as Event
 from fitkit._fit.fit import Fit as Fit

@@ -9,6 +9,7 @@ import equinox as eqx
 import optax
 from jaxtyping import PyTree
 
+from fitkit._fit.additive import in_batches_of
 from fitkit._fit.advance import at_lowest, with_event
 from fitkit._fit.diagnose import explain_start
 from fitkit._fit.history import History
@@ -18,9 +19,9 @@ from fitkit._fit.rates import own_learning_rates, rate_changes
 from fitkit._fit.record import Columns
 from fitkit._fit.snapshots import Lowest, Mark, Place, Snapshot, Timeline
 from fitkit._fit.status import Status
-from fitkit._fit.step import started
+from fitkit._fit.step import FitState, started
 from fitkit._input import OptaxLike, as_optax, checked_params, explained, split_args
-from fitkit._optimisers import Assignment, assign, map_optimisers, own_counts
+from fitkit._optimisers import Assignment, assign, knows_verdict, map_optimisers, own_counts
 from fitkit._paths import Paths, named_leaves
 from fitkit._programs import JaxSettings
 from fitkit._residuals import WithPriors, check_starts
@@ -85,7 +86,19 @@ def with_program(
 def program_for(now: Snapshot, optimiser: Optimiser) -> Program:
     """Build the program of another optimiser, or of several by path."""
     one, assignment = resolved(optimiser, now.place.state.params, "change_optimiser")
-    return now.place.program.but(optimiser=one, assignment=assignment)
+    program = now.place.program.but(optimiser=one, assignment=assignment)
+    refuse_judging("change_optimiser", program, program.begin(now.place.state.params))
+    return program
+
+
+def refuse_judging(event: str, program: Program, state: FitState) -> None:
+    """Raise if an optimiser that judges by the loss when it is done would see only batches."""
+    if program.problem.batches is not None and knows_verdict(state.optimiser):
+        raise ValueError(
+            f"{event}: this optimiser compares the losses of steps to tell when it is done, which "
+            "means nothing where every step sees another minibatch. Use a first-order one, such "
+            "as optax.adam(1e-2), or leave `minibatch` out."
+        )
 
 
 def resolved(
@@ -196,6 +209,8 @@ def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Par
         problem = dataclasses.replace(problem, static_params=static_params, static_args=static_args)
     if args is not None or params is not None:
         problem = problem.checked(arrays, data, "restart")
+    if args is not None:
+        problem = in_batches_of(problem, arrays, data, "restart")
     return arrays, program.but(problem=problem, args=data, params=arrays)
 
 

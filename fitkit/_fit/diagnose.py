@@ -96,11 +96,12 @@ def explain(
         None in the rare case that the step, taken by itself, is finite.
     """
     frozen = np.asarray(controls.multipliers) == 0
-    problem, args = program.problem, program.args
+    problem, args = program.problem.of_step, program.args
     try:
-        report = _of_evaluation(problem, state.params, args, frozen)
+        data_of = program.step.draw(state)  # The batch that the step had.
+        report = _of_evaluation(problem, state.params, args, frozen, data_of)
         if report is None:
-            report = _of_update(problem, program.step, state, controls, args)
+            report = _of_update(problem, program.step, state, controls, args, data_of)
         if report is None:
             return None
         report = _with_history(report, state.params, before)
@@ -118,11 +119,15 @@ def explain_start(program: Program, params: Params) -> NonFiniteReport | None:
 
 
 def _of_evaluation(
-    problem: Problem, params: Params, args: PyTree, frozen: np.ndarray
+    problem: Problem,
+    params: Params,
+    args: PyTree,
+    frozen: np.ndarray,
+    data_of: Callable[[PyTree], PyTree],
 ) -> NonFiniteReport | None:
     @_separately
     def value_and_free_gradient(params: Params, args: PyTree) -> Any:
-        value, gradient = jax.value_and_grad(problem.loss)(params, args)
+        value, gradient = jax.value_and_grad(problem.loss)(params, data_of(args))
         structure = jax.tree.structure(gradient)
         free = jax.tree.unflatten(structure, [not f for f in frozen])
         return value, eqx.filter(gradient, free)
@@ -131,11 +136,16 @@ def _of_evaluation(
 
 
 def _of_update(
-    problem: Problem, step: Step, state: FitState, controls: Controls, args: PyTree
+    problem: Problem,
+    step: Step,
+    state: FitState,
+    controls: Controls,
+    args: PyTree,
+    data_of: Callable[[PyTree], PyTree],
 ) -> NonFiniteReport | None:
     def moved(params: Params, args: PyTree, optimiser: PyTree) -> Params:
         started = dataclasses.replace(state, params=params, optimiser=optimiser)
-        return step(started, controls, args)[0].params
+        return step.on(started, controls, data_of(args))[0].params
 
     report = find_from(moved, name_inputs(moved, (state.params, args, state.optimiser)))
     if report is None or report.phase == "optimiser":

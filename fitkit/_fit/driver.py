@@ -13,6 +13,7 @@ from fitkit._fit.advance import (
     VERDICTS,
     Rows,
     advanced,
+    at_rest,
     passed_over,
     undone,
     with_event,
@@ -70,7 +71,11 @@ class Driver:
         self._agreement = Agreement(owner.snapshot.place.program.problem.mesh)
         self._stop_rule = None
         if run.until == CONVERGED:
-            self._stop_rule = StopRule(owner.note, beside=self._agreement.alone)
+            # The lowest loss that was recorded, on which the rule builds, is none of all data
+            # where steps see batches: the fit stands still while that is evaluated.
+            batches = owner.snapshot.place.program.problem.batches
+            beside = self._agreement.alone and batches is None
+            self._stop_rule = StopRule(owner.note, beside)
         self._met = False
         self._callbacks = owner.callbacks
 
@@ -156,6 +161,8 @@ class Driver:
             rule.watch(owner.snapshot)
         over = not run.left(owner.snapshot.step)
         if rule.hopeful or over:
+            if owner.snapshot.place.program.problem.batches is not None:
+                owner.put(at_rest(owner.snapshot))
             found = rule.ending(owner.snapshot, over)
             if self._agreement.on_all(found is not None) and found is not None:
                 changes, run.ending = found

@@ -16,9 +16,11 @@ from jaxtyping import Array, PyTree
 
 from fitkit._checkpoint import read, write
 from fitkit._fisher import FisherMatrix, FisherSpectrum
+from fitkit._fit.additive import in_batches
 from fitkit._fit.advance import given_up, with_event
 from fitkit._fit.agree import leads, require_all
 from fitkit._fit.autosave import Autosave
+from fitkit._fit.batches import Minibatch
 from fitkit._fit.by_hand import checked_values, undone_values, with_values
 from fitkit._fit.callbacks import Callback
 from fitkit._fit.commands import (
@@ -28,6 +30,7 @@ from fitkit._fit.commands import (
     leapt_back,
     program_for,
     refreshed,
+    refuse_judging,
     require_finite,
     reread,
     resolved,
@@ -123,6 +126,15 @@ class Fit:
         ``derived(params)``: whatever is to be known of the parameters besides, a dictionary of
         numbers and arrays: ``lambda params: {"total": params["a"] + params["b"]}``. `result`
         states it with its errors.
+    minibatch
+        How many data each step sees, of those that the first axes of the arrays in `args` count,
+        which must have one length; or a `Minibatch`, which says which axes do. In every step
+        they are drawn anew, with replacement, from a seed, so that a fit that is run again, rewound
+        or loaded takes the same steps. Losses of steps, as recorded in `history`, estimate that
+        of all data: a loss that is a sum over the data, as that of residuals is, is multiplied by
+        how many more there are, and a mean is left as it is; `priors` count in full. All else is
+        of all data: `loss`, `best` (the lowest where the fit stood still), `result`, `fisher`, and
+        whether a run has converged.
     on_nonfinite
         What to do at a step whose loss, gradient, update or new parameters are not finite.
         ``"stop"`` there, keep the last finite state, and explain (see `report`). ``"skip"`` the
@@ -182,6 +194,21 @@ class Fit:
     >>> result = fit.result()
     >>> round(float(result.errors["offset"]), 2), round(float(result.derived["end"]), 2)
     (0.1, 4.0)
+
+    Of many data a step may see a few; what the fit says is of all of them:
+
+    >>> def residuals(params, x):
+    ...     return params["slope"] * x + params["offset"] - (3.0 * x + 1.0)
+    >>> fit = fk.Fit(
+    ...     residuals=residuals,
+    ...     params={"slope": 1.0, "offset": 0.0},
+    ...     args=jnp.linspace(0.0, 1.0, 10_000),
+    ...     optimiser=optax.adam(0.05),
+    ...     minibatch=32,
+    ... )
+    >>> fit.run(1000, progress=False)
+    >>> round(float(fit.params["slope"]), 2)
+    3.0
     """
 
     @named_arguments("Fit")
@@ -197,6 +224,7 @@ class Fit:
         bounds: Mapping[Paths, tuple[Any, Any]] | None = None,
         priors: Mapping[Any, RowPrior | PriorFunction] | None = None,
         derived: DerivedFunction | None = None,
+        minibatch: int | Minibatch | None = None,
         on_nonfinite: Literal["stop", "skip", "zero"] = "stop",
         autosave: str | os.PathLike | None = None,
         every: int | str = "60s",
@@ -210,7 +238,14 @@ class Fit:
         problem, arrays, data = make_problem(loss, residuals, params, args, priors)
         if derived is not None:
             check_derived(derived, problem.whole_params(arrays))
+        if minibatch is not None:
+            problem = in_batches(problem, minibatch, arrays, data)
         if optimiser is None:
+            if minibatch is not None:
+                raise ValueError(
+                    "Fit: with `minibatch` an `optimiser` is needed, a first-order one, such as "
+                    "optax.adam(1e-2): fitkit.gauss_newton needs all data in every step."
+                )
             if residuals is None:
                 raise ValueError(
                     "Fit: a loss needs an `optimiser`, such as optax.adam(1e-2). (Residuals do "
@@ -228,6 +263,7 @@ class Fit:
         given = (problem, data, limits, on_nonfinite, one, assignment, arrays)
         program = Program.build(*given)
         place = Place(0, program.begin(arrays), program)
+        refuse_judging("Fit", program, place.state)
         require_finite("Fit", place)
         self._engine = Engine(Snapshot.starting(place), weakref.ref(self))
         self._program, self._start = program, arrays
@@ -295,7 +331,10 @@ class Fit:
         def show() -> None:
             now = self.snapshot
             if bar is not None and now.status == Status.RUNNING:
-                bar.show(now.step, now.target, f"loss {number(now.loss)}")
+                batches, latest = now.place.program.problem.batches, now.history.latest
+                # The loss of all data may take as long as many steps that see a few of them.
+                loss = now.loss if batches is None or latest is None else float(latest.loss)
+                bar.show(now.step, now.target, f"loss {number(loss)}")
 
         bar = Progress("steps") if progress and self.leads else None
 

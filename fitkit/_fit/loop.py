@@ -186,7 +186,8 @@ class Program:
 
     def begin(self, params: Params) -> FitState:
         """Build the state before the first step."""
-        return initial_state(params, self.optimiser, self.on_nonfinite)
+        draws = self.problem.batches is not None
+        return initial_state(params, self.optimiser, self.on_nonfinite, draws)
 
     def judged_anew(self, state: FitState) -> FitState:
         """Let an optimiser that gave a verdict begin anew."""

@@ -187,7 +187,11 @@ def _by_least_squares(now: Snapshot, starts: PyTree, progress: bool) -> Multista
 
 
 def _by_optimiser(now: Snapshot, starts: PyTree) -> Multistart:
-    program, controls = now.place.program, jax.tree.map(jnp.asarray, now.steering.controls)
+    # The lowest loss that an optimiser met counts, and so each must be one of all data.
+    program = now.place.program
+    if program.problem.batches is not None:
+        program = program.but(problem=program.problem.whole)
+    controls = jax.tree.map(jnp.asarray, now.steering.controls)
     step, args = program.step, program.args
 
     def begin(params: PyTree) -> tuple:

@@ -190,7 +190,8 @@ class PackedStep:
 
     def __init__(self, step: Step, state: Packed, controls: Controls, args: PyTree) -> None:
         self._evaluate, self._controls = step.evaluate, Packing.alone(controls)
-        tree = state.packing.unpack(state.arrays)
+        self._draw, tree = step.draw, state.packing.unpack(state.arrays)
+        args = step.draw(tree)(args)
         params = tree.params
         # A gradient is built like the parameters.
         self._gradient = Packing.of(params, params)
@@ -228,13 +229,15 @@ class PackedStep:
         self, state: Packed, controls: Controls, args: PyTree
     ) -> tuple[Packed, Float[Array, " columns"], Int[Array, ""]]:
         """Take the step: where it leads, the row recorded of it, and whether it was good."""
-        loss, gradient = self._evaluate(state.packing.unpack(state.arrays).params, args)
+        tree = state.packing.unpack(state.arrays)
+        data = self._draw(tree)(args)
+        loss, gradient = self._evaluate(tree.params, data)
         after, (row, outcome) = self._move(
             state,
             self._loss.packed(loss),
             self._gradient.packed(gradient),
             self._controls.packed(controls),
-            self._args.packed(args),
+            self._args.packed(data),
         )
         return after, row, outcome
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from fitkit._fisher import gradient_by_columns, half_squares, has_reverse, real_residuals
+from fitkit._fit.batches import Batches
 from fitkit._input import (
     LossFunction,
     check_aux,
@@ -50,6 +52,10 @@ class Problem:
     prior_functions: Mapping[str, PriorFunction] = dataclasses.field(default_factory=dict)
     #: Whether the loss function returns something beside the loss.
     has_aux: bool = False
+    #: Which of its data a step sees; None for all of them.
+    batches: Batches | None = None
+    #: By what the loss of its data is multiplied: of a batch, to estimate that of all data.
+    weight: float = 1.0
 
     @property
     def squares(self) -> bool:
@@ -60,6 +66,18 @@ class Problem:
     def parts(self) -> tuple[Any, ...]:
         """What it is made of."""
         return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
+    @property
+    def whole(self) -> "Problem":
+        """The same, of which every step sees all data."""
+        return dataclasses.replace(self, batches=None)
+
+    @property
+    def of_step(self) -> "Problem":
+        """What a step minimises: the same, or that of a batch."""
+        if self.batches is None:
+            return self
+        return dataclasses.replace(self, batches=None, weight=self.batches.weight)
 
     def loss(self, params: Params, args: PyTree) -> Float[Array, ""]:
         """Evaluate the loss, which `jax.grad` can take; of residuals, half the sum of squares.
@@ -73,6 +91,7 @@ class Problem:
     def _loss(self, params: Params, args: PyTree) -> Float[Array, ""]:
         if self.loss_function is not None:
             loss = jnp.asarray(split_aux(self._call(self.loss_function, params, args))[0])
+            loss = loss if self.weight == 1 else loss * self.weight
         else:
             loss = half_squares(self.data_residuals(params, args))
         if not isinstance(args, WithPriors):
@@ -95,7 +114,10 @@ class Problem:
         """Evaluate (model - data) / sigma; complex ones as pairs of real ones."""
         if self.residuals_function is None:
             raise ValueError("This problem was given a loss and has no residuals.")
-        return real_residuals(self._call(self.residuals_function, params, args), "Fit")
+        residuals = real_residuals(self._call(self.residuals_function, params, args), "Fit")
+        if self.weight == 1:
+            return residuals
+        return jax.tree.map(lambda one: one * math.sqrt(self.weight), residuals)
 
     def prior_residuals(self, params: Params, args: WithPriors) -> dict[str, Float[Array, "..."]]:
         """Evaluate the residuals of priors, by path."""

@@ -35,6 +35,7 @@ def to_record(now: Snapshot) -> Record:
         "names": list(now.steering.names),
         "params": fingerprint(states[0].params),
         "optimiser": fingerprint((states[0].optimiser, states[0].nonfinite)),
+        "minibatch": _drawn_from(now.place),
         "step": now.step,
         "loss": now.loss,
         "start_loss": now.start_loss,
@@ -106,6 +107,26 @@ def _compare(header: Mapping[str, Any], place: Place, file: str) -> None:
             raise CheckpointError(
                 f"load: the {what} of {file!r} were {words}. {cure} as when it was saved."
             )
+    drawn, here = header.get("minibatch"), _drawn_from(place)
+    if drawn != here:
+        raise CheckpointError(
+            f"load: the minibatch of {file!r} was {_batch_words(drawn)}, and is "
+            f"{_batch_words(here)} here. Pass the same `minibatch` as when it was saved."
+        )
+
+
+def _drawn_from(place: Place) -> dict[str, Any] | None:
+    """Return what decides which data steps see, as JSON has it; None where they see all."""
+    batches = place.program.problem.batches
+    if batches is None:
+        return None
+    return {"size": batches.size, "axes": list(batches.axes), "seed": batches.seed}
+
+
+def _batch_words(drawn: Any) -> str:
+    if not isinstance(drawn, Mapping):
+        return "None"
+    return ", ".join(f"{name} {value}" for name, value in drawn.items())
 
 
 def _rebuilt(

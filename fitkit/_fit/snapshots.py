@@ -140,7 +140,8 @@ class Lowest:
 
     def among(self, rows: Float[np.ndarray, "steps columns"], origin: Place, controls: Controls):
         """Return the lower one of this and the rows of the steps from `origin`."""
-        if not len(rows):
+        # The loss of a batch says nothing: the lowest is met where the batch is easy.
+        if not len(rows) or origin.program.problem.batches is not None:
             return self
         # A loss that is not finite was skipped.
         losses = np.where(np.isfinite(rows[:, 0]), rows[:, 0], np.inf)

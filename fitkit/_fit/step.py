@@ -41,6 +41,8 @@ class FitState(eqx.Module):
     optimiser: optax.OptState
     frozen: Bool[Array, " leaves"]
     nonfinite: "NonFiniteCounts | None" = None
+    #: How many batches were drawn; None where every step sees all data.
+    drawn: Int[Array, ""] | None = None
 
 
 class NonFiniteCounts(eqx.Module):
@@ -78,28 +80,42 @@ class Step(NamedTuple):
     move
         Goes on from there with (state, loss, gradient, controls, args): where that leads, what is
         recorded, and whether it was good.
+    draw
+        Chooses the data of the step from (state,): a function from all data to those, which
+        `evaluate` and `move` get.
     """
 
     begin: Callable[[FitState, Controls], FitState]
     end: Callable[[FitState, FitState], FitState]
     evaluate: Callable[[Params, PyTree], tuple[Array, Params]]
     move: Callable[..., tuple[FitState, StepInfo, Int[Array, ""]]]
+    draw: Callable[[FitState], Callable[[PyTree], PyTree]]
 
     def __call__(
         self, state: FitState, controls: Controls, args: PyTree
     ) -> tuple[FitState, StepInfo, Int[Array, ""]]:
         """Take the step."""
-        return self.move(state, *self.evaluate(state.params, args), controls, args)
+        return self.on(state, controls, self.draw(state)(args))
+
+    def on(
+        self, state: FitState, controls: Controls, data: PyTree
+    ) -> tuple[FitState, StepInfo, Int[Array, ""]]:
+        """Take the step on the data that `draw` chose."""
+        return self.move(state, *self.evaluate(state.params, data), controls, data)
 
 
 def initial_state(
-    params: Params, optimiser: optax.GradientTransformation, on_nonfinite: str = "stop"
+    params: Params,
+    optimiser: optax.GradientTransformation,
+    on_nonfinite: str = "stop",
+    draws: bool = False,
 ) -> FitState:
     """Build the state before the first step."""
     none = jnp.int32(0)
     counts = None if on_nonfinite == "stop" else NonFiniteCounts(none, none, none)
     frozen = jnp.zeros(len(jax.tree.leaves(params)), bool)
-    return FitState(params, _first(optimiser, params), frozen, counts)
+    drawn = none if draws else None
+    return FitState(params, _first(optimiser, params), frozen, counts, drawn)
 
 
 def started(state: FitState, optimiser: optax.GradientTransformation) -> FitState:
@@ -123,6 +139,7 @@ def make_step(
     With `on_nonfinite` ``"skip"`` a step that is not finite leaves the state as it was, and with
     ``"zero"`` what is not finite in the gradient or the update becomes zero; both are counted.
     """
+    batches, problem = problem.batches, problem.of_step
     update = tolerant(optax.with_extra_args_support(optimiser).update, _EXTRA)
 
     def move(
@@ -194,9 +211,12 @@ def make_step(
         loss = loss.astype(step_norms.dtype)
         info = StepInfo(loss, gradient_norms, step_norms, recorded(params))
         outcome = outcome.astype(jnp.int32)
-        after = FitState(moved, optimiser_state, state.frozen, state.nonfinite)
+        after = FitState(moved, optimiser_state, state.frozen, state.nonfinite, state.drawn)
         if state.nonfinite is not None:
             after, outcome = _go_on_over(state, after, zeroed, outcome, on_nonfinite == "skip")
+        if state.drawn is not None:
+            # Also after a step that was skipped: the next batch may do.
+            after = dataclasses.replace(after, drawn=state.drawn + 1)
         return after, info, outcome
 
     def begin(state: FitState, controls: Controls) -> FitState:
@@ -208,7 +228,12 @@ def make_step(
         back = put_back(after.optimiser, before.optimiser, after.frozen, after.params)
         return dataclasses.replace(after, optimiser=back)
 
-    return Step(begin, end, jax.value_and_grad(problem.loss), move)
+    def draw(state: FitState) -> Callable[[PyTree], PyTree]:
+        if batches is None or state.drawn is None:
+            return lambda args: args
+        return functools.partial(batches.take, indices=batches.indices(state.drawn))
+
+    return Step(begin, end, jax.value_and_grad(problem.loss), move, draw)
 
 
 def _go_on_over(

@@ -1,5 +1,6 @@
 """Many systems of one kind, fitted side by side."""
 
+from fitkit._many.axes import axes_of as axes_of
 from fitkit._many.completion import Completion as Completion
 from fitkit._many.engine import Engine as Engine
 from fitkit._many.fit_many import fit_many as fit_many

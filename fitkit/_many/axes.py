@@ -13,7 +13,13 @@ from fitkit._paths import path_of
 Shape = tuple[int, ...]
 
 
-def axes_of(axes: Any, tree: PyTree, name: str) -> dict[str, int | None]:
+def axes_of(
+    axes: Any,
+    tree: PyTree,
+    name: str,
+    opening: str = "",
+    kind: tuple[str, str] = ("the systems", "all systems share"),
+) -> dict[str, int | None]:
     """Spread a prefix tree of axes over the leaves of a tree, by path.
 
     Parameters
@@ -24,6 +30,10 @@ def axes_of(axes: Any, tree: PyTree, name: str) -> dict[str, int | None]:
         Where the axes belong.
     name
         What it is called, for errors: ``"args"``.
+    opening
+        What errors begin with, in place of that of `fit_many`: ``"Fit: Minibatch.axes"``.
+    kind
+        What the axes count, and what has none, for errors.
 
     Raises
     ------
@@ -32,13 +42,15 @@ def axes_of(axes: Any, tree: PyTree, name: str) -> dict[str, int | None]:
     TypeError
         If an axis is neither a whole number nor None.
     """
-    return dict(_spread(axes, tree, (), name))
+    words = opening or f"fit_many: {name}_axes", *kind
+    return dict(_spread(axes, tree, (), name, words))
 
 
 def _spread(
-    axes: Any, tree: PyTree, keys: tuple[Any, ...], name: str
+    axes: Any, tree: PyTree, keys: tuple[Any, ...], name: str, words: tuple[str, str, str]
 ) -> Iterator[tuple[str, int | None]]:
     where = f"{name}.{path_of(keys)}" if keys else name
+    opening, counted, shared = words
     if axes is None or (isinstance(axes, int | np.integer) and not isinstance(axes, bool)):
         for below, _ in jax.tree_util.tree_leaves_with_path(tree):
             yield path_of(keys + below), None if axes is None else int(axes)
@@ -46,17 +58,17 @@ def _spread(
     wanted, given = _children(tree), _children(axes)
     if not given and not isinstance(axes, dict | list | tuple):
         raise TypeError(
-            f"fit_many: {name}_axes has {shortened(axes)} for '{where}'; must be the number of an "
-            "axis, None for what all systems share, or a tree of those."
+            f"{opening} has {shortened(axes)} for '{where}'; must be the number of an "
+            f"axis, None for what {shared}, or a tree of those."
         )
     if [str(key) for key, _ in wanted] != [str(key) for key, _ in given]:
         raise ValueError(
-            f"fit_many: {name}_axes does not fit '{where}', which has {_keys(wanted)}; it has "
+            f"{opening} does not fit '{where}', which has {_keys(wanted)}; it has "
             f"{_keys(given)}. Give one axis for all of '{where}', or one for each of its parts: "
-            "the number of the axis that counts the systems, or None for what they share."
+            f"the number of the axis that counts {counted}, or None for what they share."
         )
     for (key, part), (_, axis) in zip(wanted, given, strict=True):
-        yield from _spread(axis, part, (*keys, key), name)
+        yield from _spread(axis, part, (*keys, key), name, words)
 
 
 def _children(node: Any) -> list[tuple[Any, Any]]:

@@ -1,0 +1,110 @@
+"""Whether the loss of a part of the data tells that of all of them, and how."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from fitkit._fit.batches import Batches, read_batches, with_data
+from fitkit._fit.problem import Params, Problem
+from fitkit._format import number
+from fitkit._residuals import WithPriors
+from fitkit._result import is_mean
+
+# The loss is compared off the start: a penalty may be zero there, and so may be residuals, of which
+# then only rounding would be compared.
+_OFF = 0.1
+# What rounding makes of sums, in another order, in units of its own rounding.
+_ROUNDINGS = 1e3
+
+
+def in_batches(problem: Problem, minibatch: Any, params: Params, args: PyTree) -> Problem:
+    """Let every step of a problem see one batch, as a user passed it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        What `read_batches` raises; and if the loss of a batch does not estimate that of all data.
+    """
+    data = args.args if isinstance(args, WithPriors) else args
+    return _checked(problem, read_batches(minibatch, data), params, data, "Fit")
+
+
+def in_batches_of(problem: Problem, params: Params, args: PyTree, event: str) -> Problem:
+    """Let it see batches of other data, if it sees batches."""
+    if problem.batches is None:
+        return problem
+    data = args.args if isinstance(args, WithPriors) else args
+    return _checked(problem, with_data(problem.batches, data, event), params, data, event)
+
+
+def _checked(
+    problem: Problem, batches: Batches, params: Params, data: PyTree, event: str
+) -> Problem:
+    if problem.mesh is not None:
+        raise ValueError(
+            f"{event}: minibatch needs the data on one device, and these are spread over several, "
+            "which together take steps on all of them. Leave `minibatch` out."
+        )
+    whole = problem.whole
+    part = min(batches.size, batches.total // 2)
+    both = batches.take(data, np.arange(2 * part))
+    halves = [batches.take(data, np.arange(k * part, (k + 1) * part)) for k in (0, 1)]
+    whole.checked(params, batches.take(data, np.arange(batches.size)), f"{event} with a minibatch")
+    if whole.residuals_function is not None:
+        counts = [_count(whole, params, one) for one in (*halves, both)]
+        if counts[0] + counts[1] != counts[2]:
+            raise ValueError(
+                f"{event}: minibatch needs as many residuals for each datum as for any other; "
+                f"{part:,} data have {counts[0]:,} and {2 * part:,} have {counts[2]:,}. {_CURE}"
+            )
+        mean = False
+    else:
+        mean = _is_mean(whole, params, halves, both, event)
+    return dataclasses.replace(problem, batches=batches._replace(mean=mean))
+
+
+_CURE = (
+    "What does not depend on the data, such as a penalty, belongs into `priors`; and what `args` "
+    "holds for all data alike needs None in fitkit.Minibatch(size, axes=…)."
+)
+
+
+def _is_mean(
+    problem: Problem, params: Params, halves: list[PyTree], both: PyTree, event: str
+) -> bool:
+    """Whether the loss is a mean over the data; False for a sum."""
+    off = jax.tree.map(lambda p: p + jnp.where(p == 0, 1, _OFF * jnp.abs(p)), params)
+    evaluate = jax.jit(jax.value_and_grad(problem.loss))
+    for place in (off, params):
+        known = [jax.tree.leaves(evaluate(place, one)) for one in (*halves, both)]
+        if all(np.isfinite(leaf).all() for one in known for leaf in one):
+            break
+    first, second, all_of_it = (float(leaves[0]) for leaves in known)
+    sums, means = (
+        all(_alike(share, *leaves) for leaves in zip(*known, strict=True)) for share in (1, 2)
+    )
+    if sums and means:
+        return is_mean(problem.loss, params, both)
+    if not (sums or means):
+        raise ValueError(
+            f"{event}: the loss of a minibatch does not tell that of all data: that of two parts "
+            f"together is {number(all_of_it, 6)}, and those of each are {number(first, 6)} and "
+            f"{number(second, 6)}, so that it is neither their sum nor their mean. {_CURE}"
+        )
+    return means
+
+
+def _alike(share: int, first: Array, second: Array, both: Array) -> bool:
+    """Whether that of two parts is that of each, added and divided by `share`."""
+    scale = np.max(np.abs(first)) + np.max(np.abs(second))
+    allowed = _ROUNDINGS * float(jnp.finfo(both.dtype).eps) * scale
+    return bool(np.max(np.abs(both - (first + second) / share)) <= allowed)
+
+
+def _count(problem: Problem, params: Params, data: PyTree) -> int:
+    rows = jax.eval_shape(problem.data_residuals, params, data)
+    return sum(leaf.size for leaf in jax.tree.leaves(rows))
