@@ -1,5 +1,7 @@
 """How the dashboard looks with few and many parameters, in light and dark: pictures to look at."""
 
+import itertools
+
 import browser
 import pytest
 
@@ -66,18 +68,24 @@ def test_finished_fits_fill_their_cells_and_no_more(server, tmp_path):
             board.get_by_text("Finished").wait_for()
             # The Fisher matrix of where the fit came to rest.
             board.get_by_text("At step 1,200 the data constrain").wait_for()
-        for theme in ("light", "dark"):
+        for width, theme in itertools.product((2000, 1180, 940), ("light", "dark")):
+            page.set_viewport_size({"width": width, "height": 5000})
             name = f"JupyterLab {theme.capitalize()}"
             browser.command(page, "apputils:change-theme", theme=name)
             page.locator(f"body[data-jp-theme-name='{name}']").wait_for(state="attached")
             for board, count in zip(boards, COUNTS, strict=True):
-                look_at(board, f"{theme}-{count}", tmp_path)
+                look_at(board, f"{theme}-{width}-{count}", tmp_path)
 
 
 def look_at(board, name, tmp_path):
-    browser.screenshot(board, name, tmp_path)
     cell = board.locator("xpath=ancestor::*[contains(@class, 'jp-OutputArea-output')][1]")
-    assert board.bounding_box()["width"] <= cell.bounding_box()["width"]
+    figure = board.locator(".fitkit-figure")
+    fits = "figure => figure.complete && figure.naturalWidth === figure.clientWidth"
+    browser.wait_until(lambda: figure.evaluate(fits), "a picture of the width of its place")
+    browser.screenshot(board, name, tmp_path)
+    wide = cell.bounding_box()["width"]
+    assert board.bounding_box()["width"] <= wide
+    assert figure.bounding_box()["width"] > 0.95 * wide  # All but what is around it.
     for part in board.locator(".fitkit-row:visible, .fitkit-buttons, .fitkit-eigenvectors").all():
         assert part.evaluate("part => part.scrollWidth <= part.clientWidth + 1")
     assert board.locator(".fitkit-notice").count() == 0

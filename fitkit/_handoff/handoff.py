@@ -96,7 +96,7 @@ def numpyro(fit: Fit) -> Callable[[], None]:
 
     def model() -> None:
         flat: Any = ImproperUniform(constraints.real, (), posterior.start.shape)
-        latent = library.sample("_latent", flat)
+        latent: Any = library.sample("_latent", flat)
         library.factor("_log_density", posterior.log_density(latent))
         for path, values in posterior.by_path(latent).items():
             library.deterministic(path, values)
