@@ -68,7 +68,8 @@ _SHEET = """<style>
 .fitkit-components i { display: inline-block; height: 8px; min-width: 1px; border-radius: 1px; }
 .fitkit-live .fitkit-rows { overflow: visible; margin: 0; }
 .fitkit-live .fitkit-in-columns { display: block; overflow: visible; margin: 0; }
-.fitkit-in-columns, .fitkit-head .widget-html-content { columns: 2 $COLUMNpx; column-gap: 36px; }
+.fitkit-in-columns, .fitkit-head .widget-html-content { columns: 2 $COLUMNpx;
+  column-gap: $GAPpx; }
 .fitkit-in-columns > * { break-inside: avoid; }
 .fitkit-live .fitkit-row { overflow: visible; align-items: center; min-height: 30px; margin: 0;
   column-gap: 8px; }
@@ -114,16 +115,20 @@ _SHEET = """<style>
   .fitkit-live .fitkit-row :is(.fitkit-name, .fitkit-value) { flex: 1 1 35%; }
   .fitkit-live .fitkit-row .fitkit-slider { margin-left: 34px; }
   .fitkit-columns > :nth-child(n + 4) { display: none; } }
+@container fitkit (min-width: $TWO_COLUMNSpx) {
+  .fitkit-live .fitkit-in-columns .fitkit-gone { display: none; } }
 .fitkit-live :is(button, input, [role=slider]):focus-visible {
   outline: 2px solid var(--jp-brand-color1, #2196f3); outline-offset: 1px; }
 .fitkit-live .fitkit-frozen .slider-container { opacity: .35; }
 </style>"""
 
-# CSS pixels of a row at least where rows stand in two columns, and where each has one line: in less
-# the name and the value would be cut.
-COLUMN, TWO_LINES = 720, 620
+# CSS pixels of a row at least where rows stand in two columns, of what is between these, and where
+# each row has one line: in less the name and the value would be cut.
+COLUMN, GAP, TWO_LINES = 720, 36, 620
 SHEET = (
     _SHEET.replace("$VERMILION", VERMILION)
     .replace("$COLUMN", str(COLUMN))
+    .replace("$GAP", str(GAP))
+    .replace("$TWO_COLUMNS", str(2 * COLUMN + GAP))
     .replace("$TWO_LINES", str(TWO_LINES))
 )

@@ -57,15 +57,15 @@ class Table:
         bar.add_class("fitkit-bar-of-many")
         self.head = widgets.HTML()
         self.head.add_class("fitkit-head")
-        above = [bar, self.head]
+        boxes = [row.box for row in self.rows]
         if self.together is None:
             bar.add_class("fitkit-none")
         else:
             self.together.box.add_class("fitkit-together")
-            above.append(self.together.box)
-        rows = widgets.VBox([row.box for row in self.rows])
+            boxes.insert(0, self.together.box)
+        rows = widgets.VBox(boxes)
         rows.add_class("fitkit-in-columns")
-        self.box = widgets.VBox([*above, rows])
+        self.box = widgets.VBox([bar, self.head, rows])
         self.box.add_class("fitkit-rows")
 
     def in_sight(self) -> list[Entry]:
