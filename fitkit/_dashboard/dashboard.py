@@ -40,7 +40,8 @@ class Dashboard:
     fit runs in the background (`Fit.start`) or blocks a cell (`Fit.run`). Every control calls a
     public method of the fit, and shows what the fit uses: a change made in code moves the slider.
     Closing the dashboard leaves the fit alone and the picture in the notebook. Where nobody can
-    touch a widget (nbconvert, nbval) it is that picture from the start.
+    touch a widget (nbconvert, nbval) it is that picture from the start. The live plots are drawn
+    for the width of their cell and stand in as many lines as that asks for.
 
     With the spectrum it computes Fisher matrices in the background: one whenever a twentieth of the
     time that the fit has run pays for it, and one where the fit comes to rest. They are kept as
@@ -54,16 +55,16 @@ class Dashboard:
     fit
         The fit to show; or many systems, see below.
     panels
-        Which plots, from left to right: ``"loss"`` (with two toggles: on a linear axis, and of the
+        Which plots, in their order: ``"loss"`` (with two toggles: on a linear axis, and of the
         last tenth of the steps alone), ``"steps"`` (how far each step moved every
         parameter, as a running median, in standard errors where those are known), ``"spectrum"``
         (the eigenvalues of the units-free Fisher matrix, or the largest of many), ``"residuals"``
         (in units of σ: their histogram beside a unit normal, and by their number or, of a
         two-dimensional leaf, as an image; those that are exactly zero, as what is masked, are left
-        out; below the others, in the place of the model, unless that is shown), ``"values"``
+        out; as wide as the model is, unless that is shown), ``"values"``
         (those of small parameters, or their distances from now in standard errors where those are
         known), ``"gradients"`` (the norm of the gradient by every parameter, as a running median),
-        ``"rates"`` (the learning rate of every parameter, as it was steered) and, below them,
+        ``"rates"`` (the learning rate of every parameter, as it was steered) and, last and wide,
         ``"model"``. A function ``panel(axes, snapshot)`` is a panel of your own. Unless given, the
         first three, and with `draw` the model, or else the residuals of a fit that has any.
     draw

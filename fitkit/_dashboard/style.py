@@ -114,7 +114,9 @@ _SHEET = """<style>
   .fitkit-live .fitkit-row { flex-wrap: wrap; }
   .fitkit-live .fitkit-row :is(.fitkit-name, .fitkit-value) { flex: 1 1 35%; }
   .fitkit-live .fitkit-row .fitkit-slider { margin-left: 34px; }
-  .fitkit-columns > :nth-child(n + 4) { display: none; } }
+  .fitkit-columns > :nth-child(n + 4) { display: none; }
+  .fitkit-live .fitkit-eigenvectors > .widget-hbox { flex-wrap: wrap; }
+  .fitkit-live .fitkit-choice { flex-basis: 100%; } }
 @container fitkit (min-width: $TWO_COLUMNSpx) {
   .fitkit-live .fitkit-in-columns .fitkit-gone { display: none; } }
 .fitkit-live :is(button, input, [role=slider]):focus-visible {
