@@ -25,7 +25,7 @@ def test_the_version_is_in_the_changelog_and_in_the_citation():
 
 def test_every_public_name_is_in_the_reference():
     reference = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
-    shown = re.findall(r"^\.\. auto\w+:: ([\w.]+)", reference, re.MULTILINE)
+    shown = re.findall(r"^\.\. auto\w+:: (?:fitkit\.)?([\w.]+)", reference, re.MULTILINE)
     assert sorted(shown) == PUBLIC
 
 
