@@ -118,7 +118,7 @@ class Histogram(NamedTuple):
 class Progress:
     """The shares of the fits that were made, and that converged, over time."""
 
-    name, weight = "progress", 0.9
+    name, weight = "progress", 1.0
 
     def view(self, frame: ManyFrame) -> View:
         """Compute an axis of seconds that grows by round numbers, and ends with the fits."""
