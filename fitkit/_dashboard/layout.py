@@ -73,8 +73,9 @@ def arrange(cells: Sequence[Cell], width: int) -> tuple[float, list[Slot]]:
     """
     lines = _fill(cells, width)
     if not any(map(_is_wide, cells)):  # Rather two lines of two panels than of three and one.
-        while len(even := _fill(cells, max(map(_least_width, lines)) - 1)) == len(lines):
-            lines = even
+        runs = (cells[i:j] for j in range(1, len(cells) + 1) for i in range(j))
+        evener = (_fill(cells, room) for room in sorted(map(_least_width, runs)))
+        lines = next(even for even in evener if len(even) == len(lines))
     slots, top = [], 0.0
     for line in lines:
         height = min(MODEL_HEIGHT if any(map(_is_wide, line)) else HEIGHT, HIGHEST * width)
