@@ -103,6 +103,11 @@ def element_name(path: str, index: tuple[int, ...]) -> str:
     return f"{path}[{', '.join(map(str, index))}]" if index else path
 
 
+def path_of_element(name: str) -> str:
+    """Return the path of the leaf that an element named by `element_name` is of."""
+    return name.rpartition("[")[0] if name.endswith("]") else name
+
+
 def ravel(tree: PyTree) -> tuple[Shaped[Array, " n"], Callable[[Array], PyTree]]:
     """Flatten a tree into one vector of the common dtype, as ``ravel_pytree`` does.
 

@@ -36,7 +36,7 @@ class Panels:
     Attributes
     ----------
     names
-        From left to right.
+        In their order.
     loss_look
         How the loss is drawn, in frames and in saved pictures.
     no_spectrum

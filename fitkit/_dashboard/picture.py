@@ -7,7 +7,7 @@ import ipywidgets as widgets
 from fitkit._dashboard.layout import Cell, Page
 from fitkit._dashboard.render import FrameRenderer, blank
 
-NARROWEST, WIDEST = 320, 4000  # CSS pixels of a picture; beyond, the page stretches it
+LEAST, MOST = 320, 4000  # CSS pixels of a picture; beyond, the page stretches it
 SHARPEST = 2.0  # device pixels per CSS pixel that are drawn; more cannot be told apart
 
 # No widget of the core tells the kernel how wide it is. So an element that has loaded writes the
@@ -74,7 +74,7 @@ class Picture:
             width, sharpness = map(float, self.room.value.split())
         except ValueError:
             return Page()
-        width = min(max(width, NARROWEST), WIDEST)
+        width = min(max(width, LEAST), MOST)
         return Page(round(width), min(max(sharpness, 1.0), SHARPEST))
 
     def draw(self, cells: Sequence[Cell]) -> None:

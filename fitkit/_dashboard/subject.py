@@ -77,7 +77,7 @@ class Subject(Protocol):
 
     @property
     def panels(self) -> tuple[str, ...]:
-        """Names of the plots, from left to right."""
+        """Names of the plots, in their order."""
         ...
 
     @property

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 from fitkit._fit.batches import Batches, read_batches, with_data
 from fitkit._fit.problem import Params, Problem
 from fitkit._format import number
-from fitkit._residuals import WithPriors
+from fitkit._residuals import without_priors
 from fitkit._result import is_mean
 
 # The loss is compared off the start: a penalty may be zero there, and so may be residuals, of which
@@ -29,7 +29,7 @@ def in_batches(problem: Problem, minibatch: Any, params: Params, args: PyTree) -
     TypeError, ValueError
         What `read_batches` raises; and if the loss of a batch does not estimate that of all data.
     """
-    data = args.args if isinstance(args, WithPriors) else args
+    data = without_priors(args)
     return _checked(problem, read_batches(minibatch, data), params, data, "Fit")
 
 
@@ -37,7 +37,7 @@ def in_batches_of(problem: Problem, params: Params, args: PyTree, event: str) ->
     """Let it see batches of other data, if it sees batches."""
     if problem.batches is None:
         return problem
-    data = args.args if isinstance(args, WithPriors) else args
+    data = without_priors(args)
     return _checked(problem, with_data(problem.batches, data, event), params, data, event)
 
 

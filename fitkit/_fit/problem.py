@@ -24,7 +24,14 @@ from fitkit._input import (
     split_aux,
 )
 from fitkit._paths import Paths, named_leaves
-from fitkit._residuals import PriorFunction, WithPriors, check_starts, read_priors, rows_of
+from fitkit._residuals import (
+    PriorFunction,
+    WithPriors,
+    check_starts,
+    read_priors,
+    rows_of,
+    without_priors,
+)
 from fitkit._sharding import find_mesh, held_by, under
 
 Params: TypeAlias = PyTree
@@ -164,8 +171,7 @@ class Problem:
 
     def _whole(self, params: Params, args: PyTree) -> tuple[PyTree, PyTree]:
         """Put together what the user's function sees."""
-        data = args.args if isinstance(args, WithPriors) else args
-        return self.whole_params(params), eqx.combine(data, self.static_args)
+        return self.whole_params(params), eqx.combine(without_priors(args), self.static_args)
 
     def _call(self, function: Callable, params: Params, args: PyTree) -> Any:
         return under(self.mesh, function)(*self._whole(params, args))

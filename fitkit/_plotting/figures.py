@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitkit._format import number
+from fitkit._paths import path_of_element
 from fitkit._result import Result
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def label_elements(ax: "Axes", labels: Sequence[str], height: float) -> None:
     places = {label: float(place) for place, label in enumerate(labels)}
     if pitch < SMALLEST_LABEL * LINE:
         places, first, last = {}, 0, -np.inf
-        for path, group in groupby(labels, parameter):
+        for path, group in groupby(labels, path_of_element):
             count = len(list(group))
             middle = first + (count - 1) / 2
             if (middle - last) * pitch >= LABEL * LINE:  # Else it would lie on the one before.
@@ -138,11 +139,6 @@ def label_elements(ax: "Axes", labels: Sequence[str], height: float) -> None:
     size = min(pitch / LINE, LABEL)
     ax.set_xticks(list(places.values()), list(places), rotation=90, fontsize=size)
     ax.set_yticks(list(places.values()), list(places), fontsize=size)
-
-
-def parameter(label: str) -> str:
-    """Return the path of the parameter that an element is of."""
-    return label.rpartition("[")[0] if label.endswith("]") else label
 
 
 def axes_or_new(ax: "Axes | None") -> "Axes":

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, PyTree
 
 from fitkit._fisher import FisherMatrix, split_params
 from fitkit._optimisers import Bounds
-from fitkit._paths import UnknownPathError, named_leaves, nearest, ravel
+from fitkit._paths import UnknownPathError, named_leaves, nearest, path_of_element, ravel
 from fitkit._result import DENSE, Assessment, Kind
 
 # Kinds of points of which is known that the minimum is elsewhere. Others (a saddle point, a
@@ -109,7 +109,7 @@ class Minimum:
         """
         if path in self.labels:
             return self.labels.index(path)
-        if path.partition("[")[0] in self.frozen:
+        if path_of_element(path) in self.frozen:
             raise ValueError(
                 f"{event}: '{path}' is frozen, so it has no profile. Thaw it, and run the fit on."
             )

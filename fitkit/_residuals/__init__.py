@@ -9,5 +9,6 @@ from fitkit._residuals.priors import WithPriors as WithPriors
 from fitkit._residuals.priors import check_starts as check_starts
 from fitkit._residuals.priors import read_priors as read_priors
 from fitkit._residuals.priors import rows_of as rows_of
+from fitkit._residuals.priors import without_priors as without_priors
 from fitkit._residuals.robust import robust as robust
 from fitkit._residuals.whiten import whiten as whiten

@@ -132,6 +132,11 @@ class WithPriors(NamedTuple):
     priors: dict[str, RowPrior]
 
 
+def without_priors(args: Any) -> Any:
+    """Return what the user's function takes besides the parameters."""
+    return args.args if isinstance(args, WithPriors) else args
+
+
 def rows_of(priors: Mapping[str, RowPrior], params: PyTree) -> dict[str, Float[Array, "..."]]:
     """Compute the residuals of priors by path, in the parameters' shapes."""
     leaves = named_leaves(params)
