@@ -103,6 +103,21 @@ def test_a_parameter_leaves_its_bound_when_the_push_turns_round():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("optimiser", [None, {"a": fk.gauss_newton(), "b": fk.gauss_newton()}])
+def test_a_step_from_a_bound_into_the_inside_is_a_whole_one(optimiser):
+    fit = fk.Fit(
+        residuals=lambda p, _: jnp.array([10 * (p["a"] - 12.0), p["b"] - 1.0]),
+        params={"a": jnp.array(10.0), "b": jnp.array(0.5)},
+        optimiser=optimiser,
+        bounds={"a": (10.0, None)},
+    )
+    fit.run(1)
+    # Of a linear problem a step of Gauss-Newton is the solution, to rounding.
+    assert {path: float(fit.params[path]) for path in "ab"} == pytest.approx(
+        {"a": 12.0, "b": 1.0}, rel=1e-14
+    )
+
+
 def test_nothing_is_evaluated_outside():
     """The logarithm of a negative number would make the loss NaN, and end the fit."""
 

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import zodiax as zdx
+from jax.flatten_util import ravel_pytree
 
 import fitkit as fk
 from fitkit._fit.chunk import make_chunk
@@ -41,6 +42,30 @@ def make(residuals, params, optimiser, args=DATA):
 
 
 START = {"offset": 0.0, "slope": 1.0}
+
+
+@pytest.mark.parametrize("priors", [None, {"line.slope": fk.Normal(2.0, 0.5)}])
+def test_gauss_newton_gets_loss_and_gradient_from_its_jacobian(priors):
+    start = {"line": {"offset": np.float32(0.25), "slope": 1.5}, "bend": np.array([0.1, -0.2])}
+
+    def residuals(params, x):
+        bend = params["bend"] @ jnp.stack([x**2, jnp.sin(x)])
+        return {"data": straight(params["line"], x) + bend, "one": jnp.exp(params["bend"])}
+
+    problem, params, args = make_problem(None, residuals, start, DATA, priors)
+    evaluation = make_step(problem, fk.gauss_newton()).evaluate(params, args)
+    loss, gradient = jax.value_and_grad(problem.loss)(params, args)
+    jacobian = jax.jacrev(lambda p: ravel_pytree(problem.residuals(p, args))[0])(params)
+    # Sums of some thirty terms, in another order; the gradient of the offset is a float32.
+    assert float(evaluation.loss) == pytest.approx(float(loss), rel=1e-14)
+    for ours, theirs in zip(
+        jax.tree.leaves(evaluation.gradient), jax.tree.leaves(gradient), strict=True
+    ):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6 if ours.dtype == "float32" else 1e-14)
+    rows = jnp.concatenate([one.reshape(len(one), -1).T for one in jax.tree.leaves(jacobian)])
+    np.testing.assert_allclose(evaluation.linear.rows, rows, rtol=1e-7)
+    assert make_step(problem, optax.sgd(0.1)).evaluate(params, args).linear is None
 
 
 @pytest.mark.slow

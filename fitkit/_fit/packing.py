@@ -192,18 +192,15 @@ class PackedStep:
         self._evaluate, self._controls = step.evaluate, Packing.alone(controls)
         self._draw, tree = step.draw, state.packing.unpack(state.arrays)
         args = step.draw(tree)(args)
-        params = tree.params
-        # A gradient is built like the parameters.
-        self._gradient = Packing.of(params, params)
-        loss = jax.eval_shape(lambda: step.evaluate(params, args)[0])
-        self._loss, self._args = Packing.alone(loss), Packing.alone(args)
-        others = self._loss, self._gradient, self._controls, self._args
+        evaluation = jax.eval_shape(step.evaluate, tree.params, args)
+        self._evaluation, self._args = Packing.of(evaluation, tree.params), Packing.alone(args)
+        others = self._evaluation, self._controls, self._args
 
         def move(*given: PyTree) -> tuple[FitState, Array, Array]:
             after, info, outcome = step.move(*given)
             return after, info.row(), outcome
 
-        given = [tree, loss, params, controls, args]
+        given = [tree, evaluation, controls, args]
         self._move = PackedFunction(move, [state.packing, *others], given)
         self._begin = PackedFunction(
             lambda *given: (step.begin(*given),), [state.packing, self._controls], [tree, controls]
@@ -231,11 +228,9 @@ class PackedStep:
         """Take the step: where it leads, the row recorded of it, and whether it was good."""
         tree = state.packing.unpack(state.arrays)
         data = self._draw(tree)(args)
-        loss, gradient = self._evaluate(tree.params, data)
         after, (row, outcome) = self._move(
             state,
-            self._loss.packed(loss),
-            self._gradient.packed(gradient),
+            self._evaluation.packed(self._evaluate(tree.params, data)),
             self._controls.packed(controls),
             self._args.packed(data),
         )

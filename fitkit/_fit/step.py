@@ -14,15 +14,25 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from fitkit._fisher import quick_norm
+from fitkit._fisher import half_squares, quick_norm
 from fitkit._fit.merge import SMALL
 from fitkit._fit.problem import Params, Problem
 from fitkit._fit.record import StepInfo, recorded
 from fitkit._nonfinite import zero_nan_check
-from fitkit._optimisers import Bounds, put_aside, put_back, separated, tolerant
+from fitkit._optimisers import (
+    Bounds,
+    GaussNewtonState,
+    Linear,
+    linearised,
+    put_aside,
+    put_back,
+    separated,
+    tolerant,
+)
+from fitkit._paths import ravel
 
 #: What an optimiser is told besides its gradient, if it takes it.
-_EXTRA = ("value", "grad", "value_fn", "grad_fn", "residuals", "frozen", "factors")
+_EXTRA = ("value", "grad", "value_fn", "grad_fn", "residuals", "linear", "frozen", "factors")
 
 #: What `Chunk.outcome` says of the step after the last good one.
 GOOD, BAD_EVALUATION, BAD_UPDATE = 0, 1, 2
@@ -64,6 +74,18 @@ class Controls(eqx.Module):
         return cls(np.array(list(multipliers), np.float32))
 
 
+class Evaluation(NamedTuple):
+    """What the user's function gives a step: the loss, its gradient, and what both came from.
+
+    `linear` is the linear model of the residuals, where the optimiser asks for it and they are
+    not too many.
+    """
+
+    loss: Float[Array, ""]
+    gradient: Params
+    linear: Linear | None
+
+
 class Step(NamedTuple):
     """One step, in two parts, and what comes before and after many of them.
 
@@ -76,9 +98,9 @@ class Step(NamedTuple):
         The state at (state, controls) from which steps are taken; and the one at (after, before)
         that they lead to.
     evaluate
-        Evaluates the user's function: the loss and its gradient at (params, args).
+        Evaluates the user's function at (params, args).
     move
-        Goes on from there with (state, loss, gradient, controls, args): where that leads, what is
+        Goes on from there with (state, evaluation, controls, args): where that leads, what is
         recorded, and whether it was good.
     draw
         Chooses the data of the step from (state,): a function from all data to those, which
@@ -87,7 +109,7 @@ class Step(NamedTuple):
 
     begin: Callable[[FitState, Controls], FitState]
     end: Callable[[FitState, FitState], FitState]
-    evaluate: Callable[[Params, PyTree], tuple[Array, Params]]
+    evaluate: Callable[[Params, PyTree], Evaluation]
     move: Callable[..., tuple[FitState, StepInfo, Int[Array, ""]]]
     draw: Callable[[FitState], Callable[[PyTree], PyTree]]
 
@@ -101,7 +123,7 @@ class Step(NamedTuple):
         self, state: FitState, controls: Controls, data: PyTree
     ) -> tuple[FitState, StepInfo, Int[Array, ""]]:
         """Take the step on the data that `draw` chose."""
-        return self.move(state, *self.evaluate(state.params, data), controls, data)
+        return self.move(state, self.evaluate(state.params, data), controls, data)
 
 
 def initial_state(
@@ -142,10 +164,19 @@ def make_step(
     batches, problem = problem.batches, problem.of_step
     update = tolerant(optax.with_extra_args_support(optimiser).update, _EXTRA)
 
+    def evaluate(params: Params, args: PyTree) -> Evaluation:
+        model = None
+        if _linearises(problem, optimiser, params):
+            model = linearised(lambda there: problem.residuals(there, args), params)
+        if model is None:
+            return Evaluation(*jax.value_and_grad(problem.loss)(params, args), None)
+        _, unravel = ravel(params)
+        return Evaluation(half_squares(model.residuals), unravel(model.gradient()), model)
+
     def move(
-        state: FitState, loss: Array, gradient: Params, controls: Controls, args: PyTree
+        state: FitState, evaluation: Evaluation, controls: Controls, args: PyTree
     ) -> tuple[FitState, StepInfo, Int[Array, ""]]:
-        params = state.params
+        params, (loss, gradient, linear) = state.params, evaluation
         factors = _like(params, separated(controls.multipliers))
         frozen = jax.tree.map(lambda one: one == 0, factors)
         if bounds is not None:
@@ -180,6 +211,8 @@ def make_step(
             extra["residuals"] = promoting(*users)(
                 lambda there: problem.residuals(still(there), args)
             )
+        if linear is not None:
+            extra["linear"] = linear.without(frozen, params)
         # Optax relies on promotion, which the user may have forbidden for their own code.
         with promoting("standard", "allow"):
             updates, optimiser_state = update(free_gradient, state.optimiser, params, **extra)
@@ -233,7 +266,16 @@ def make_step(
             return lambda args: args
         return functools.partial(batches.take, indices=batches.indices(state.drawn))
 
-    return Step(begin, end, jax.value_and_grad(problem.loss), move, draw)
+    return Step(begin, end, evaluate, move, draw)
+
+
+def _linearises(problem: Problem, optimiser: optax.GradientTransformation, params: Params) -> bool:
+    """Whether loss and gradient come from the Jacobian that the optimiser needs anyway."""
+    # Over a mesh, gauss_newton chooses itself how its Jacobian is spread.
+    if not problem.squares or problem.mesh is not None:
+        return False
+    with promoting("standard", "allow"):
+        return isinstance(jax.eval_shape(optimiser.init, params), GaussNewtonState)
 
 
 def _go_on_over(

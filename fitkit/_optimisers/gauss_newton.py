@@ -10,14 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from fitkit._fisher import (
-    has_reverse,
-    norm,
-    products_with,
-    rank_rtol,
-    real_residuals,
-    transposed_jacobian,
-)
+from fitkit._fisher import norm, products_with, rank_rtol, real_residuals
 from fitkit._input import converted, explained
 from fitkit._jaxprs import passed_through
 from fitkit._optimisers.convergence import assess
@@ -28,8 +21,8 @@ from fitkit._optimisers.iterative import (
     assess_gradient,
     damped_by_products,
     estimated_lengths,
-    is_stored,
 )
+from fitkit._optimisers.linear import Linear, linearised
 from fitkit._optimisers.trust_region import Model, damped_by_factor, search
 from fitkit._paths import common_dtype, ravel, spread
 from fitkit._sharding import on_automatic_axes
@@ -159,6 +152,7 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
         params: PyTree | None = None,
         *,
         residuals: Callable[[PyTree], PyTree] | None = None,
+        linear: Linear | None = None,
         frozen: PyTree | None = None,
         factors: PyTree | None = None,
         **extra: Any,
@@ -186,7 +180,7 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
         damp = functools.partial(scaled, lambda factors: jnp.minimum(factors, 1))
         step, state = jax.lax.cond(
             state.verdict == Verdict.RUNNING,
-            lambda: _advance(function, dtypes, flat, held, damp, state),
+            lambda: _advance(function, linear, dtypes, flat, held, damp, state),
             lambda: (jnp.zeros_like(flat), state),
         )
         return unravel(scaled(lambda factors: 1 / jnp.maximum(factors, 1), step)), state
@@ -213,6 +207,7 @@ def _scaling(factors: PyTree | Callable | None, params: PyTree) -> Callable:
 
 def _advance(
     function: Callable,
+    linear: Linear | None,
     dtypes: set[Any],
     flat: Float[Array, " n"],
     frozen: Bool[Array, " n"],
@@ -223,28 +218,23 @@ def _advance(
 
     `dtypes` are those of the leaves of parameters and residuals, once `function` has been called.
     """
-    count = jax.eval_shape(function, flat).size
-    stored = is_stored(flat.size, count, flat.dtype.itemsize)
-    # Products from both sides need reverse mode.
-    stored = stored or not has_reverse("gauss_newton", lambda x: jnp.sum(function(x)), flat)
-    rows = jacobian = unit = None
-    if stored:
-        # XLA would compute them once for every use.
-        residuals, rows = jax.lax.optimization_barrier(
-            transposed_jacobian(function, flat, "gauss_newton")
-        )
+    # Float32 inside a model with float64 parameters rounds as float32 does.
+    inside = passed_through(jax.make_jaxpr(function)(flat))
+    linear = linear or linearised(function, flat)
+    jacobian = unit = None
+    if linear is not None:
+        residuals, rows = linear
         fine = common_dtype(flat, rows)
         rows = rows.astype(fine)
         columns, unit = measured(rows, fine)
     else:
+        rows = None
         residuals, jacobian = products_with("gauss_newton", function, flat)
         fine = common_dtype(flat, residuals)
         columns = estimated_lengths(jacobian.pull, residuals).astype(fine)
     # The coarsest dtype says what is rounding, and the finest computes.
     coarse = max(dtypes, key=lambda dtype: float(jnp.finfo(dtype).eps))
     rtol = rank_rtol(coarse)
-    # Float32 inside a model with float64 parameters rounds as float32 does.
-    inside = passed_through(jax.make_jaxpr(function)(flat))
     eps = max(float(jnp.finfo(dtype).eps) for dtype in (coarse, *inside))
     finite = jnp.all(jnp.isfinite(residuals)) & jnp.all(jnp.isfinite(columns))
     # Zeros keep NaN out of the decompositions; the verdict overrules what comes of them.
