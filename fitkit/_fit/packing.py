@@ -192,7 +192,7 @@ class PackedStep:
         self._evaluate, self._controls = step.evaluate, Packing.alone(controls)
         self._draw, tree = step.draw, state.packing.unpack(state.arrays)
         args = step.draw(tree)(args)
-        evaluation = jax.eval_shape(step.evaluate, tree.params, args)
+        evaluation = jax.eval_shape(lambda: step.evaluate(tree, args))
         self._evaluation, self._args = Packing.of(evaluation, tree.params), Packing.alone(args)
         others = self._evaluation, self._controls, self._args
 
@@ -230,7 +230,7 @@ class PackedStep:
         data = self._draw(tree)(args)
         after, (row, outcome) = self._move(
             state,
-            self._evaluation.packed(self._evaluate(tree.params, data)),
+            self._evaluation.packed(self._evaluate(tree, data)),
             self._controls.packed(controls),
             self._args.packed(data),
         )

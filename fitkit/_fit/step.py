@@ -98,7 +98,7 @@ class Step(NamedTuple):
         The state at (state, controls) from which steps are taken; and the one at (after, before)
         that they lead to.
     evaluate
-        Evaluates the user's function at (params, args).
+        Evaluates the user's function at (state, args).
     move
         Goes on from there with (state, evaluation, controls, args): where that leads, what is
         recorded, and whether it was good.
@@ -109,7 +109,7 @@ class Step(NamedTuple):
 
     begin: Callable[[FitState, Controls], FitState]
     end: Callable[[FitState, FitState], FitState]
-    evaluate: Callable[[Params, PyTree], Evaluation]
+    evaluate: Callable[[FitState, PyTree], Evaluation]
     move: Callable[..., tuple[FitState, StepInfo, Int[Array, ""]]]
     draw: Callable[[FitState], Callable[[PyTree], PyTree]]
 
@@ -123,7 +123,7 @@ class Step(NamedTuple):
         self, state: FitState, controls: Controls, data: PyTree
     ) -> tuple[FitState, StepInfo, Int[Array, ""]]:
         """Take the step on the data that `draw` chose."""
-        return self.move(state, self.evaluate(state.params, data), controls, data)
+        return self.move(state, self.evaluate(state, data), controls, data)
 
 
 def initial_state(
@@ -164,9 +164,10 @@ def make_step(
     batches, problem = problem.batches, problem.of_step
     update = tolerant(optax.with_extra_args_support(optimiser).update, _EXTRA)
 
-    def evaluate(params: Params, args: PyTree) -> Evaluation:
-        model = None
-        if _linearises(problem, optimiser, params):
+    def evaluate(state: FitState, args: PyTree) -> Evaluation:
+        params, model = state.params, None
+        # Over a mesh, gauss_newton chooses itself how its Jacobian is spread.
+        if isinstance(state.optimiser, GaussNewtonState) and problem.squares and not problem.mesh:
             model = linearised(lambda there: problem.residuals(there, args), params)
         if model is None:
             return Evaluation(*jax.value_and_grad(problem.loss)(params, args), None)
@@ -267,15 +268,6 @@ def make_step(
         return functools.partial(batches.take, indices=batches.indices(state.drawn))
 
     return Step(begin, end, evaluate, move, draw)
-
-
-def _linearises(problem: Problem, optimiser: optax.GradientTransformation, params: Params) -> bool:
-    """Whether loss and gradient come from the Jacobian that the optimiser needs anyway."""
-    # Over a mesh, gauss_newton chooses itself how its Jacobian is spread.
-    if not problem.squares or problem.mesh is not None:
-        return False
-    with promoting("standard", "allow"):
-        return isinstance(jax.eval_shape(optimiser.init, params), GaussNewtonState)
 
 
 def _go_on_over(
