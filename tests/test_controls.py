@@ -23,7 +23,10 @@ fit = fk.Fit(residuals=residuals, params=start, optimiser=optax.adam(1e-7))
 
 def also():
     tip = float(fit.params["mirrors"][0]["tip"])
-    return {"saved": len(list(Path().glob("*.fitkit"))), "tip": tip}
+    saved = len(list(Path().glob("*.fitkit")))
+    board = globals().get("board")
+    look = board and board._subject._panels.loss_look
+    return {"saved": saved, "tip": tip, "look": look}
 """
 FLUX, TIP = "star.flux", "mirrors.0.tip"
 
@@ -32,7 +35,7 @@ class Person(browser.Notebook):
     """Uses the dashboard of a notebook by mouse or by key."""
 
     def __init__(self, page, server, how):
-        super().__init__(page, server, how, MODEL, "fk.Dashboard(fit)")
+        super().__init__(page, server, how, MODEL, "board = fk.Dashboard(fit)\nboard")
         self.keys = how == "key"
         page.evaluate(
             "document.addEventListener('click', () => window.clicked = Date.now() / 1000, true)"
@@ -135,6 +138,17 @@ def test_every_control(how, server, page):
     person.row("mirrors.6.tip").wait_for()
     person.press(person.button("Parameters before these"))
     person.row(TIP).wait_for()
+
+    # How the loss is drawn: four toggles, and a slider of two handles.
+    for toggle in ("Linear loss", "Above lowest", "Smooth", "Last tenth"):
+        person.press(person.button(toggle))
+    tail = [True, True, True, [0.9, 1.0]]
+    person.until(lambda told: told["look"] == tail, "the toggles")
+    person.press(person.button("Last tenth"))
+    person.until(lambda told: told["look"][3] == [0.0, 1.0], "all steps")
+    first = person.board.locator(".fitkit-buttons [role=slider]").first
+    person.slide(first, ["ArrowRight", "ArrowRight"])
+    person.until(lambda told: told["look"][3][0] > 0.01, "the slider's part of the steps")
 
     # The spectrum: renewed, a direction chosen, the eigenbasis and back.
     person.press(person.button("Refresh"))

@@ -125,6 +125,25 @@ def test_toggles_draw_the_loss_on_a_linear_axis_and_its_last_tenth(fit, dashboar
     toggles.linear.value = toggles.tail.value = False
     again = dashboard.figure.axes[0]
     assert again.get_ylim() == before.get_ylim() and again.get_yscale() == "log"
+    # A part of the steps, above the lowest of all, and smoothed.
+    toggles.shown.value = (25, 50)
+    assert dashboard.figure.axes[0].get_xlim() == (100, 200)
+    toggles.shown.value = (90, 100)
+    assert toggles.tail.value
+    toggles.shown.value = (0, 100)
+    assert not toggles.tail.value
+    toggles.above.value = True
+    above = dashboard.figure.axes[0]
+    assert above.get_title(loc="left") == "Loss above the lowest"
+    assert above.get_yscale() == "log"
+    drawn = next(line for line in above.lines if np.size(line.get_xdata()) > 1)
+    steps = np.asarray(drawn.get_xdata(), int)[:-1]
+    expected = (fit.history.loss - fit.best.loss)[steps]
+    np.testing.assert_allclose(np.asarray(drawn.get_ydata())[:-1], expected, rtol=1e-12)
+    toggles.smooth.value = True
+    smooth = dashboard.figure.axes[0]
+    assert [line.get_marker() for line in smooth.lines].count("o") == 0
+    toggles.above.value = toggles.smooth.value = False
     # A frame too, and one whose best is earlier than what is drawn.
     fit.learning_rates["flux"] = 1e7
     fit.run(200, progress=False)

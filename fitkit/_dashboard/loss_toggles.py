@@ -1,4 +1,4 @@
-"""How the loss is drawn: logarithmic or linear, all of it or the last tenth of the steps."""
+"""How the loss is drawn: on which axis, above what, smoothed, and of which steps."""
 
 import ipywidgets as widgets
 
@@ -6,9 +6,11 @@ from fitkit._dashboard.panels import Panels
 from fitkit._dashboard.rows import Act
 from fitkit._plotting import LossLook
 
+ALL, TAIL = (0, 100), (90, 100)  # per cent of the steps
+
 
 class LossToggles:
-    """Two toggles above the picture.
+    """Toggles and a slider above the picture.
 
     Parameters
     ----------
@@ -19,20 +21,44 @@ class LossToggles:
     """
 
     def __init__(self, panels: Panels, act: Act) -> None:
-        self.linear = widgets.ToggleButton(
-            description="Linear loss", tooltip="Draw the loss on a linear axis"
+        self.linear = _toggle("Linear loss", "Draw the loss on a linear axis")
+        self.above = _toggle("Above lowest", "Draw by how much the loss is above the lowest")
+        self.smooth = _toggle("Smooth", "Draw the running median of the loss alone")
+        self.tail = _toggle("Last tenth", "Draw the loss of the last tenth of the steps alone")
+        self.shown = widgets.IntRangeSlider(
+            value=ALL,
+            description="% of steps",
+            tooltip="Draw the loss of this part of the steps alone",
         )
-        self.tail = widgets.ToggleButton(
-            description="Last tenth", tooltip="Draw the loss of the last tenth of the steps alone"
-        )
-        self.box = widgets.HBox([self.linear, self.tail])
+        toggles = (self.linear, self.above, self.smooth, self.tail)
+        self.box = widgets.HBox([*toggles, self.shown])
         self.box.add_class("fitkit-buttons")
         if "loss" not in panels.names:
             self.box.add_class("fitkit-none")
 
         def look() -> None:
-            panels.loss_look = LossLook(self.linear.value, self.tail.value)
+            begin, end = self.shown.value
+            panels.loss_look = LossLook(
+                self.linear.value, self.above.value, self.smooth.value, (begin / 100, end / 100)
+            )
 
-        for toggle in (self.linear, self.tail):
-            toggle.layout.width = "auto"
-            toggle.observe(lambda _: act(look), "value")
+        for control in (self.linear, self.above, self.smooth, self.shown):
+            control.observe(lambda _: act(look), "value")
+        # Last tenth is short for a place of the slider, and follows it.
+        self.tail.observe(self._to_tail, "value")
+        self.shown.observe(self._follow, "value")
+
+    def _to_tail(self, _: object) -> None:
+        if self.tail.value:
+            self.shown.value = TAIL
+        elif self.shown.value == TAIL:
+            self.shown.value = ALL
+
+    def _follow(self, _: object) -> None:
+        self.tail.value = self.shown.value == TAIL
+
+
+def _toggle(words: str, tooltip: str) -> widgets.ToggleButton:
+    toggle = widgets.ToggleButton(description=words, tooltip=tooltip)
+    toggle.layout.width = "auto"
+    return toggle

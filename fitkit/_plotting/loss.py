@@ -21,8 +21,8 @@ from fitkit._plotting.axes import (
     attach_to_data,
     remark,
 )
-from fitkit._plotting.curves import FEW, merge_columns
-from fitkit._plotting.limits import finite, limits, step_limits
+from fitkit._plotting.curves import FEW, merge_columns, running_median
+from fitkit._plotting.limits import decades, finite, limits, step_limits
 from fitkit._plotting.panel import Frame
 
 
@@ -37,29 +37,35 @@ class Loss:
 
     def view(self, frame: Frame) -> View:
         """Compute limits that hold all that was recorded, and the lowest."""
+        look, (begin, end) = frame.loss_look, _shown(frame)
         x = step_limits(max(len(frame.history) - 1, 0), frame.end, frame.settled)
-        begin = _begin(frame)
-        if begin:
-            x = begin, min(x[1], float(-(-len(frame.history) // _grain(frame)) * _grain(frame)))
-        _, low, high, _ = _summary(frame, begin)
-        lowest = frame.snapshot.lowest
-        best = [lowest.loss] if len(frame.history) and lowest.step >= begin else []
-        values = finite(np.concatenate((low, high, best)))
-        log = values.size > 0 and bool(values.min() > 0) and not frame.loss_look.linear
+        if look.shown != (0.0, 1.0):
+            x = begin, min(x[1], float(end))
+        _, low, high, middle = _summary(frame)
+        best = _ring(frame)
+        values = finite(middle if look.smooth else np.concatenate((low, high, best[1:])))
         note = "" if values.size else "no steps yet"
-        behind = finite(_behind(frame, x)[:, 1])
-        values = np.concatenate((values, behind[behind > 0] if log else behind))
-        return View("Loss", x, limits(values, log), log, note=note)
+        log = values.size > 0 and bool(values.min() > 0 or look.above) and not look.linear
+        values = np.concatenate((values, finite(_behind(frame, x)[:, 1])))
+        values = values[values > 0] if log else values
+        title = "Loss above the lowest" if look.above else "Loss"
+        y = decades(values) if log and look.above else limits(values, log)
+        return View(title, x, y, log, note=note)
 
     def marks(self, axes: Axes, frame: Frame) -> list[Artist]:
         """Draw a band from minimum to maximum, the median, the lowest ringed, ticks of events."""
-        lowest, begin = frame.snapshot.lowest, _begin(frame)
-        steps, low, high, middle = _summary(frame, begin)
+        lowest, look = frame.snapshot.lowest, frame.loss_look
+        steps, low, high, middle = _summary(frame)
         steps, low, high, middle = merge_columns(steps, (low, np.fmin), (high, np.fmax), middle)
         if steps.size == 0:
             return []
         marks = _marks_behind(axes, frame)
-        if np.any(high > low):
+        if axes.get_yscale() == "log":
+            # The lowest is at zero above itself, which no logarithmic axis has.
+            low, high, middle = (np.maximum(one, axes.get_ylim()[0]) for one in (low, high, middle))
+        if look.smooth:
+            middle = running_median(middle)
+        elif np.any(high > low):
             outline = np.concatenate((np.c_[steps, low], np.c_[steps, high][::-1]))
             outline = outline[np.isfinite(outline).all(axis=1)]
             marks.append(attach_to_data(axes, PolyCollection([outline], facecolor=SKY, alpha=0.45)))
@@ -74,39 +80,50 @@ class Loss:
             marks.append(attach(axes, lines))
         words = f"best {number(lowest.loss, typeset=True)} at step {lowest.step:,}"
         marks.append(remark(axes, words))
-        if lowest.step < begin:
+        if not (best := _ring(frame)):
             return marks
-        ring = Line2D([lowest.step], [lowest.loss], marker="o", markersize=6.5, linestyle="none")
+        step, loss = best
+        ring = Line2D([step], [loss], marker="o", markersize=6.5, linestyle="none")
         ring.set(markerfacecolor="none", markeredgecolor=VERMILION, markeredgewidth=1.6)
         ring = attach_to_data(axes, ring)
         ring.set_clip_on(False)
         return [*marks, ring]
 
 
-def _grain(frame: Frame) -> int:
-    """Return to what the steps of the last tenth are rounded, so that limits rarely change."""
-    return max(1, 10 ** (len(str(len(frame.history))) - 2))
+def _shown(frame: Frame) -> tuple[int, int]:
+    """Return the first and the last step of the part that is drawn, so that both rarely change."""
+    count = len(frame.history)
+    begin, end = frame.loss_look.shown
+    grain = max(1, 10 ** (len(str(count)) - 2))
+    return int(begin * count) // grain * grain, -int(-end * count // grain) * grain
 
 
-def _begin(frame: Frame) -> int:
-    """Return the step with which the loss begins that is drawn."""
-    if not frame.loss_look.tail:
-        return 0
-    return int(0.9 * len(frame.history)) // _grain(frame) * _grain(frame)
+def _ring(frame: Frame) -> tuple[float, ...]:
+    """Return step and loss of the lowest, if it is drawn."""
+    lowest, look, (begin, end) = frame.snapshot.lowest, frame.loss_look, _shown(frame)
+    drawn = len(frame.history) and begin <= lowest.step <= end
+    return (lowest.step, lowest.loss) if drawn and not (look.above or look.smooth) else ()
 
 
-def _summary(frame: Frame, begin: int) -> tuple[np.ndarray, ...]:
-    """Return steps, smallest, largest and median losses of the bins from a step on."""
+def _summary(frame: Frame) -> tuple[np.ndarray, ...]:
+    """Return steps, smallest, largest and median losses of the bins that are drawn."""
     summary, steps = frame.history.summary("loss"), frame.history.steps
-    shown = steps >= begin
-    return tuple(one[shown] for one in (steps, summary.minimum, summary.maximum, summary.median))
+    begin, end = _shown(frame)
+    shown = (begin <= steps) & (steps <= end)
+    losses = (summary.minimum, summary.maximum, summary.median)
+    return steps[shown], *(one[shown] - _floor(frame) for one in losses)
+
+
+def _floor(frame: Frame) -> float:
+    """Return the loss that is drawn at zero."""
+    return frame.snapshot.lowest.loss if frame.loss_look.above else 0.0
 
 
 def _behind(frame: Frame, x: tuple[float, float]) -> Float[np.ndarray, "columns 2"]:
     """Find steps and losses of the run behind, as far as the axes of this one reach."""
     if frame.behind is None:
         return np.empty((0, 2))
-    steps, losses = frame.behind.steps, frame.behind.summary("loss").median
+    steps, losses = frame.behind.steps, frame.behind.summary("loss").median - _floor(frame)
     shown = (x[0] <= steps) & (steps <= x[1])
     return np.column_stack(merge_columns(steps[shown], losses[shown]))
 

@@ -44,10 +44,24 @@ class Entry(NamedTuple):
 
 
 class LossLook(NamedTuple):
-    """How the loss is drawn: on a linear axis; of the last tenth of the steps alone."""
+    """How the loss is drawn.
+
+    Attributes
+    ----------
+    linear : bool
+        On a linear axis.
+    above : bool
+        As what it is above the lowest.
+    smooth : bool
+        As its running median alone.
+    shown : tuple[float, float]
+        The part of the steps, from 0 to 1.
+    """
 
     linear: bool = False
-    tail: bool = False
+    above: bool = False
+    smooth: bool = False
+    shown: tuple[float, float] = (0.0, 1.0)
 
 
 _AS_EVER = LossLook()
