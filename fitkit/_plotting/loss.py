@@ -48,9 +48,8 @@ class Loss:
         log = values.size > 0 and bool(values.min() > 0 or look.above) and not look.linear
         values = np.concatenate((values, finite(_behind(frame, x)[:, 1])))
         values = values[values > 0] if log else values
-        title = "Loss above the lowest" if look.above else "Loss"
         y = decades(values) if log and look.above else limits(values, log)
-        return View(title, x, y, log, note=note)
+        return View("Loss", x, y, log, note=note)
 
     def marks(self, axes: Axes, frame: Frame) -> list[Artist]:
         """Draw a band from minimum to maximum, the median, the lowest ringed, ticks of events."""
@@ -78,7 +77,8 @@ class Loss:
             lines.set_transform(axes.get_xaxis_transform())
             lines.set_clip_path(axes.patch)
             marks.append(attach(axes, lines))
-        words = f"best {number(lowest.loss, typeset=True)} at step {lowest.step:,}"
+        what = "above" if look.above else "best"
+        words = f"{what} {number(lowest.loss, typeset=True)} at step {lowest.step:,}"
         marks.append(remark(axes, words))
         if not (best := _ring(frame)):
             return marks
