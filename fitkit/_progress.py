@@ -4,14 +4,16 @@ import html
 import sys
 from typing import Any
 
+from fitkit._front_end import has_person
+
 
 class Progress:
     """The bar of one run, by tqdm, and its last words.
 
-    A log file, where a bar would leave a line for every look at it, gets the last words alone. A
-    notebook keeps no bar either: it is a widget, which is broken where the notebook is opened
-    again, and whether there is one depends on how long the run took. A bar that was interrupted
-    leaves its last state there, as text.
+    A log file, where a bar would leave a line for every look at it, gets the last words alone, as
+    does a notebook that a program runs. A notebook keeps no bar either: it is a widget, which is
+    broken where the notebook is opened again, and whether there is one depends on how long the run
+    took. A bar that was interrupted leaves its last state there, as text.
 
     Parameters
     ----------
@@ -31,7 +33,7 @@ class Progress:
         from tqdm.notebook import tqdm_notebook
 
         in_notebook = issubclass(tqdm, tqdm_notebook)
-        if not in_notebook and not sys.stderr.isatty():
+        if not (has_person() if in_notebook else sys.stderr.isatty()):
             return
         if self._bar is None:
             # Its rate is of what is done from here on.

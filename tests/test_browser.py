@@ -1,5 +1,7 @@
 """The dashboard in a real JupyterLab and a real Chromium: what a person does, sees and saves."""
 
+import subprocess
+import sys
 import time
 
 import browser
@@ -110,6 +112,32 @@ def test_a_closed_dashboard_leaves_only_its_picture(page, server, tmp_path):
     assert words["text"].startswith("finished: step 2,000,000")
     screenshot(page, "closed", tmp_path)
     assert_reads_well_when_reopened(page, server, notebook.name)
+
+
+@pytest.mark.slow
+def test_a_notebook_saved_in_mid_run_passes_nbval_twice(page, server):
+    start = """
+import jax.numpy as jnp, optax
+import fitkit as fk
+
+fit = fk.Fit(
+    residuals=lambda params, _: params["flux"] - jnp.arange(3.0),
+    params={"flux": jnp.zeros(3)},
+    optimiser=optax.adam(1e-6),
+)
+fit.start()
+fk.Dashboard(fit)
+"""
+    path = server.write("mid_run.ipynb", [start, "fit.frozen"])
+    browser.open_notebook(page, server, path.name)
+    browser.command(page, "notebook:run-all-cells")
+    page.locator(".fitkit-live").wait_for()
+    page.get_by_text("Running").first.wait_for()
+    browser.save(page, path)
+    for _ in range(2):
+        nbval = [sys.executable, "-m", "pytest", "--nbval", "-p", "no:cacheprovider", path.name]
+        run = subprocess.run(nbval, cwd=path.parent, capture_output=True, text=True)
+        assert run.returncode == 0, run.stdout
 
 
 def test_running_the_cell_again_leaves_one_thread_and_no_widgets(page, server):

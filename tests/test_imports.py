@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up: a room imports only from those before it.
 ROOMS = (
     "_format",
+    "_front_end",
     "_progress",
     "_jaxprs",
     "_sharding",

@@ -89,8 +89,9 @@ def test_a_search_takes_its_share_of_a_running_fit_and_ends_with_the_dashboard(f
     dashboard = fk.Dashboard(fit)
     _ = dashboard.widget
     wait_until(lambda: len(products) >= 3, "three products")
-    # The first is paid for later; of those after it the fit has 19 times the time in between.
-    assert products[2] - products[1] > 19 * 0.02
+    # The first is paid for later; for the second the fit has 19 times its time before the third,
+    # or has had some of it before, where the thread was waked late.
+    assert products[2] - products[0] > 20 * 0.02
     begun, threads = time.monotonic(), list(dashboard._threads)
     dashboard.close()
     assert not any(thread.is_alive() for thread in threads)

@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 
 from fitkit._dashboard.of_fit import OfFit
 from fitkit._dashboard.of_many import OfMany
-from fitkit._dashboard.output import CellOutputs, cell_id, execute_request, has_person
+from fitkit._dashboard.output import CellOutputs
 from fitkit._dashboard.refresh import DRAWING_LOCK, RefreshThread
 from fitkit._dashboard.render import finished, saved_picture
 from fitkit._dashboard.subject import Live, Moment, Subject
 from fitkit._dashboard.threads import EndingThread, join
 from fitkit._fit import Fit, Snapshot
+from fitkit._front_end import cell_id, execute_request, has_person
 from fitkit._plotting import Many
 
 # Seconds between the pictures that a notebook saved during a run would keep: at least so many, and

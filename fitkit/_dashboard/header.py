@@ -40,6 +40,8 @@ class Header:
             value="1000",
             placeholder="until stopped",
             description="steps",
+            # Letter by letter, the last might reach a busy kernel after a click on Run.
+            continuous_update=False,
             tooltip="Steps to run; none or 0 runs until stopped, or until the fit has converged",
         )
         self.count.add_class("fitkit-count")

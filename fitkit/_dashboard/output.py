@@ -12,7 +12,6 @@ import os
 import uuid
 from typing import Any
 
-from IPython.core.getipython import get_ipython
 from IPython.display import display, update_display
 
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -23,29 +22,6 @@ STYLE = (
     f"{_CHILD}:has(.{LIVE_CLASS}) + {_CHILD} + {_CHILD},{_CHILD}:has(.fitkit-style)"
     "{display: none}</style>"
 )
-
-
-def execute_request() -> dict[str, Any] | None:
-    """Return the message that asked for the running cell; None outside a Jupyter kernel."""
-    shell = get_ipython()
-    parent = getattr(shell, "get_parent", lambda: None)()
-    return parent or None
-
-
-def cell_id() -> str | None:
-    """Return what identifies the running cell, where the front end sends that."""
-    return ((execute_request() or {}).get("metadata") or {}).get("cellId")
-
-
-def has_person() -> bool:
-    """Return whether somebody looks: nbconvert, nbclient, papermill and nbval allow no input.
-
-    They would save the state of every widget into the notebook, so they get a picture alone.
-    Voila runs on nbclient, and shows widgets.
-    """
-    content = (execute_request() or {}).get("content") or {}
-    voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
-    return voila or bool(content.get("allow_stdin"))
 
 
 def _is_jupyter() -> bool:

@@ -65,8 +65,9 @@ class RefreshThread(EndingThread):
         while not self.ending.is_set():
             patience = NAP if seen == drawn and not asked else max(0.0, due - time.monotonic())
             version = self._watched.wait_for_change(seen, timeout=min(patience, NAP))
-            asked = asked or self._wake.is_set()
-            self._wake.clear()
+            if self._wake.is_set():  # Whoever asks between the two lines is answered as well.
+                self._wake.clear()
+                asked = True
             now, resting = time.monotonic(), not self._watched.status.busy
             # The frame in which a fit comes to rest is drawn at once, and so is the last of all.
             draw = (version != drawn or asked) and (now >= due or (resting and not rested))

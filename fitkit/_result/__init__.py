@@ -3,10 +3,11 @@
 How an assessment decides, and where its thresholds come from; each is a constant with its value in
 the file named.
 
-*There* (`classify.CLOSE`). Bates and Watts (Technometrics 23, 179, 1981) stop where the step to the
-minimum, measured in standard errors, is a thousandth: no rounding of a printed result shows more.
-The length of a Newton step in that unit is the root of twice what it gains, the Newton decrement
-(Boyd and Vandenberghe, Convex Optimization, section 9.5), which no unit of a parameter changes.
+*There* (`assessment.CLOSE`). Bates and Watts (Technometrics 23, 179, 1981) stop where the step to
+the minimum, measured in standard errors, is a thousandth: no rounding of a printed result shows
+more. The length of a Newton step in that unit is the root of twice what it gains, the Newton
+decrement (Boyd and Vandenberghe, Convex Optimization, section 9.5), which no unit of a parameter
+changes.
 
 *The unit*. One standard error is a gain of 1/2 of a log-likelihood, or of χ²/2 divided by the
 scatter of the residuals, where they have one (`local_model.TANGENT`: where the parameters can take
@@ -42,10 +43,10 @@ but do not prove that there is none.
 from fitkit._result.apart import LEAST_FREEDOM as LEAST_FREEDOM
 from fitkit._result.apart import Priors as Priors
 from fitkit._result.assess import assess as assess
+from fitkit._result.assessment import CLOSE as CLOSE
 from fitkit._result.assessment import CONVERGED as CONVERGED
 from fitkit._result.assessment import Assessment as Assessment
 from fitkit._result.assessment import Kind as Kind
-from fitkit._result.classify import CLOSE as CLOSE
 from fitkit._result.classify import COARSE as COARSE
 from fitkit._result.classify import RUNAWAY as RUNAWAY
 from fitkit._result.derived import DerivedFunction as DerivedFunction

@@ -9,9 +9,8 @@ from jaxtyping import Bool, Float, PyTree
 from fitkit._fisher import combination, simplest_basis, split_params
 from fitkit._optimisers import Bounds, blocked
 from fitkit._paths import Paths, is_static, match_paths, named_elements, named_leaves
-from fitkit._result.assessment import Assessment, Kind
+from fitkit._result.assessment import CLOSE, Assessment, Kind
 from fitkit._result.classify import (
-    CLOSE,
     COARSE,
     DEGENERATE,
     FAR,

@@ -29,6 +29,9 @@ class Kind(StrEnum):
     FROZEN = "frozen"  # all parameters are
 
 
+# Bates and Watts (Technometrics 23, 179, 1981): a minimum is reached when the step to it is a
+# thousandth of a standard error, for which rounding the result does not matter any more.
+CLOSE = 1e-3
 CONVERGED = frozenset({Kind.MINIMUM, Kind.MET, Kind.SETTLED, Kind.FLAT})
 
 
@@ -89,7 +92,9 @@ class Assessment:
     @property
     def message(self) -> str:
         """Where the fit stands, in a line."""
-        away = f"{number(self.distance, 2)} standard errors"
+        # What is less is of no consequence, and its digits are those of rounding.
+        close = self.distance < CLOSE
+        away = f"{f'less than {CLOSE}' if close else number(self.distance, 2)} standard errors"
         match self.kind:
             case Kind.MINIMUM:
                 return f"{away} from the minimum"

@@ -3,14 +3,11 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
-from fitkit._result.assessment import Kind
+from fitkit._result.assessment import CLOSE, Kind
 from fitkit._result.curvature import STRONG
 from fitkit._result.derivatives import Derivatives
 from fitkit._result.local_model import NOISES, LocalModel
 
-# Bates and Watts (Technometrics 23, 179, 1981): a minimum is reached when the step to it is a
-# thousandth of a standard error, for which rounding the result does not matter any more.
-CLOSE = 1e-3
 # Rounding that moves the minimum by more than a tenth of a standard error adds to that error.
 COARSE = 0.1
 # The ratio of two successive Newton steps is 0 at an ordinary minimum, 1 - 1/(k - 1) at a zero of
