@@ -1,6 +1,7 @@
 """The thread that keeps a dashboard up to date answers everyone who asks."""
 
 import threading
+from typing import Any, cast
 
 from browser import wait_until
 
@@ -31,7 +32,7 @@ class Shown:
 
 def test_who_asks_right_after_the_thread_has_looked_is_answered():
     shown, asked = Shown(), threading.Event()
-    thread = RefreshThread(lambda: shown, Resting())
+    thread = RefreshThread(lambda: shown, cast(Any, Resting()))
 
     class Wake(threading.Event):
         def is_set(self):
