@@ -6,7 +6,7 @@ import browser
 import pytest
 
 browser.skip_where_missing()
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 COUNTS = (3, 12, 300)  # of parameters
 
