@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from fitkit._fit.batches import Batches, read_batches, with_data
+from fitkit._fit.batches import Batches, count_data, read_batches, read_part, with_data
+from fitkit._fit.blocks import Blocks
 from fitkit._fit.problem import Params, Problem
 from fitkit._format import number
 from fitkit._residuals import without_priors
@@ -33,6 +34,58 @@ def in_batches(problem: Problem, minibatch: Any, params: Params, args: PyTree) -
     return _checked(problem, read_batches(minibatch, data), params, data, "Fit")
 
 
+def in_blocks(problem: Problem, microbatch: Any, params: Params, args: PyTree) -> Problem:
+    """Let the functions of a problem see their data in blocks, as a user passed it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the data cannot be cut into blocks, or what the function returns cannot be put together
+        from what it returns of them.
+    """
+    data = without_priors(args)
+    given, axes = read_part("microbatch", microbatch, data)
+    blocks, total = Blocks(int(given.size), axes), count_data("microbatch", axes, data)
+    _refuse_mesh(problem, "microbatch", "Fit")
+    if problem.has_aux:
+        raise ValueError(
+            "Fit: with microbatch the loss is evaluated in blocks of the data, and what it returns "
+            "beside the loss would be that of a block. Return the loss alone."
+        )
+    if total < 2:
+        return problem
+    halves, both = _parts(Batches(1, total, axes, 0), min(blocks.size, total // 2), data)
+    if problem.residuals_function is not None:
+        blocks = blocks._replace(along=_residual_axes(problem, params, halves[0], both))
+    else:
+        blocks = blocks._replace(mean=_is_mean(problem, params, halves, both, "Fit"))
+    return dataclasses.replace(problem, blocks=blocks).checked(params, args)
+
+
+def _residual_axes(problem: Problem, params: Params, half: PyTree, both: PyTree) -> tuple[int, ...]:
+    """Find the axis along which residuals grow with the data, of each array of them."""
+    shapes = [
+        [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(problem.raw_residuals, params, one))]
+        for one in (half, both)
+    ]
+    along = []
+    for fewer, more in zip(*shapes, strict=True):
+        longer = [k for k, (a, b) in enumerate(zip(fewer, more, strict=True)) if a != b]
+        if len(longer) != 1 or more[longer[0]] != 2 * fewer[longer[0]]:
+            raise ValueError(
+                "Fit: microbatch needs residuals with one axis that counts the data; an array of "
+                f"them has the shape {fewer} of some data and {more} of twice as many. {_CURE}"
+            )
+        along.append(longer[0])
+    return tuple(along)
+
+
+def require_blocks(problem: Problem, args: PyTree, event: str) -> None:
+    """Raise if other data cannot be cut into blocks as those of a problem are, if they are."""
+    if problem.blocks is not None:
+        count_data("microbatch", problem.blocks.axes, without_priors(args), event)
+
+
 def in_batches_of(problem: Problem, params: Params, args: PyTree, event: str) -> Problem:
     """Let it see batches of other data, if it sees batches."""
     if problem.batches is None:
@@ -44,15 +97,9 @@ def in_batches_of(problem: Problem, params: Params, args: PyTree, event: str) ->
 def _checked(
     problem: Problem, batches: Batches, params: Params, data: PyTree, event: str
 ) -> Problem:
-    if problem.mesh is not None:
-        raise ValueError(
-            f"{event}: minibatch needs the data on one device, and these are spread over several, "
-            "which together take steps on all of them. Leave `minibatch` out."
-        )
-    whole = problem.whole
-    part = min(batches.size, batches.total // 2)
-    both = batches.take(data, np.arange(2 * part))
-    halves = [batches.take(data, np.arange(k * part, (k + 1) * part)) for k in (0, 1)]
+    _refuse_mesh(problem, "minibatch", event)
+    whole, part = problem.whole, min(batches.size, batches.total // 2)
+    halves, both = _parts(batches, part, data)
     whole.checked(params, batches.take(data, np.arange(batches.size)), f"{event} with a minibatch")
     if whole.residuals_function is not None:
         counts = [_count(whole, params, one) for one in (*halves, both)]
@@ -65,6 +112,20 @@ def _checked(
     else:
         mean = _is_mean(whole, params, halves, both, event)
     return dataclasses.replace(problem, batches=batches._replace(mean=mean))
+
+
+def _refuse_mesh(problem: Problem, what: str, event: str) -> None:
+    if problem.mesh is not None:
+        raise ValueError(
+            f"{event}: {what} needs the data on one device, and these are spread over several, "
+            f"which together take steps on all of them. Leave `{what}` out."
+        )
+
+
+def _parts(batches: Batches, part: int, data: PyTree) -> tuple[list[PyTree], PyTree]:
+    """Take two parts of the data, and both together."""
+    halves = [batches.take(data, np.arange(k * part, (k + 1) * part)) for k in (0, 1)]
+    return halves, batches.take(data, np.arange(2 * part))
 
 
 _CURE = (
@@ -91,9 +152,9 @@ def _is_mean(
         return is_mean(problem.loss, params, both)
     if not (sums or means):
         raise ValueError(
-            f"{event}: the loss of a minibatch does not tell that of all data: that of two parts "
-            f"together is {number(all_of_it, 6)}, and those of each are {number(first, 6)} and "
-            f"{number(second, 6)}, so that it is neither their sum nor their mean. {_CURE}"
+            f"{event}: the loss of a part of the data does not tell that of all data: that of two "
+            f"parts together is {number(all_of_it, 6)}, and those of each are {number(first, 6)} "
+            f"and {number(second, 6)}, so that it is neither their sum nor their mean. {_CURE}"
         )
     return means
 

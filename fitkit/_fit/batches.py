@@ -16,18 +16,18 @@ from fitkit._residuals import WithPriors
 
 @dataclasses.dataclass(frozen=True)
 class Minibatch:
-    """How `Fit` draws the data of one step, where ``minibatch=size`` does not say enough.
+    """Which part of the data `Fit` takes, where ``minibatch=size`` does not say enough.
 
     Parameters
     ----------
     size
-        How many data each step sees.
+        How many data each step sees, or of ``microbatch`` each block has.
     axes
         Which axis of which array of `args` counts the data: a number, None for what all data
         share, or a tree of those with the keys of `args`, as `jax.vmap` takes it. Left out, it is
         the first axis of every array that has one.
     seed
-        Of the random numbers. The same seed draws the same batches.
+        Of the random numbers. The same seed draws the same batches; blocks need none.
 
     Examples
     --------
@@ -113,24 +113,24 @@ def read_batches(minibatch: Any, args: PyTree) -> Batches:
     ValueError
         If no axis counts the data, several disagree, or a batch is not smaller than all.
     """
-    given = minibatch if isinstance(minibatch, Minibatch) else Minibatch(minibatch)
+    given, axes = read_part("minibatch", minibatch, args)
+    return Batches(int(given.size), _count(axes, args, int(given.size)), axes, int(given.seed))
+
+
+def read_part(what: str, given: Any, args: PyTree) -> tuple[Minibatch, tuple[int | None, ...]]:
+    """Check what a user passed as `minibatch` or `microbatch`; find the axes in `args`."""
+    given = given if isinstance(given, Minibatch) else Minibatch(given)
     for name, value, least in (("size", given.size, 1), ("seed", given.seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise TypeError(
-                f"Fit: minibatch has the {name} {shortened(value)}; must be a whole number, "
-                f"{least} or more. Pass minibatch=64, or fitkit.Minibatch(64, axes=…)."
+                f"Fit: {what} has the {name} {shortened(value)}; must be a whole number, "
+                f"{least} or more. Pass {what}=64, or fitkit.Minibatch(64, axes=…)."
             )
-    axes = _read_axes(given.axes, args)
-    return Batches(int(given.size), _count(axes, args, int(given.size)), axes, int(given.seed))
+    return given, _read_axes(given.axes, args)
 
 
 def with_data(batches: Batches, args: PyTree, event: str) -> Batches:
     """Return the batches of other data of the same kind."""
-    if len(jax.tree.leaves(args)) != len(batches.axes):
-        raise ValueError(
-            f"{event}: `args` has {len(jax.tree.leaves(args))} arrays, and those of which "
-            f"minibatches were drawn were {len(batches.axes)}. Make another Fit."
-        )
     return batches._replace(total=_count(batches.axes, args, batches.size, event))
 
 
@@ -143,19 +143,35 @@ def _read_axes(axes: Any, args: PyTree) -> tuple[int | None, ...]:
 
 
 def _count(axes: tuple[int | None, ...], args: PyTree, size: int, event: str = "Fit") -> int:
+    """Count the data, of which a batch is a part."""
+    count = count_data("minibatch", axes, args, event)
+    if size >= count:
+        raise ValueError(
+            f"{event}: a minibatch of {size:,} is not smaller than the {count:,} data. Leave "
+            "`minibatch` out to use all of them in every step."
+        )
+    return count
+
+
+def count_data(what: str, axes: tuple[int | None, ...], args: PyTree, event: str = "Fit") -> int:
     """Count the data, on which all arrays must agree."""
+    if (came := len(jax.tree.leaves(args))) != len(axes):
+        raise ValueError(
+            f"{event}: `args` has {came} arrays, and {what} was read for {len(axes)}. Make another "
+            "Fit."
+        )
     shapes = {
         f"args.{path_of(keys)}" if keys else "args": (np.shape(leaf), axis)
         for (keys, leaf), axis in zip(jax.tree_util.tree_leaves_with_path(args), axes, strict=True)
     }
     own = {path: (shape, axis) for path, (shape, axis) in shapes.items() if axis is not None}
     cure = (
-        "Say which axis of which array counts the data: minibatch=fitkit.Minibatch(size, "
+        f"Say which axis of which array counts the data: {what}=fitkit.Minibatch(size, "
         'axes={"x": 0, "psf": None}), with None for what all data share.'
     )
     if not own:
         raise ValueError(
-            f"{event}: minibatch needs data in `args`, and no array there has an axis that counts "
+            f"{event}: {what} needs data in `args`, and no array there has an axis that counts "
             f"them. Pass the data as `args`, not as globals of the function. {cure}"
         )
     counts = {}
@@ -166,13 +182,7 @@ def _count(axes: tuple[int | None, ...], args: PyTree, size: int, event: str = "
     if len(set(counts.values())) > 1:
         found = ", ".join(f"'{path}' {shape}" for path, (shape, _) in own.items())
         raise ValueError(
-            f"{event}: minibatch needs one length of the axis that counts the data; these arrays "
+            f"{event}: {what} needs one length of the axis that counts the data; these arrays "
             f"differ in it: {found}. {cure}"
         )
-    count = next(iter(counts.values()))
-    if size >= count:
-        raise ValueError(
-            f"{event}: a minibatch of {size:,} is not smaller than the {count:,} data. Leave "
-            "`minibatch` out to use all of them in every step."
-        )
-    return int(count)
+    return int(next(iter(counts.values())))

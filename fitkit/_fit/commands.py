@@ -9,7 +9,7 @@ import equinox as eqx
 import optax
 from jaxtyping import PyTree
 
-from fitkit._fit.additive import in_batches_of
+from fitkit._fit.additive import in_batches_of, require_blocks
 from fitkit._fit.advance import at_lowest, with_event
 from fitkit._fit.diagnose import explain_start
 from fitkit._fit.history import History
@@ -200,6 +200,7 @@ def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Par
     if args is not None:
         given, static_args = split_args(args, "restart")
         data = data._replace(args=given) if isinstance(data, WithPriors) else given
+        require_blocks(problem, data, "restart")
     if isinstance(data, WithPriors):
         check_starts(data.priors, arrays)
     same = eqx.tree_equal(

@@ -16,7 +16,7 @@ from jaxtyping import Array, PyTree
 
 from fitkit._checkpoint import read, write
 from fitkit._fisher import FisherMatrix, FisherSpectrum
-from fitkit._fit.additive import in_batches
+from fitkit._fit.additive import in_batches, in_blocks
 from fitkit._fit.advance import given_up, with_event
 from fitkit._fit.agree import leads, require_all
 from fitkit._fit.autosave import Autosave
@@ -135,6 +135,12 @@ class Fit:
         how many more there are, and a mean is left as it is; `priors` count in full. All else is
         of all data: `loss`, `best` (the lowest where the fit stood still), `result`, `fisher`, and
         whether a run has converged.
+    microbatch
+        How many data the function sees at a time, of those that the first axes of the arrays in
+        `args` count; or a `Minibatch`, which says which axes do. Everything is of all data, as
+        without: the loss is added up over such blocks, or residuals are put together, and what the
+        model makes of its data on the way is held in memory for one block only, also for
+        derivatives, which evaluate it once more.
     on_nonfinite
         What to do at a step whose loss, gradient, update or new parameters are not finite.
         ``"stop"`` there, keep the last finite state, and explain (see `report`). ``"skip"`` the
@@ -225,6 +231,7 @@ class Fit:
         priors: Mapping[Any, RowPrior | PriorFunction] | None = None,
         derived: DerivedFunction | None = None,
         minibatch: int | Minibatch | None = None,
+        microbatch: int | Minibatch | None = None,
         on_nonfinite: Literal["stop", "skip", "zero"] = "stop",
         autosave: str | os.PathLike | None = None,
         every: int | str = "60s",
@@ -238,6 +245,8 @@ class Fit:
         problem, arrays, data = make_problem(loss, residuals, params, args, priors)
         if derived is not None:
             check_derived(derived, problem.whole_params(arrays))
+        if microbatch is not None:
+            problem = in_blocks(problem, microbatch, arrays, data)
         if minibatch is not None:
             problem = in_batches(problem, minibatch, arrays, data)
         if optimiser is None:

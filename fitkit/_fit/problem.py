@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from fitkit._fisher import gradient_by_columns, half_squares, has_reverse, real_residuals
 from fitkit._fit.batches import Batches
+from fitkit._fit.blocks import Blocks
 from fitkit._input import (
     LossFunction,
     check_aux,
@@ -61,6 +62,8 @@ class Problem:
     has_aux: bool = False
     #: Which of its data a step sees; None for all of them.
     batches: Batches | None = None
+    #: In which parts its functions see their data; None for all at once.
+    blocks: Blocks | None = None
     #: By what the loss of its data is multiplied: of a batch, to estimate that of all data.
     weight: float = 1.0
 
@@ -117,11 +120,16 @@ class Problem:
         data = self.data_residuals(params, args)
         return (data, self.prior_residuals(params, args)) if isinstance(args, WithPriors) else data
 
+    def raw_residuals(self, params: Params, args: PyTree) -> PyTree:
+        """Evaluate what the user's function returns; complex numbers as they are."""
+        assert self.residuals_function is not None
+        return self._call(self.residuals_function, params, args)
+
     def data_residuals(self, params: Params, args: PyTree) -> PyTree[Float[Array, "..."]]:
         """Evaluate (model - data) / sigma; complex ones as pairs of real ones."""
         if self.residuals_function is None:
             raise ValueError("This problem was given a loss and has no residuals.")
-        residuals = real_residuals(self._call(self.residuals_function, params, args), "Fit")
+        residuals = real_residuals(self.raw_residuals(params, args), "Fit")
         if self.weight == 1:
             return residuals
         return jax.tree.map(lambda one: one * math.sqrt(self.weight), residuals)
@@ -174,7 +182,11 @@ class Problem:
         return self.whole_params(params), eqx.combine(without_priors(args), self.static_args)
 
     def _call(self, function: Callable, params: Params, args: PyTree) -> Any:
-        return under(self.mesh, function)(*self._whole(params, args))
+        def called(data: PyTree) -> Any:
+            return under(self.mesh, function)(*self._whole(params, data))
+
+        data = without_priors(args)
+        return called(data) if self.blocks is None else self.blocks.call(called, data)
 
 
 def make_problem(
