@@ -31,6 +31,13 @@ def make_fit(**more):
     return fk.Fit(residuals=residuals, params=start, **more)
 
 
+def test_front_ends_without_widgets_get_a_picture(fit):
+    fit.run(20, progress=False)
+    png = fk.Dashboard(fit)._repr_png_()
+    assert Image.open(io.BytesIO(png)).width > 900
+    assert fit.known_fisher is not None
+
+
 def test_undo_takes_back_what_a_control_did(fit, dashboard):
     undo = live(dashboard).header.undo
     assert undo.disabled

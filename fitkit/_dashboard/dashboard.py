@@ -237,6 +237,12 @@ class Dashboard:
         _shown[key] = self
         shell.events.register("post_run_cell", self._after_cell)
 
+    def _repr_png_(self) -> bytes:
+        """Draw the picture, for front ends that know neither ipywidgets nor IPython: marimo."""
+        self._subject.complete(self._live)
+        with DRAWING_LOCK:
+            return self._picture(self._subject.now())
+
     def _build(self) -> Live:
         refresh = RefreshThread(weakref.ref(self), self._subject.watched)
         live = self._subject.widgets(refresh.refresh_soon, refresh.close_soon)
