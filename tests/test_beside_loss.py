@@ -4,8 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from browser import wait_until
+from controls import live
 
 import fitkit as fk
+from fitkit._format import number
 
 X = np.linspace(0.0, 1.0, 9)
 Y = 1.0 + 2.0 * X + 0.1 * np.cos(20.0 * X)
@@ -118,3 +121,23 @@ def test_residuals_have_nothing_beside_them():
     fit.run(progress=False)
     assert fit.aux is None
     np.testing.assert_allclose(fit.params["a"], 5 / 3, rtol=1e-12)  # The mean of 1, 1 and 3.
+
+
+def test_a_dashboard_shows_it():
+    fit = make_fit(lambda p, args: (loss(p, args), {"model": X, "lengths": [p["slope"] ** 2, 7]}))
+    dashboard = fk.Dashboard(fit)
+    line = (dashboard.widget, live(dashboard).beside_loss.line)[1]
+    fit.run(5, progress=False)
+    wait_until(lambda: "at step 5" in line.value, "the values of the last step")
+    squared = float(fit.params["slope"]) ** 2
+    assert f"lengths.0 {number(squared, typeset=True)}" in line.value
+    assert "lengths.1 7" in line.value
+    assert "model float64 of shape (9,)" in line.value
+    dashboard.close()
+
+
+def test_a_dashboard_of_a_loss_alone_has_no_line_for_it():
+    dashboard = fk.Dashboard(make_fit(loss))
+    _ = dashboard.widget
+    assert "fitkit-none" in live(dashboard).beside_loss.line._dom_classes
+    dashboard.close()

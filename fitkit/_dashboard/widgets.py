@@ -8,6 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from fitkit._dashboard.background import BackgroundThread
+from fitkit._dashboard.beside_loss import BesideLoss
 from fitkit._dashboard.by_hand import ByHand
 from fitkit._dashboard.card import Card
 from fitkit._dashboard.eigenvectors import Eigenvectors
@@ -47,9 +48,9 @@ class LiveWidgets:
         self._run: tuple[int | None, int] = (-1, 0)
         self._refused = self._undrawn = ""
         spectrum = "spectrum" in panels.names
-        self.background = BackgroundThread(
-            fit, spectrum, panels.unasked, self.show_error, refresh_soon
-        )
+        self.beside_loss = BesideLoss(fit)
+        unasked = (*panels.unasked, *self.beside_loss.unasked)
+        self.background = BackgroundThread(fit, spectrum, unasked, self.show_error, refresh_soon)
         self.by_hand = ByHand(fit, self._act, self._ask, self._lock)
         more = [self.by_hand.values, self.by_hand.code]
         self.header = Header(fit, self._act, self._ask, more)
@@ -62,7 +63,8 @@ class LiveWidgets:
         self.picture = Picture(panels.names, self._cells(self._latest), refresh_soon)
         if not spectrum:
             self.eigenvectors.box.add_class("fitkit-none")
-        above = [widgets.HTML(SHEET), *self.header.parts, self.card.box, self.by_hand.text]
+        above = [widgets.HTML(SHEET), *self.header.parts, self.beside_loss.line, self.card.box]
+        above.append(self.by_hand.text)
         above.append(self.loss_toggles.box)
         below = [self.by_hand.box, self.eigenvectors.box, self.table.box]
         self.box = widgets.VBox([*above, *self.picture.parts, *below])
@@ -94,6 +96,7 @@ class LiveWidgets:
                 self._run = now.target, now.step
             self.header.refresh(now, self._run[1], self.background.doing)
             self.header.say(self._refused or self._undrawn or problem or self._panels.problem)
+            self.beside_loss.refresh()
             self.card.refresh(now)
             self.by_hand.refresh(now, self.table.in_sight())
             self.eigenvectors.refresh(now)

@@ -1125,7 +1125,8 @@ class Fit:
 
         Of a loss that returns a pair ``(loss, aux)``: any tree of arrays and numbers, such as the
         terms of the loss or the model's image. It is computed when it is first asked for at a
-        step, so that it costs the steps nothing and needs no memory for those nobody looked at.
+        step, so that it costs the steps nothing and needs no memory for those nobody looked at. A
+        dashboard shows its numbers from time to time.
 
         Examples
         --------

@@ -1,0 +1,76 @@
+"""What a loss returns beside the loss, in a line: evaluated beside the fit."""
+
+import html
+import weakref
+from typing import Any
+
+import ipywidgets as widgets
+import jax
+import numpy as np
+from jax.tree_util import keystr
+
+from fitkit._dashboard.unasked import Unasked
+from fitkit._fit import Fit, Snapshot
+from fitkit._format import number
+
+OFTEN = 0.5  # seconds of running between two, as between two frames
+REST = 0.3  # seconds that a fit stands still
+MOST = 12  # values that a line holds
+
+
+class BesideLoss:
+    """The values of the latest moment at which they were evaluated.
+
+    Parameters
+    ----------
+    fit
+        The fit.
+    """
+
+    def __init__(self, fit: Fit) -> None:
+        self._fit, self._words = fit, ""
+        self.line = widgets.HTML()
+        self.line.add_class("fitkit-status")
+        if not self._is_there(fit.snapshot):
+            self.line.add_class("fitkit-none")
+
+    @property
+    def unasked(self) -> tuple[Unasked, ...]:
+        """Evaluate them from time to time, and where the fit rests."""
+        if not self._is_there(self._fit.snapshot):
+            return ()
+        return (Unasked(self.evaluate, OFTEN, REST, lambda now: weakref.ref(now.place), False),)
+
+    def evaluate(self) -> None:
+        """Evaluate them at this moment."""
+        now = self._fit.snapshot
+        try:
+            words = in_words(now.aux)
+        except Exception as error:  # Nobody asked: the line says it, and all else goes on.
+            words = f"<span>cannot be evaluated: {type(error).__name__}</span>"
+        self._words = f"<span class='fitkit-dim'>beside the loss at step {now.step:,}</span>{words}"
+
+    def refresh(self) -> None:
+        """Show them."""
+        self.line.value = f"<div class='fitkit-line'>{self._words}</div>"
+
+    @staticmethod
+    def _is_there(now: Snapshot) -> bool:
+        return now.place.program.problem.has_aux
+
+
+def in_words(aux: Any) -> str:
+    """Write the values of a tree with their places in it; of arrays, what they are."""
+    leaves = jax.tree_util.tree_leaves_with_path(aux)
+    words = []
+    for path, leaf in leaves[:MOST]:
+        name, value = keystr(path, simple=True, separator="."), np.asarray(leaf)
+        shown = (
+            number(float(value), typeset=True)
+            if value.shape == () and np.isrealobj(value)
+            else f"{value.dtype} of shape {value.shape}"
+        )
+        words.append(f"<span>{html.escape(f'{name} {shown}'.strip())}</span>")
+    if len(leaves) > MOST:
+        words.append(f"<span class='fitkit-dim'>and {len(leaves) - MOST} more</span>")
+    return "".join(words)
