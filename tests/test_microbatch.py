@@ -115,7 +115,7 @@ def test_it_goes_with_priors_minibatches_and_other_data():
     more = {"x": np.tile(X, 2), "y": np.tile(DATA["y"], 2), "sigma": DATA["sigma"]}
     fit.restart(args=more)
     fit.run(5, progress=False)
-    with pytest.raises(ValueError, match=r"restart: `args` has 4 arrays, and microbatch was read"):
+    with pytest.raises(ValueError, match=r"restart: `args` has 4 arrays, and had 3 when"):
         fit.restart(args=DATA | {"z": X})
 
 

@@ -157,8 +157,8 @@ def count_data(what: str, axes: tuple[int | None, ...], args: PyTree, event: str
     """Count the data, on which all arrays must agree."""
     if (came := len(jax.tree.leaves(args))) != len(axes):
         raise ValueError(
-            f"{event}: `args` has {came} arrays, and {what} was read for {len(axes)}. Make another "
-            "Fit."
+            f"{event}: `args` has {came} arrays, and had {len(axes)} when `{what}` was given. Make "
+            "another Fit."
         )
     shapes = {
         f"args.{path_of(keys)}" if keys else "args": (np.shape(leaf), axis)
