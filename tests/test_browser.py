@@ -126,7 +126,7 @@ fit = fk.Fit(
     params={"flux": jnp.zeros(3)},
     optimiser=optax.adam(1e-6),
 )
-fit.start()
+fit.start(10**9)
 fk.Dashboard(fit)
 """
     path = server.write("mid_run.ipynb", [start, "fit.frozen"])
