@@ -16,7 +16,7 @@ from matplotlib.text import Text
 import fitkit as fk
 from fitkit._fit import Event, History, Status
 from fitkit._fit.record import Columns
-from fitkit._plotting import PANELS, Entry, Frame
+from fitkit._plotting import PANELS, Entry, Frame, LossLook
 from fitkit._plotting import axes as axes_module
 from fitkit._plotting.curves import COLUMNS, merge_columns
 from fitkit._plotting.spectrum import spectrum_marks, spectrum_view
@@ -169,6 +169,16 @@ def test_limits_hold_all_that_was_recorded(frame_of):
         view = LOSS.view(frame_of(history_of(losses), 30))
         assert view.y[0] <= losses.min() and losses.max() <= view.y[1]
         assert view.x[0] <= 0 and view.x[1] >= 29
+
+
+@pytest.mark.parametrize("losses", [[], [3.0], [-3.0, np.nan, -5.0]])
+@pytest.mark.parametrize("shown", [(0.9, 1.0), (0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
+def test_any_part_of_the_steps_has_a_step_axis(losses, shown, frame_of):
+    frame = dataclasses.replace(frame_of(history_of(losses)), loss_look=LossLook(shown=shown))
+    begin, end = LOSS.view(frame).x
+    # Of equal limits matplotlib warns.
+    assert begin < end
+    assert begin <= max(len(losses) - 1, 0)
 
 
 def test_non_finite_losses_leave_a_gap_not_an_error(axes, frame_of):

@@ -40,7 +40,7 @@ class Loss:
         look, (begin, end) = frame.loss_look, _shown(frame)
         x = step_limits(max(len(frame.history) - 1, 0), frame.end, frame.settled)
         if look.shown != (0.0, 1.0):
-            x = begin, min(x[1], float(end))
+            x = begin, max(min(x[1], float(end)), begin + 1.0)
         _, low, high, middle = _summary(frame)
         best = _ring(frame)
         values = finite(middle if look.smooth else np.concatenate((low, high, best[1:])))
@@ -95,7 +95,8 @@ def _shown(frame: Frame) -> tuple[int, int]:
     count = len(frame.history)
     begin, end = frame.loss_look.shown
     grain = max(1, 10 ** (len(str(count)) - 2))
-    return int(begin * count) // grain * grain, -int(-end * count // grain) * grain
+    first = min(int(begin * count), max(count - 1, 0))
+    return first // grain * grain, -int(-end * count // grain) * grain
 
 
 def _ring(frame: Frame) -> tuple[float, ...]:
