@@ -183,3 +183,36 @@ def test_a_start_that_is_not_finite_is_explained() -> None:
     with pytest.raises(ValueError, match="log of a negative number") as caught:
         fk.Fit(loss=decay, params={"decay": {"k": -0.7}, "amp": 1.0}, optimiser=optax.sgd(0.3))
     assert "decay.k" in str(caught.value)
+
+
+def test_a_frozen_parameter_without_a_slope_is_named() -> None:
+    """Gauss-Newton's Jacobian is made forward, where it spoils the others' columns too."""
+
+    def residuals(params, x):
+        return jnp.sqrt(params["radius"]) + params["slope"] * x - 3.0 * x
+
+    fit = fk.Fit(residuals=residuals, params={"radius": 0.0, "slope": 1.0}, args=T)
+    fit.freeze("radius")
+    fit.run(5, progress=False)
+    assert fit.status == "non-finite"
+    assert fit.report is not None
+    assert fit.report.operation == "derivative of sqrt at 0"
+    assert fit.report.origin == "radius"
+    assert fit.report.line == line_of(residuals, "jnp.sqrt")
+
+
+def test_a_result_says_which_derivative_is_not_finite_where_every_step_was() -> None:
+    """Forward derivatives of a `where` are finite, as steps need them; a gradient's is not."""
+    x = np.linspace(0.0, 2.0, 9)
+
+    def residuals(params, x):
+        return jnp.where(x > 0, jnp.sqrt(params["a"] * x), 0.0) + params["b"] - jnp.sqrt(x)
+
+    fit = fk.Fit(residuals=residuals, params={"a": 0.7, "b": 0.3}, args=x)
+    fit.run(20, progress=False)
+    assert fit.status == "converged"
+    result = fit.result()
+    assert not result.success
+    words = "derivative of sqrt at 0 at test_fit_nonfinite.py, line "
+    assert result.warnings[0].startswith(f"{words}{line_of(residuals, 'jnp.where')}, from ")
+    assert "where hides the value but not its gradient" in result.warnings[0]

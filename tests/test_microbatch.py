@@ -140,6 +140,26 @@ def test_it_goes_with_priors_minibatches_and_other_data():
             r"loss of a part of the data does not tell that of all",
         ),
         (
+            {"residuals": lambda p, d: jnp.cumsum(residuals(p, d))},
+            ValueError,
+            r"must depend on its own datum alone",
+        ),
+        (
+            {"residuals": lambda p, d: jnp.convolve(residuals(p, d), jnp.ones(3), "same")},
+            ValueError,
+            r"must depend on its own datum alone",
+        ),
+        (
+            {"residuals": lambda p, d: residuals(p, d) / jnp.sqrt(d["x"].size)},
+            ValueError,
+            r"must depend on its own datum alone",
+        ),
+        (
+            {"residuals": None, "loss": summed, "args": DATA | {"y": np.full(103, np.nan)}},
+            ValueError,
+            r"the loss is nan at the start.*NaN in the data",
+        ),
+        (
             {"residuals": None, "loss": lambda p, d: (summed(p, d), d["x"])},
             ValueError,
             r"with microbatch .* beside the loss",
@@ -148,5 +168,5 @@ def test_it_goes_with_priors_minibatches_and_other_data():
 )
 def test_what_cannot_be_cut_is_refused(changes, error, words):
     given = {"residuals": residuals, "params": START, "args": DATA, "microbatch": 10} | changes
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=f"(?s){words}"):
         fk.Fit(**given, optimiser=optax.adam(0.1))

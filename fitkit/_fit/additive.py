@@ -12,6 +12,7 @@ from fitkit._fit.batches import Batches, count_data, read_batches, read_part, wi
 from fitkit._fit.blocks import Blocks
 from fitkit._fit.problem import Params, Problem
 from fitkit._format import number
+from fitkit._paths import ravel
 from fitkit._residuals import without_priors
 from fitkit._result import is_mean
 
@@ -20,6 +21,9 @@ from fitkit._result import is_mean
 _OFF = 0.1
 # What rounding makes of sums, in another order, in units of its own rounding.
 _ROUNDINGS = 1e3
+# Residuals that differ by less than this power of their rounding are the same: a model that sees
+# more data may compute them in another way.
+_SAME = 1 / 3
 
 
 def in_batches(problem: Problem, minibatch: Any, params: Params, args: PyTree) -> Problem:
@@ -57,6 +61,7 @@ def in_blocks(problem: Problem, microbatch: Any, params: Params, args: PyTree) -
     halves, both = _parts(Batches(1, total, axes, 0), min(blocks.size, total // 2), data)
     if problem.residuals_function is not None:
         blocks = blocks._replace(along=_residual_axes(problem, params, halves[0], both))
+        _require_own(problem, params, halves, both)
     else:
         blocks = blocks._replace(mean=_is_mean(problem, params, halves, both, "Fit"))
     return dataclasses.replace(problem, blocks=blocks).checked(params, args)
@@ -78,6 +83,30 @@ def _residual_axes(problem: Problem, params: Params, half: PyTree, both: PyTree)
             )
         along.append(longer[0])
     return tuple(along)
+
+
+def _require_own(problem: Problem, params: Params, halves: list[PyTree], both: PyTree) -> None:
+    """Raise unless some data have the same residuals whatever other data are beside them."""
+
+    @jax.jit
+    def evaluate(place: Params, data: PyTree) -> Array:
+        return ravel(problem.data_residuals(place, data))[0]
+
+    for place in (_off(params), params):
+        *apart, together = (np.asarray(evaluate(place, one)) for one in (*halves, both))
+        # Residuals of several axes may be in another order.
+        ours, theirs = np.sort(np.concatenate(apart)), np.sort(together)
+        if np.isfinite(ours).all() and np.isfinite(theirs).all():
+            break
+    else:
+        return  # The start says where a value came from that is not finite.
+    allowed = float(jnp.finfo(together.dtype).eps) ** _SAME * np.max(np.abs(together))
+    if np.max(np.abs(ours - theirs)) > allowed:
+        raise ValueError(
+            "Fit: with microbatch a residual must depend on its own datum alone, and these also "
+            "depend on what other data are beside it, as in a convolution, or in a sum or a mean "
+            f"over the data. {_CURE}"
+        )
 
 
 def require_blocks(problem: Problem, args: PyTree, event: str) -> None:
@@ -138,13 +167,14 @@ def _is_mean(
     problem: Problem, params: Params, halves: list[PyTree], both: PyTree, event: str
 ) -> bool:
     """Whether the loss is a mean over the data; False for a sum."""
-    off = jax.tree.map(lambda p: p + jnp.where(p == 0, 1, _OFF * jnp.abs(p)), params)
     evaluate = jax.jit(jax.value_and_grad(problem.loss))
-    for place in (off, params):
+    for place in (_off(params), params):
         known = [jax.tree.leaves(evaluate(place, one)) for one in (*halves, both)]
         if all(np.isfinite(leaf).all() for one in known for leaf in one):
             break
     first, second, all_of_it = (float(leaves[0]) for leaves in known)
+    if not np.isfinite([first, second, all_of_it]).all():
+        return False  # The start says where a value came from that is not finite.
     sums, means = (
         all(_alike(share, *leaves) for leaves in zip(*known, strict=True)) for share in (1, 2)
     )
@@ -157,6 +187,10 @@ def _is_mean(
             f"and {number(second, 6)}, so that it is neither their sum nor their mean. {_CURE}"
         )
     return means
+
+
+def _off(params: Params) -> Params:
+    return jax.tree.map(lambda p: p + jnp.where(p == 0, 1, _OFF * jnp.abs(p)), params)
 
 
 def _alike(share: int, first: Array, second: Array, both: Array) -> bool:

@@ -20,6 +20,7 @@ from fitkit._fit.step import BAD_EVALUATION, Controls, FitState, Step
 from fitkit._fit.story import TOO_LARGE, in_force, told
 from fitkit._format import number
 from fitkit._nonfinite import NonFiniteReport, advised, find_from, name_inputs
+from fitkit._optimisers import GaussNewtonState
 from fitkit._paths import element_name, named_leaves
 from fitkit._programs import is_forked, no_debugging
 from fitkit._residuals import WithPriors
@@ -102,6 +103,10 @@ def explain(
         report = _of_evaluation(problem, state.params, args, frozen, data_of)
         if report is None:
             report = _of_update(problem, program.step, state, controls, args, data_of)
+        if report is None and isinstance(state.optimiser, GaussNewtonState):
+            # Made forward, its Jacobian has the slope of what is frozen in other columns too.
+            nothing = np.zeros_like(frozen)
+            report = _of_evaluation(problem, state.params, args, nothing, data_of)
         if report is None:
             return None
         report = _with_history(report, state.params, before)
@@ -116,6 +121,20 @@ def explain_start(program: Program, params: Params) -> NonFiniteReport | None:
     problem = program.problem
     report = find_from(_separately(problem.loss), _named(problem, params, program.args))
     return report and advised(report, in_force(program, params, report.origin))
+
+
+def explain_derivatives(snapshot: Snapshot) -> NonFiniteReport | None:
+    """Explain a loss or gradient that is not finite where the fit stands; None where both are."""
+    if is_forked():
+        return None
+    program, params = snapshot.place.program, snapshot.place.state.params
+    frozen = np.asarray(snapshot.steering.controls.multipliers) == 0
+    with program.settings.applied(), no_debugging():
+        try:
+            report = _of_evaluation(program.problem, params, program.args, frozen, lambda all: all)
+            return report and advised(report, in_force(program, params, report.origin))
+        except Exception:  # A result that lacks an explanation is one all the same.
+            return None
 
 
 def _of_evaluation(

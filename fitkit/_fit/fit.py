@@ -38,7 +38,7 @@ from fitkit._fit.commands import (
     rewound,
     with_program,
 )
-from fitkit._fit.diagnose import Reports
+from fitkit._fit.diagnose import Reports, explain_derivatives
 from fitkit._fit.draw_starts import Spread, draw_starts
 from fitkit._fit.engine import Engine
 from fitkit._fit.events import Events, steering_code
@@ -78,7 +78,14 @@ from fitkit._profile import Contour, Minimum, Profile, make_contour, make_profil
 from fitkit._programs import refuse_in_fork
 from fitkit._progress import Progress
 from fitkit._residuals import PriorFunction, RowPrior
-from fitkit._result import Assessment, DerivedFunction, Result, check_derived, make_result
+from fitkit._result import (
+    Assessment,
+    DerivedFunction,
+    Kind,
+    Result,
+    check_derived,
+    make_result,
+)
 from fitkit._sharding import automatic_axes, is_shared
 
 T = TypeVar("T")
@@ -1424,6 +1431,7 @@ class Fit:
         require_all(self._engine.mesh, "result")
         frozen = tuple(sorted(now.frozen))
         fisher = None if len(frozen) == len(now.steering.names) else self._fisher(now)
+        assessment = self._assessment(now)
         # The user's own function sees the parameters as they came.
         whole, derived = now.place.program.problem.whole_params, self._derived
         with now.place.program.applied():
@@ -1433,7 +1441,7 @@ class Fit:
                 derived=None if derived is None else lambda params: derived(whole(params)),
                 initial=self._start,
                 order=self._order,
-                assessment=self._assessment(now),
+                assessment=assessment,
                 fisher=fisher,
                 frozen=frozen,
                 status=now.status,
@@ -1444,6 +1452,9 @@ class Fit:
             )
         result = dataclasses.replace(result, _by_profile=partial(intervals_at, now, result))
         report = self._reports.of(now)
+        if report is None and assessment.kind is Kind.NONFINITE:
+            # Steps may do without a derivative that an assessment takes.
+            report = self._remembered.of(now, "derivatives", lambda: explain_derivatives(now))
         if report is None:
             return result
         why = f"{report.operation} at {report.place}, from {report.origin}: {report.advice}"
