@@ -1,5 +1,6 @@
 """What a loss returns beside the loss, against the same fit without it and against NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -124,7 +125,11 @@ def test_residuals_have_nothing_beside_them():
 
 
 def test_a_dashboard_shows_it():
-    fit = make_fit(lambda p, args: (loss(p, args), {"model": X, "lengths": [p["slope"] ** 2, 7]}))
+    def several(p, args):
+        key = jax.random.key(0)
+        return loss(p, args), {"key": key, "model": X, "lengths": [p["slope"] ** 2, 7]}
+
+    fit = make_fit(several)
     dashboard = fk.Dashboard(fit)
     line = (dashboard.widget, live(dashboard).beside_loss.line)[1]
     fit.run(5, progress=False)
@@ -133,6 +138,7 @@ def test_a_dashboard_shows_it():
     assert f"lengths.0 {number(squared, typeset=True)}" in line.value
     assert "lengths.1 7" in line.value
     assert "model float64 of shape (9,)" in line.value
+    assert "key key&lt;fry&gt; of shape ()" in line.value
     dashboard.close()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import ipywidgets as widgets
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr
 
@@ -64,11 +65,14 @@ def in_words(aux: Any) -> str:
     leaves = jax.tree_util.tree_leaves_with_path(aux)
     words = []
     for path, leaf in leaves[:MOST]:
-        name, value = keystr(path, simple=True, separator="."), np.asarray(leaf)
+        name = keystr(path, simple=True, separator=".")
+        # Only numbers are read: an array would be copied from the device for its shape.
+        dtype, shape = getattr(leaf, "dtype", None), np.shape(leaf)
+        special = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended)
         shown = (
-            number(float(value), typeset=True)
-            if value.shape == () and np.isrealobj(value)
-            else f"{value.dtype} of shape {value.shape}"
+            f"{dtype or type(leaf).__name__} of shape {shape}"
+            if shape or special or np.iscomplexobj(leaf)
+            else number(float(leaf), typeset=True)
         )
         words.append(f"<span>{html.escape(f'{name} {shown}'.strip())}</span>")
     if len(leaves) > MOST:
