@@ -73,6 +73,41 @@ def test_gauss_newton_gets_loss_and_gradient_from_its_jacobian(priors):
     assert evaluated(optax.sgd(0.1)).linear is None
 
 
+@pytest.mark.parametrize("changed", ["residuals", "params"])
+def test_the_jacobian_at_hand_is_not_that_of_what_a_wrapper_asks_for(changed):
+    """Of tanh of the residuals, or at other parameters, Gauss-Newton makes its own."""
+    inner = fk.gauss_newton()
+
+    def asked(residuals, params):
+        if changed == "residuals":
+            return lambda there: jnp.tanh(residuals(there)), params
+        return residuals, jax.tree.map(lambda leaf: leaf + 0.1, params)
+
+    def wrapped(keep):
+        def update(gradient, state, params=None, *, residuals, **extra):
+            function, place = asked(residuals, params)
+            extra = extra if keep else {}
+            return inner.update(gradient, state, place, residuals=function, **extra)
+
+        return optax.GradientTransformationExtraArgs(
+            inner.init,
+            update,  # pyright: ignore[reportArgumentType]
+        )
+
+    moved = []
+    for keep in (True, False):
+        fit = fk.Fit(
+            residuals=lambda p, x: p["height"] * jnp.exp(-p["rate"] * x) - 2.0 / (1.0 + x),
+            params={"height": 1.0, "rate": 0.3},
+            args=np.linspace(0.0, 2.0, 9),
+            optimiser=wrapped(keep),
+        )
+        fit.run(1, progress=False)
+        moved.append([float(fit.params[path]) for path in ("height", "rate")])
+    # The same computation, in which XLA may fuse other operations.
+    np.testing.assert_allclose(*moved, rtol=1e-12)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "optimiser",

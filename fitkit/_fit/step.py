@@ -22,6 +22,7 @@ from fitkit._nonfinite import zero_nan_check
 from fitkit._optimisers import (
     Bounds,
     GaussNewtonState,
+    KnownLinear,
     Linear,
     linearised,
     put_aside,
@@ -213,7 +214,9 @@ def make_step(
                 lambda there: problem.residuals(still(there), args)
             )
         if linear is not None:
-            extra["linear"] = linear.without(frozen, params)
+            extra["linear"] = KnownLinear(
+                extra["residuals"], params, linear.without(frozen, params)
+            )
         # Optax relies on promotion, which the user may have forbidden for their own code.
         with promoting("standard", "allow"):
             updates, optimiser_state = update(free_gradient, state.optimiser, params, **extra)

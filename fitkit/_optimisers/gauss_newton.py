@@ -22,7 +22,7 @@ from fitkit._optimisers.iterative import (
     damped_by_products,
     estimated_lengths,
 )
-from fitkit._optimisers.linear import Linear, linearised
+from fitkit._optimisers.linear import KnownLinear, Linear, linearised
 from fitkit._optimisers.trust_region import Model, damped_by_factor, search
 from fitkit._paths import common_dtype, ravel, spread
 from fitkit._sharding import on_automatic_axes
@@ -152,7 +152,7 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
         params: PyTree | None = None,
         *,
         residuals: Callable[[PyTree], PyTree] | None = None,
-        linear: Linear | None = None,
+        linear: KnownLinear | None = None,
         frozen: PyTree | None = None,
         factors: PyTree | None = None,
         **extra: Any,
@@ -164,6 +164,7 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
                 " params, residuals=function), where function(params) returns a pytree of arrays. "
                 "(In Fit: pass residuals= in place of loss=, and no function as a prior.)"
             )
+        known = None if linear is None else linear.of(residuals, params)
         params = converted(params, "gauss_newton", "params")
         flat, unravel = ravel(params)
         dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}
@@ -180,7 +181,7 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
         damp = functools.partial(scaled, lambda factors: jnp.minimum(factors, 1))
         step, state = jax.lax.cond(
             state.verdict == Verdict.RUNNING,
-            lambda: _advance(function, linear, dtypes, flat, held, damp, state),
+            lambda: _advance(function, known, dtypes, flat, held, damp, state),
             lambda: (jnp.zeros_like(flat), state),
         )
         return unravel(scaled(lambda factors: 1 / jnp.maximum(factors, 1), step)), state

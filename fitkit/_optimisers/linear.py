@@ -29,12 +29,24 @@ class Linear(NamedTuple):
 
     def gradient(self) -> Float[Array, " n"]:
         """Compute the gradient of half the sum of squares."""
-        return self.rows @ self.residuals
+        return jnp.matmul(self.rows, self.residuals, precision=jax.lax.Precision.HIGHEST)
 
     def without(self, frozen: PyTree, params: PyTree) -> "Linear":
         """Return the same for residuals that do not depend on some elements of the parameters."""
         held = spread(frozen, params)[:, None]
         return self._replace(rows=jnp.where(held, 0, self.rows))
+
+
+class KnownLinear(NamedTuple):
+    """A linear model, and of which residuals at which parameters: a wrapper may ask for others."""
+
+    residuals: Callable[[PyTree], PyTree]
+    params: PyTree
+    linear: Linear
+
+    def of(self, residuals: Callable[[PyTree], PyTree], params: PyTree) -> Linear | None:
+        """Return it if it is that of these residuals at these parameters."""
+        return self.linear if residuals is self.residuals and params is self.params else None
 
 
 def linearised(function: Callable[[PyTree], PyTree], params: PyTree) -> Linear | None:
