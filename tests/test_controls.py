@@ -77,13 +77,19 @@ class Person(browser.Notebook):
             for key in keys:
                 self.page.keyboard.press(key)
         else:
-            # noUiSlider's handle, dragged to the right.
-            box = slider.bounding_box()
-            x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-            self.page.mouse.move(x, y)
-            self.page.mouse.down()
-            self.page.mouse.move(x + 30, y, steps=4)
-            self.page.mouse.up()
+            browser.wait_until(lambda: self.drag(slider), f"{slider} to follow the mouse")
+
+    def drag(self, slider):
+        """Drag noUiSlider's handle to the right; who misses it because the page moves sees that."""
+        before = slider.get_attribute("aria-valuenow")
+        slider.scroll_into_view_if_needed()
+        box = slider.bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + 30, y, steps=4)
+        self.page.mouse.up()
+        return slider.get_attribute("aria-valuenow") != before
 
 
 @pytest.mark.parametrize("how", ["mouse", "key"])
@@ -147,6 +153,7 @@ def test_every_control(how, server, page):
     person.press(person.button("Last tenth"))
     person.until(lambda told: told["look"][3] == [0.0, 1.0], "all steps")
     first = person.board.locator(".fitkit-buttons [role=slider]").first
+    browser.wait_until(lambda: first.get_attribute("aria-valuenow") == "0.0", "the slider's begin")
     person.slide(first, ["ArrowRight", "ArrowRight"])
     person.until(lambda told: told["look"][3][0] > 0.01, "the slider's part of the steps")
 
