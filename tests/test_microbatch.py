@@ -92,22 +92,17 @@ def test_memory_is_that_of_a_block():
 
 
 def test_it_goes_with_priors_minibatches_and_other_data():
-    fit = fk.Fit(
-        residuals=residuals,
-        params=START,
-        args=DATA,
-        priors={"rate": fk.Normal(0.5, 0.1)},
-        optimiser=optax.adam(0.01),
-        minibatch=64,
-        microbatch=10,
-    )
-    plain = fk.Fit(
-        residuals=residuals,
-        params=START,
-        args=DATA,
-        priors={"rate": fk.Normal(0.5, 0.1)},
-        optimiser=optax.adam(0.01),
-        minibatch=64,
+    fit, plain = (
+        fk.Fit(
+            residuals=residuals,
+            params=START,
+            args=DATA,
+            priors={"rate": fk.Normal(0.5, 0.1)},
+            optimiser=optax.adam(0.01),
+            minibatch=64,
+            microbatch=size,
+        )
+        for size in (10, None)
     )
     for one in (fit, plain):
         one.run(50, progress=False)

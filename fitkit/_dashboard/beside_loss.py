@@ -1,7 +1,6 @@
 """What a loss returns beside the loss, in a line: evaluated beside the fit."""
 
 import html
-import weakref
 from typing import Any
 
 import ipywidgets as widgets
@@ -10,12 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr
 
-from fitkit._dashboard.unasked import Unasked
+from fitkit._dashboard.unasked import Unasked, of_each_place
 from fitkit._fit import Fit, Snapshot
 from fitkit._format import number
 
-OFTEN = 0.5  # seconds of running between two, as between two frames
-REST = 0.3  # seconds that a fit stands still
 MOST = 12  # values that a line holds
 
 
@@ -40,7 +37,7 @@ class BesideLoss:
         """Evaluate them from time to time, and where the fit rests."""
         if not self._is_there(self._fit.snapshot):
             return ()
-        return (Unasked(self.evaluate, OFTEN, REST, lambda now: weakref.ref(now.place), False),)
+        return (of_each_place(self.evaluate),)
 
     def evaluate(self) -> None:
         """Evaluate them at this moment."""

@@ -2,12 +2,9 @@
 
 import weakref
 
-from fitkit._dashboard.unasked import Unasked
+from fitkit._dashboard.unasked import Unasked, of_each_place
 from fitkit._fit import Fit, residuals_at
 from fitkit._plotting import Scatter
-
-OFTEN = 0.5  # seconds of running between two, as between two frames
-REST = 0.3  # seconds that a fit stands still: a cell that shows it and runs it is not held up
 
 
 class LatestResiduals:
@@ -43,4 +40,4 @@ class LatestResiduals:
 
     def unasked(self) -> Unasked:
         """Evaluate them from time to time, and where the fit rests."""
-        return Unasked(self.evaluate, OFTEN, REST, lambda now: weakref.ref(now.place), False)
+        return of_each_place(self.evaluate)

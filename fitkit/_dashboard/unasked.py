@@ -1,6 +1,7 @@
 """What is computed though nobody asked, within a share of the time that the fit runs."""
 
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,8 @@ from fitkit._fit import Snapshot, Status
 
 SHARE = 0.05  # of the time that the fit runs may go into each of these
 GUESS = 0.1  # seconds the first is taken to last
+OFTEN = 0.5  # seconds of running between two, as between two frames
+REST = 0.3  # seconds that a fit stands still: a cell that shows it and runs it is not held up
 
 
 class Unasked:
@@ -66,3 +69,8 @@ class Unasked:
         if self._counts:
             self._cost = time.monotonic() - begun
         self._counts, self._ran = True, 0.0
+
+
+def of_each_place(job: Callable[[], Any]) -> Unasked:
+    """Make a job that evaluates something where the fit stands, about once for every frame."""
+    return Unasked(job, OFTEN, REST, lambda now: weakref.ref(now.place), first_counts=False)

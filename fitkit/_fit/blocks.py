@@ -52,15 +52,12 @@ class Blocks(NamedTuple):
         blocks = [one[:full].reshape(-1, self.size, *one.shape[1:]) for one in own]
         values = jax.lax.map(jax.checkpoint(of_block), blocks)
         rest = of_block([one[full:] for one in own]) if full < count else None
-        return self._joined(values, rest) if self.along else self._added(values, rest, count)
+        return self._joined(values, rest) if self.along else self._added(values, rest, full / count)
 
-    def _added(self, losses: Array, rest: Array | None, count: int) -> Array:
+    def _added(self, losses: Array, rest: Array | None, share: float) -> Array:
         if not self.mean:
             return jnp.sum(losses) + (0 if rest is None else rest)
-        full = count // self.size * self.size
-        return jnp.mean(losses) * (full / count) + (
-            0 if rest is None else rest * (1 - full / count)
-        )
+        return jnp.mean(losses) * share + (0 if rest is None else rest * (1 - share))
 
     def _joined(self, values: PyTree, rest: PyTree | None) -> PyTree:
         leaves, structure = jax.tree.flatten(values)

@@ -222,14 +222,13 @@ def _advance(
     # Float32 inside a model with float64 parameters rounds as float32 does.
     inside = passed_through(jax.make_jaxpr(function)(flat))
     linear = linear or linearised(function, flat)
-    jacobian = unit = None
+    rows = jacobian = unit = None
     if linear is not None:
         residuals, rows = linear
         fine = common_dtype(flat, rows)
         rows = rows.astype(fine)
         columns, unit = measured(rows, fine)
     else:
-        rows = None
         residuals, jacobian = products_with("gauss_newton", function, flat)
         fine = common_dtype(flat, residuals)
         columns = estimated_lengths(jacobian.pull, residuals).astype(fine)
