@@ -4,11 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import nist
 import numpy as np
 import optax
 import pytest
 
 import fitkit as fk
+from fitkit._fit.compress import compressed
 
 X = np.linspace(-1.0, 1.0, 103)
 NOISE = np.random.default_rng(0).normal(0.0, 0.1, X.size)
@@ -112,6 +114,8 @@ def test_it_goes_with_priors_minibatches_and_other_data():
     fit.run(5, progress=False)
     with pytest.raises(ValueError, match=r"restart: `args` has 4 arrays, and had 3 when"):
         fit.restart(args=DATA | {"z": X})
+    with pytest.raises(ValueError, match=r"'args.sigma' has the shape \(103,\), and had \(\) when"):
+        fit.restart(args=DATA | {"sigma": np.full(X.size, 0.1)})
 
 
 @pytest.mark.parametrize(
@@ -165,3 +169,72 @@ def test_what_cannot_be_cut_is_refused(changes, error, words):
     given = {"residuals": residuals, "params": START, "args": DATA, "microbatch": 10} | changes
     with pytest.raises(error, match=f"(?s){words}"):
         fk.Fit(**given, optimiser=optax.adam(0.1))
+
+
+def test_rows_of_blocks_have_the_singular_values_of_all_rows():
+    # Powers up to the ninth, whose products have no digit of the smallest left.
+    x = np.linspace(0.5, 1.5, 211)
+
+    def powers(params, x):
+        return jnp.polyval(params["c"], x) - 1.0
+
+    start = {"c": jnp.arange(10.0)}
+    fit = fk.Fit(residuals=powers, params=start, args=x, microbatch=20)
+    problem = fit.snapshot.place.program.problem
+    linear = compressed(problem, start, jnp.asarray(x))
+    assert linear is not None and linear.rows.shape == (10, 11)
+    jacobian = np.vander(x, 10)
+    ours, theirs = (np.linalg.svd(one, compute_uv=False) for one in (linear.rows, jacobian))
+    # Backward error: some units of rounding of the largest, 1e8 times the smallest.
+    np.testing.assert_allclose(ours, theirs, atol=50 * 2.2e-16 * theirs[0])
+    assert theirs[-1] < 1e-6 * theirs[0]
+    gradient = jacobian.T @ np.asarray(powers(start, x))
+    np.testing.assert_allclose(linear.gradient(), gradient, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["Bennett5", "Gauss1", "Lanczos2", "MGH17", "Nelson"])
+def test_certified_values_in_blocks(name):
+    problem = nist.problems[name]
+    fit = fk.Fit(
+        residuals=problem.residuals, params=problem.starts[0], args=problem.args, microbatch=7
+    )
+    fit.run(progress=False)
+    assert fit.result().success
+    assert problem.digits(fit.params) >= 6
+
+
+def test_gauss_newton_in_blocks_knows_bounds_priors_and_what_is_frozen():
+    options = {
+        "residuals": residuals,
+        "params": START | {"height": 0.8},
+        "args": DATA,
+        "priors": {"rate": fk.Normal(0.5, 0.01)},
+        "bounds": {"height": (None, 0.9)},
+    }
+    fits = [fk.Fit(**options, microbatch=size) for size in (10, None)]
+    for freeze in (False, True):
+        for fit in fits:
+            if freeze:
+                fit.restart()
+                fit.freeze("height")
+            fit.run(progress=False)
+        (ours, theirs) = (fit.params for fit in fits)
+        assert ours["height"] == (0.8 if freeze else 0.9) == theirs["height"]
+        assert float(ours["rate"]) == pytest.approx(float(theirs["rate"]), rel=1e-8)
+
+
+def test_residuals_with_derivatives_in_reverse_mode_only():
+    @jax.custom_vjp
+    def exponential(x):
+        return jnp.exp(x)
+
+    exponential.defvjp(lambda x: (jnp.exp(x), jnp.exp(x)), lambda value, factor: (value * factor,))
+
+    def reverse_only(params, data):
+        return params["height"] * exponential(params["rate"] * data["x"]) - data["y"]
+
+    fit = fk.Fit(residuals=reverse_only, params=START, args=DATA, microbatch=10)
+    plain = fk.Fit(residuals=residuals, params=START, args=DATA)
+    for one in (fit, plain):
+        one.run(progress=False)
+    assert float(fit.params["rate"]) == pytest.approx(float(plain.params["rate"]), rel=1e-8)

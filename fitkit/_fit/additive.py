@@ -12,7 +12,8 @@ from fitkit._fit.batches import Batches, count_data, read_batches, read_part, wi
 from fitkit._fit.blocks import Blocks
 from fitkit._fit.problem import Params, Problem
 from fitkit._format import number
-from fitkit._paths import ravel
+from fitkit._input import stand_ins
+from fitkit._paths import named_leaves, ravel
 from fitkit._residuals import without_priors
 from fitkit._result import is_mean
 
@@ -58,7 +59,9 @@ def in_blocks(problem: Problem, microbatch: Any, params: Params, args: PyTree) -
         )
     if total < 2:
         return problem
-    halves, both = _parts(Batches(1, total, axes, 0), min(blocks.size, total // 2), data)
+    # Both together are one block.
+    part = max(min(blocks.size, total) // 2, 1)
+    halves, both = _parts(Batches(1, total, axes, 0), part, data)
     if problem.residuals_function is not None:
         blocks = blocks._replace(along=_residual_axes(problem, params, halves[0], both))
         _require_own(problem, params, halves, both)
@@ -109,10 +112,23 @@ def _require_own(problem: Problem, params: Params, halves: list[PyTree], both: P
         )
 
 
-def require_blocks(problem: Problem, args: PyTree, event: str) -> None:
-    """Raise if other data cannot be cut into blocks as those of a problem are, if they are."""
-    if problem.blocks is not None:
-        count_data("microbatch", problem.blocks.axes, without_priors(args), event)
+def require_parts(problem: Problem, before: PyTree, args: PyTree, event: str) -> None:
+    """Raise if other data cannot be taken in parts as those before them, if these are."""
+    parts = {"microbatch": problem.blocks, "minibatch": problem.batches}
+    old, new = (stand_ins(without_priors(one)) for one in (before, args))
+    for what, part in parts.items():
+        if part is None:
+            continue
+        count_data(what, part.axes, new, event)
+        for path, had, has, axis in zip(
+            named_leaves(new), *map(jax.tree.leaves, (old, new)), part.axes, strict=True
+        ):
+            if axis is None and np.ndim(has) != np.ndim(had):
+                raise ValueError(
+                    f"{event}: 'args.{path}' has the shape {np.shape(has)}, and had "
+                    f"{np.shape(had)} when `{what}` was given, which all data share. Make another "
+                    "Fit."
+                )
 
 
 def in_batches_of(problem: Problem, params: Params, args: PyTree, event: str) -> Problem:

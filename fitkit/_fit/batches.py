@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from fitkit._input import shortened
+from fitkit._input import OnDisk, is_on_disk, read_whole, shortened, stand_ins
 from fitkit._many import axes_of
 from fitkit._paths import path_of
 from fitkit._residuals import WithPriors
@@ -95,12 +95,18 @@ class Batches(NamedTuple):
         """Take some of the data."""
         if isinstance(args, WithPriors):
             return args._replace(args=self.take(args.args, indices))
-        leaves, structure = jax.tree.flatten(args)
+        leaves, structure = jax.tree.flatten(args, is_leaf=is_on_disk)
         taken = [
-            leaf if axis is None else jnp.take(leaf, indices, axis, mode="clip")
+            read_whole(leaf) if axis is None else _take(leaf, indices, axis)
             for leaf, axis in zip(leaves, self.axes, strict=True)
         ]
         return jax.tree.unflatten(structure, taken)
+
+
+def _take(leaf: Array | OnDisk, indices: Int[Array | np.ndarray, " any"], axis: int) -> Array:
+    if isinstance(leaf, OnDisk):
+        return leaf.take(indices, axis)
+    return jnp.take(leaf, indices, axis, mode="clip")
 
 
 def read_batches(minibatch: Any, args: PyTree) -> Batches:
@@ -135,6 +141,7 @@ def with_data(batches: Batches, args: PyTree, event: str) -> Batches:
 
 
 def _read_axes(axes: Any, args: PyTree) -> tuple[int | None, ...]:
+    args = stand_ins(args)
     leaves = jax.tree.leaves(args)
     if axes is None:
         return tuple(0 if np.ndim(leaf) else None for leaf in leaves)
@@ -155,6 +162,7 @@ def _count(axes: tuple[int | None, ...], args: PyTree, size: int, event: str = "
 
 def count_data(what: str, axes: tuple[int | None, ...], args: PyTree, event: str = "Fit") -> int:
     """Count the data, on which all arrays must agree."""
+    args = stand_ins(args)
     if (came := len(jax.tree.leaves(args))) != len(axes):
         raise ValueError(
             f"{event}: `args` has {came} arrays, and had {len(axes)} when `{what}` was given. Make "

@@ -1,11 +1,15 @@
 """Blocks: data that a model sees one part after the other, in the memory of one part."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
+
+from fitkit._input import OnDisk, is_on_disk, read_whole
+
+T = TypeVar("T")
 
 
 class Blocks(NamedTuple):
@@ -28,38 +32,12 @@ class Blocks(NamedTuple):
     along: tuple[int, ...] = ()
     mean: bool = False
 
-    def call(self, function: Callable[[PyTree], Any], data: PyTree) -> Any:
-        """Evaluate a function of the data; derivatives evaluate it anew, block by block."""
-        leaves, structure = jax.tree.flatten(data)
-        own = [
-            jnp.moveaxis(leaf, axis, 0)
-            for leaf, axis in zip(leaves, self.axes, strict=True)
-            if axis is not None
-        ]
-        count = len(own[0])
-        full = count // self.size * self.size
+    def residuals(self, function: Callable[[PyTree], PyTree], data: PyTree) -> PyTree:
+        """Evaluate residuals of all data; derivatives evaluate them anew, block by block."""
+        part, count = self.parts(data)
         if count <= self.size:
-            return function(data)
-
-        def of_block(parts: list[Array]) -> Any:
-            rows = iter(parts)
-            block = [
-                leaf if axis is None else jnp.moveaxis(next(rows), 0, axis)
-                for leaf, axis in zip(leaves, self.axes, strict=True)
-            ]
-            return function(jax.tree.unflatten(structure, block))
-
-        blocks = [one[:full].reshape(-1, self.size, *one.shape[1:]) for one in own]
-        values = jax.lax.map(jax.checkpoint(of_block), blocks)
-        rest = of_block([one[full:] for one in own]) if full < count else None
-        return self._joined(values, rest) if self.along else self._added(values, rest, full / count)
-
-    def _added(self, losses: Array, rest: Array | None, share: float) -> Array:
-        if not self.mean:
-            return jnp.sum(losses) + (0 if rest is None else rest)
-        return jnp.mean(losses) * share + (0 if rest is None else rest * (1 - share))
-
-    def _joined(self, values: PyTree, rest: PyTree | None) -> PyTree:
+            return function(part(0, count))
+        values, rest = self._mapped(function, part, count)
         leaves, structure = jax.tree.flatten(values)
         joined = []
         for leaf, axis in zip(leaves, self.along, strict=True):
@@ -73,3 +51,62 @@ class Blocks(NamedTuple):
                 for leaf, end, axis in zip(joined, ends, self.along, strict=True)
             ]
         return jax.tree.unflatten(structure, joined)
+
+    def loss(
+        self, function: Callable[[PyTree], Float[Array, ""]], data: PyTree
+    ) -> Float[Array, ""]:
+        """Evaluate a loss of all data, in the same way."""
+        part, count = self.parts(data)
+        if count <= self.size:
+            return function(part(0, count))
+        losses, rest = self._mapped(function, part, count)
+        if not self.mean:
+            return jnp.sum(losses) + (0 if rest is None else rest)
+        share = len(losses) * self.size / count
+        return jnp.mean(losses) * share + (0 if rest is None else rest * (1 - share))
+
+    def folded(self, change: Callable[[T, PyTree], T], start: T, data: PyTree) -> T:
+        """Let every block change what those before it have come to."""
+        part, count = self.parts(data)
+        whole, rest = divmod(count, self.size)
+        state = start
+        if whole:
+            state, _ = jax.lax.scan(
+                lambda state, first: (change(state, part(first, self.size)), None),
+                state,
+                self.size * jnp.arange(whole),
+            )
+        return change(state, part(whole * self.size, rest)) if rest else state
+
+    def parts(self, data: PyTree) -> tuple[Callable[[Any, int], PyTree], int]:
+        """Return what takes so many data from a number on, and how many there are."""
+        leaves, structure = jax.tree.flatten(data, is_leaf=is_on_disk)
+        leaves = [
+            read_whole(leaf) if axis is None else leaf
+            for leaf, axis in zip(leaves, self.axes, strict=True)
+        ]
+
+        def part(first: Any, size: int) -> PyTree:
+            return jax.tree.unflatten(
+                structure,
+                [
+                    leaf if axis is None else _part(leaf, first, size, axis)
+                    for leaf, axis in zip(leaves, self.axes, strict=True)
+                ],
+            )
+
+        own = zip(leaves, self.axes, strict=True)
+        return part, next(leaf.shape[axis] for leaf, axis in own if axis is not None)
+
+    def _mapped(self, function: Callable, part: Callable, count: int) -> tuple[Any, Any]:
+        """Evaluate a function of every block, and of what is left over."""
+        whole, rest = divmod(count, self.size)
+        of_block = jax.checkpoint(lambda first: function(part(first, self.size)))
+        values = jax.lax.map(of_block, self.size * jnp.arange(whole))
+        return values, function(part(whole * self.size, rest)) if rest else None
+
+
+def _part(leaf: Array | OnDisk, first: Any, size: int, axis: int) -> Array:
+    if isinstance(leaf, OnDisk):
+        return leaf.part(first, size, axis)
+    return jax.lax.dynamic_slice_in_dim(leaf, first, size, axis)

@@ -9,7 +9,7 @@ import equinox as eqx
 import optax
 from jaxtyping import PyTree
 
-from fitkit._fit.additive import in_batches_of, require_blocks
+from fitkit._fit.additive import in_batches_of, require_parts
 from fitkit._fit.advance import at_lowest, with_event
 from fitkit._fit.diagnose import explain_start
 from fitkit._fit.history import History
@@ -20,7 +20,7 @@ from fitkit._fit.record import Columns
 from fitkit._fit.snapshots import Lowest, Mark, Place, Snapshot, Timeline
 from fitkit._fit.status import Status
 from fitkit._fit.step import FitState, started
-from fitkit._input import OptaxLike, as_optax, checked_params, explained, split_args
+from fitkit._input import OptaxLike, as_optax, checked_params, explained, left_on_disk, split_args
 from fitkit._optimisers import Assignment, assign, knows_verdict, map_optimisers, own_counts
 from fitkit._paths import Paths, named_leaves
 from fitkit._programs import JaxSettings
@@ -198,9 +198,10 @@ def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Par
             )
     static_args = problem.static_args
     if args is not None:
+        args = args if problem.blocks is None else left_on_disk(args)
         given, static_args = split_args(args, "restart")
         data = data._replace(args=given) if isinstance(data, WithPriors) else given
-        require_blocks(problem, data, "restart")
+        require_parts(problem, program.args, data, "restart")
     if isinstance(data, WithPriors):
         check_starts(data.priors, arrays)
     same = eqx.tree_equal(

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from fitkit._fit.agree import require_all
+from fitkit._fit.bad_block import in_bad_block
 from fitkit._fit.loop import Program
 from fitkit._fit.problem import Params, Problem
 from fitkit._fit.snapshots import Failure, Place, Snapshot
@@ -119,7 +120,7 @@ def explain(
 def explain_start(program: Program, params: Params) -> NonFiniteReport | None:
     """Explain a loss that is not finite at the parameters given."""
     problem = program.problem
-    report = find_from(_separately(problem.loss), _named(problem, params, program.args))
+    report = _of_blocks(problem, params, program.args, lambda all: all, lambda one: one.loss)
     return report and advised(report, in_force(program, params, report.origin))
 
 
@@ -144,14 +145,33 @@ def _of_evaluation(
     frozen: np.ndarray,
     data_of: Callable[[PyTree], PyTree],
 ) -> NonFiniteReport | None:
-    @_separately
-    def value_and_free_gradient(params: Params, args: PyTree) -> Any:
-        value, gradient = jax.value_and_grad(problem.loss)(params, data_of(args))
-        structure = jax.tree.structure(gradient)
-        free = jax.tree.unflatten(structure, [not f for f in frozen])
-        return value, eqx.filter(gradient, free)
+    def evaluate(problem: Problem) -> Callable[[Params, PyTree], Any]:
+        def value_and_free_gradient(params: Params, args: PyTree) -> Any:
+            value, gradient = jax.value_and_grad(problem.loss)(params, args)
+            structure = jax.tree.structure(gradient)
+            free = jax.tree.unflatten(structure, [not f for f in frozen])
+            return value, eqx.filter(gradient, free)
 
-    return find_from(value_and_free_gradient, _named(problem, params, args))
+        return value_and_free_gradient
+
+    return _of_blocks(problem, params, args, data_of, evaluate)
+
+
+def _of_blocks(
+    problem: Problem,
+    params: Params,
+    args: PyTree,
+    data_of: Callable[[PyTree], PyTree],
+    evaluate: Callable[[Problem], Callable[[Params, PyTree], Any]],
+) -> NonFiniteReport | None:
+    """Look for the cause in what `evaluate` makes of a problem, in one block if it has any."""
+    there, data, begins = in_bad_block(problem, params, args, data_of, evaluate)
+    of_data = data_of if data is args else lambda all: all
+    function = _separately(lambda params, args: evaluate(there)(params, of_data(args)))
+    inputs = _named(there, params, data)
+    own = [k for k, argument in enumerate(inputs.argument) if argument == 1]
+    begin = dict(zip(own, begins, strict=True)) if begins else {}
+    return find_from(function, dataclasses.replace(inputs, begins=begin))
 
 
 def _of_update(

@@ -65,7 +65,7 @@ from fitkit._fit.snapshots import Best, Place, Snapshot
 from fitkit._fit.status import Status
 from fitkit._fit.steering import LearningRates, Steering
 from fitkit._format import number
-from fitkit._input import LossFunction, check_optimiser, named_arguments
+from fitkit._input import LossFunction, check_optimiser, left_on_disk, named_arguments
 from fitkit._nonfinite import NonFiniteReport
 from fitkit._optimisers import (
     bounded,
@@ -145,9 +145,9 @@ class Fit:
     microbatch
         How many data the function sees at a time, of those that the first axes of the arrays in
         `args` count; or a `Minibatch`, which says which axes do. Everything is of all data, as
-        without: the loss is added up over such blocks, or residuals are put together, and what the
-        model makes of its data on the way is held in memory for one block only, also for
-        derivatives, which evaluate it once more.
+        without: the loss is added up over such blocks, and what the model makes of its data on the
+        way is held in memory for one block only, also for derivatives, which evaluate it once more.
+        Arrays in files (of `numpy.memmap`, h5py, zarr) stay there, and are read block by block.
     on_nonfinite
         What to do at a step whose loss, gradient, update or new parameters are not finite.
         ``"stop"`` there, keep the last finite state, and explain (see `report`). ``"skip"`` the
@@ -249,6 +249,8 @@ class Fit:
                 f"Fit: on_nonfinite={on_nonfinite!r}; must be 'stop', 'skip' or 'zero'."
             )
         refuse_in_fork("Fit")
+        if microbatch is not None:
+            args = left_on_disk(args)
         problem, arrays, data = make_problem(loss, residuals, params, args, priors)
         if derived is not None:
             check_derived(derived, problem.whole_params(arrays))

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -20,11 +20,13 @@ from fitkit._input import (
     check_aux,
     checked_params,
     outcome,
+    read_whole,
     shortened,
     split_args,
     split_aux,
+    stand_ins,
 )
-from fitkit._paths import Paths, named_leaves
+from fitkit._paths import Paths, named_leaves, ravel
 from fitkit._residuals import (
     PriorFunction,
     WithPriors,
@@ -36,6 +38,7 @@ from fitkit._residuals import (
 from fitkit._sharding import find_mesh, held_by, under
 
 Params: TypeAlias = PyTree
+T = TypeVar("T")
 ResidualsFunction: TypeAlias = Callable[[Params, Any], PyTree]
 
 
@@ -99,11 +102,14 @@ class Problem:
         return self._loss(params, args)
 
     def _loss(self, params: Params, args: PyTree) -> Float[Array, ""]:
-        if self.loss_function is not None:
-            loss = jnp.asarray(split_aux(self._call(self.loss_function, params, args))[0])
-            loss = loss if self.weight == 1 else loss * self.weight
-        else:
-            loss = half_squares(self.data_residuals(params, args))
+        def evaluate(data: PyTree) -> Array:
+            if self.loss_function is not None:
+                return jnp.asarray(split_aux(self._call(self.loss_function, params, data))[0])
+            return half_squares(self.residuals_of(params, data))
+
+        data = without_priors(args)
+        loss = evaluate(data) if self.blocks is None else self.blocks.loss(evaluate, data)
+        loss = loss if self.weight == 1 else loss * self.weight
         if not isinstance(args, WithPriors):
             return loss
         with jax.numpy_dtype_promotion("standard"):
@@ -113,7 +119,7 @@ class Problem:
         """Evaluate what the loss function returns beside the loss."""
         if self.loss_function is None:
             return None
-        return split_aux(self._call(self.loss_function, params, args))[1]
+        return split_aux(self._call(self.loss_function, params, without_priors(args)))[1]
 
     def residuals(self, params: Params, args: PyTree) -> PyTree[Float[Array, "..."]]:
         """Evaluate (model - data) / sigma, and after them what priors have of that kind."""
@@ -122,8 +128,13 @@ class Problem:
 
     def raw_residuals(self, params: Params, args: PyTree) -> PyTree:
         """Evaluate what the user's function returns; complex numbers as they are."""
-        assert self.residuals_function is not None
-        return self._call(self.residuals_function, params, args)
+        data = without_priors(args)
+
+        def evaluate(data: PyTree) -> PyTree:
+            assert self.residuals_function is not None
+            return self._call(self.residuals_function, params, data)
+
+        return evaluate(data) if self.blocks is None else self.blocks.residuals(evaluate, data)
 
     def data_residuals(self, params: Params, args: PyTree) -> PyTree[Float[Array, "..."]]:
         """Evaluate (model - data) / sigma; complex ones as pairs of real ones."""
@@ -133,6 +144,23 @@ class Problem:
         if self.weight == 1:
             return residuals
         return jax.tree.map(lambda one: one * math.sqrt(self.weight), residuals)
+
+    def folded(
+        self, change: Callable[[T, Callable[[Params], Array]], T], start: T, args: PyTree
+    ) -> T:
+        """Let the residuals of every block, as a function to one vector, change a state.
+
+        Those of priors come after all data.
+        """
+        assert self.blocks is not None
+
+        def of_data(state: T, data: PyTree) -> T:
+            return change(state, lambda params: ravel(self.residuals_of(params, data))[0])
+
+        state = self.blocks.folded(of_data, start, without_priors(args))
+        if not isinstance(args, WithPriors) or not args.priors:
+            return state
+        return change(state, lambda params: ravel(self.prior_residuals(params, args))[0])
 
     def prior_residuals(self, params: Params, args: WithPriors) -> dict[str, Float[Array, "..."]]:
         """Evaluate the residuals of priors, by path."""
@@ -156,7 +184,7 @@ class Problem:
 
         By shape and dtype: nothing compiles. Returns a problem that knows the mode.
         """
-        whole = self._whole(params, args)
+        whole = self._whole(params, stand_ins(without_priors(args)))
         mesh, has_aux = find_mesh(args), False
         if self.loss_function is not None:
             out = outcome(event, "loss", under(mesh, self.loss_function), *whole)
@@ -177,16 +205,17 @@ class Problem:
             return self
         return dataclasses.replace(checked, forward_only=forward_only)
 
-    def _whole(self, params: Params, args: PyTree) -> tuple[PyTree, PyTree]:
+    def _whole(self, params: Params, data: PyTree) -> tuple[PyTree, PyTree]:
         """Put together what the user's function sees."""
-        return self.whole_params(params), eqx.combine(without_priors(args), self.static_args)
+        return self.whole_params(params), eqx.combine(data, self.static_args)
 
-    def _call(self, function: Callable, params: Params, args: PyTree) -> Any:
-        def called(data: PyTree) -> Any:
-            return under(self.mesh, function)(*self._whole(params, data))
+    def _call(self, function: Callable, params: Params, data: PyTree) -> Any:
+        return under(self.mesh, function)(*self._whole(params, read_whole(data)))
 
-        data = without_priors(args)
-        return called(data) if self.blocks is None else self.blocks.call(called, data)
+    def residuals_of(self, params: Params, data: PyTree) -> PyTree[Float[Array, "..."]]:
+        """Evaluate the residuals of some of the data, which are arrays."""
+        assert self.residuals_function is not None
+        return real_residuals(self._call(self.residuals_function, params, data), "Fit")
 
 
 def make_problem(

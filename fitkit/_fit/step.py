@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fitkit._fisher import half_squares, quick_norm
+from fitkit._fit.compress import comparison, compressed
 from fitkit._fit.merge import SMALL
 from fitkit._fit.problem import Params, Problem
 from fitkit._fit.record import StepInfo, recorded
@@ -169,7 +170,10 @@ def make_step(
         params, model = state.params, None
         # Over a mesh, gauss_newton chooses itself how its Jacobian is spread.
         if isinstance(state.optimiser, GaussNewtonState) and problem.squares and not problem.mesh:
-            model = linearised(lambda there: problem.residuals(there, args), params)
+            if problem.blocks is None:
+                model = linearised(lambda there: problem.residuals(there, args), params)
+            else:
+                model = compressed(problem, params, args)
         if model is None:
             return Evaluation(*jax.value_and_grad(problem.loss)(params, args), None)
         _, unravel = ravel(params)
@@ -214,8 +218,12 @@ def make_step(
                 lambda there: problem.residuals(still(there), args)
             )
         if linear is not None:
+            compare = None
+            if problem.blocks is not None:
+                seen = promoting(*users)(lambda function, there: function(still(there)))
+                compare = comparison(problem, params, args, seen)
             extra["linear"] = KnownLinear(
-                extra["residuals"], params, linear.without(frozen, params)
+                extra["residuals"], params, linear.without(frozen, params), compare
             )
         # Optax relies on promotion, which the user may have forbidden for their own code.
         with promoting("standard", "allow"):

@@ -7,6 +7,11 @@ from fitkit._input.data import converted as converted
 from fitkit._input.data import is_traceable as is_traceable
 from fitkit._input.data import shortened as shortened
 from fitkit._input.keywords import named_arguments as named_arguments
+from fitkit._input.on_disk import OnDisk as OnDisk
+from fitkit._input.on_disk import is_on_disk as is_on_disk
+from fitkit._input.on_disk import left_on_disk as left_on_disk
+from fitkit._input.on_disk import read_whole as read_whole
+from fitkit._input.on_disk import stand_ins as stand_ins
 from fitkit._input.optimisers import OptaxLike as OptaxLike
 from fitkit._input.optimisers import as_optax as as_optax
 from fitkit._input.optimisers import check_optimiser as check_optimiser

@@ -44,7 +44,7 @@ def is_traceable(leaf: Any) -> bool:
     index, so NumPy's booleans are none of them.
     """
     return isinstance(leaf, jax.Array) or (
-        isinstance(leaf, np.ndarray | np.generic) and _is_numeric(leaf.dtype)
+        isinstance(leaf, np.ndarray | np.generic) and is_numeric(leaf.dtype)
     )
 
 
@@ -62,7 +62,7 @@ def foreign(value: Any) -> tuple[str, str] | None:
         if isinstance(value, list | tuple) and value and all(map(_is_scalar, value)):
             return f"a {type(value).__name__} of numbers", "pass np.asarray({})"
         return None
-    unit = _unit(value)
+    unit = unit_of(value)
     if unit is not None:
         return (
             f"in units of '{unit}', of which JAX knows nothing",
@@ -85,7 +85,7 @@ def foreign(value: Any) -> tuple[str, str] | None:
             f"of dates or times ({dtype})",
             "pass numbers, such as ({} - {}[0]) / np.timedelta64(1, 's')",
         )
-    if dtype.kind != "b" and not _is_numeric(dtype):
+    if dtype.kind != "b" and not is_numeric(dtype):
         held = "text" if dtype.kind in "SUT" else "Python objects"
         cure = "pass numbers, such as {}.astype(float), or keep it out of what JAX computes"
         return f"an array of {held} ({dtype})", cure
@@ -119,7 +119,7 @@ def _converted(leaf: Any, event: str, name: str) -> Any:
         return {one: _array(column, event, f"{name}.{one}") for one, column in columns.items()}
     if not _is_array(leaf):
         return float(leaf) if _is_fraction(leaf) else leaf
-    if _unit(leaf) is not None:
+    if unit_of(leaf) is not None:
         raise TypeError(_refusal(leaf, event, name))
     return _array(leaf, event, name)
 
@@ -134,17 +134,17 @@ def _array(leaf: Any, event: str, name: str) -> Any:
     dtype = array.dtype
     if dtype.kind == "O" and array.size and all(map(_is_number, array.ravel())):
         return array.astype(float)
-    if not _is_numeric(dtype):
+    if not is_numeric(dtype):
         # Masks, and the names and dates that a table has beside its numbers.
         return array
     if dtype.itemsize > (16 if dtype.kind == "c" else 8):
         return array.astype(complex if dtype.kind == "c" else float)
     native = array if dtype.isnative else array.astype(dtype.newbyteorder("="))
-    _refuse_overflow(native, event, name)
+    refuse_overflow(native, event, name)
     return native
 
 
-def _refuse_overflow(array: Any, event: str, name: str) -> None:
+def refuse_overflow(array: Any, event: str, name: str) -> None:
     """Refuse numbers that JAX would turn into others without a word, where x64 is off."""
     narrow = jax.dtypes.canonicalize_dtype(array.dtype)
     if narrow == array.dtype or not array.size:
@@ -181,11 +181,11 @@ def _is_array(leaf: Any) -> bool:
     """Whether a leaf is an array or a column of any library."""
     return isinstance(leaf, np.ndarray | np.generic) or (
         all(hasattr(leaf, name) for name in ("__array__", "dtype", "shape"))
-        or (hasattr(leaf, "__array__") and _unit(leaf) is not None)
+        or (hasattr(leaf, "__array__") and unit_of(leaf) is not None)
     )
 
 
-def _unit(leaf: Any) -> str | None:
+def unit_of(leaf: Any) -> str | None:
     """Return the unit of a quantity (astropy calls it ``unit``, pint ``units``)."""
     if isinstance(leaf, np.generic) or type(leaf) is np.ndarray or not hasattr(leaf, "__array__"):
         return None
@@ -197,7 +197,7 @@ def _unit(leaf: Any) -> str | None:
     return None if unit is None or callable(unit) else str(unit)
 
 
-def _is_numeric(dtype: np.dtype) -> bool:
+def is_numeric(dtype: np.dtype) -> bool:
     # Of JAX's narrow floats NumPy knows only how many bytes they take.
     return dtype.kind in "iufc" or jnp.issubdtype(dtype, jnp.floating)
 

@@ -23,6 +23,8 @@ class Inputs:
     keys: list[tuple[Any, ...]]  # the key path within its own argument
     argument: list[int]
     rebuild: Callable[[list[Any]], tuple[Any, ...]]
+    #: Where arrays begin that are parts of larger ones, by number: elements are named in the whole.
+    begins: dict[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 def name_inputs(function: Callable, args: tuple[Any, ...]) -> Inputs:
@@ -105,7 +107,7 @@ def origin_names(
     for met, (at, members) in enumerate(leaves.items()):
         shape = np.shape(inputs.arrays[at])
         chosen = [m.element for m in members]
-        name = _several(inputs.paths[at], shape, chosen)
+        name = _several(inputs.paths[at], shape, chosen, inputs.begins.get(at))
         is_parameter = inputs.argument[at] == 0
         value = _numbers([m.value for m in members])
         specific = 0 if "[" in name else 1 if not shape else 2
@@ -124,15 +126,22 @@ def origin_names(
     return [(name, par, value) for _, name, par, value in sorted(ranked, key=lambda r: r[0])]
 
 
-def _several(path: str, shape: tuple[int, ...], elements: list[tuple[int, ...]]) -> str:
+def _several(
+    path: str,
+    shape: tuple[int, ...],
+    elements: list[tuple[int, ...]],
+    begin: tuple[int, ...] | None = None,
+) -> str:
     """Name the elements together: all, one, or a whole row."""
+    begin = begin or (0,) * len(shape)
     unique = sorted(set(elements))
     if len(unique) == int(np.prod(shape)) and len(unique) > 1:
         return path.removesuffix(", element ")
     for depth in range(len(shape), 0, -1):
         heads = {e[:depth] for e in unique}
         if len(heads) == 1:
-            return element_name(path, heads.pop())
+            (head,) = heads
+            return element_name(path, tuple(i + k for i, k in zip(head, begin, strict=False)))
     return element_name(path, unique[0]) if len(shape) == 0 else path.removesuffix(", element ")
 
 

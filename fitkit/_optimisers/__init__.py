@@ -17,6 +17,7 @@ from fitkit._optimisers.frozen_memory import put_aside as put_aside
 from fitkit._optimisers.frozen_memory import put_back as put_back
 from fitkit._optimisers.gauss_newton import GaussNewtonState as GaussNewtonState
 from fitkit._optimisers.gauss_newton import gauss_newton as gauss_newton
+from fitkit._optimisers.iterative import is_stored as is_stored
 from fitkit._optimisers.linear import KnownLinear as KnownLinear
 from fitkit._optimisers.linear import Linear as Linear
 from fitkit._optimisers.linear import linearised as linearised

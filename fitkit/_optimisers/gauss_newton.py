@@ -22,8 +22,8 @@ from fitkit._optimisers.iterative import (
     damped_by_products,
     estimated_lengths,
 )
-from fitkit._optimisers.linear import KnownLinear, Linear, linearised
-from fitkit._optimisers.trust_region import Model, damped_by_factor, search
+from fitkit._optimisers.linear import KnownLinear, linearised
+from fitkit._optimisers.trust_region import Model, damped_by_factor, outcome_of, search
 from fitkit._paths import common_dtype, ravel, spread
 from fitkit._sharding import on_automatic_axes
 
@@ -164,7 +164,7 @@ def gauss_newton() -> optax.GradientTransformationExtraArgs:
                 " params, residuals=function), where function(params) returns a pytree of arrays. "
                 "(In Fit: pass residuals= in place of loss=, and no function as a prior.)"
             )
-        known = None if linear is None else linear.of(residuals, params)
+        known = linear if linear is not None and linear.is_of(residuals, params) else None
         params = converted(params, "gauss_newton", "params")
         flat, unravel = ravel(params)
         dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}
@@ -208,7 +208,7 @@ def _scaling(factors: PyTree | Callable | None, params: PyTree) -> Callable:
 
 def _advance(
     function: Callable,
-    linear: Linear | None,
+    known: KnownLinear | None,
     dtypes: set[Any],
     flat: Float[Array, " n"],
     frozen: Bool[Array, " n"],
@@ -221,7 +221,7 @@ def _advance(
     """
     # Float32 inside a model with float64 parameters rounds as float32 does.
     inside = passed_through(jax.make_jaxpr(function)(flat))
-    linear = linear or linearised(function, flat)
+    linear = linearised(function, flat) if known is None else known.linear
     rows = jacobian = unit = None
     if linear is not None:
         residuals, rows = linear
@@ -270,7 +270,10 @@ def _advance(
     radius = jnp.where(
         first, jnp.where(model.extent > 0, model.extent, 1), state.radius.astype(fine) / size
     )
-    trial = search(function, flat, model, test, radius, first, ~finite, eps, damp)
+    outcome = outcome_of(function, flat, model)
+    if known is not None and known.compare is not None:
+        outcome = _compared(known, fine, size)
+    trial = search(outcome, flat, model, test, radius, first, ~finite, eps, damp)
     verdict = jnp.where(
         trial.exhausted, jnp.where(test.near, Verdict.CONVERGED, Verdict.STALLED), Verdict.RUNNING
     )
@@ -287,6 +290,20 @@ def _advance(
     )
     after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, state)
     return jnp.where(trial.accepted, trial.step, 0).astype(flat.dtype), after
+
+
+def _compared(known: KnownLinear, dtype: Any, size: Float[Array, ""]) -> Callable:
+    """Build the `outcome` for `search` of residuals that are no vector."""
+    compare = known.compare
+    assert compare is not None
+    _, unravel = ravel(known.params)
+
+    def outcome(step: Float[Array, " n"], change: Float[Array, " m"]) -> tuple[Array, Array]:
+        del change
+        gained, bent = compare(unravel(step), size)
+        return gained.astype(dtype), jnp.sqrt(bent).astype(dtype)
+
+    return outcome
 
 
 def _if(finite: Bool[Array, ""], new: Array, old: Array | None) -> Array | None:

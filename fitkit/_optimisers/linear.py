@@ -38,15 +38,28 @@ class Linear(NamedTuple):
 
 
 class KnownLinear(NamedTuple):
-    """A linear model, and of which residuals at which parameters: a wrapper may ask for others."""
+    """A linear model, and of which residuals at which parameters: a wrapper may ask for others.
+
+    Attributes
+    ----------
+    residuals, params
+        Those which it is of.
+    linear
+        The model.
+    compare
+        Where its rows are not those of the residuals, but fewer with the same products: computes
+        from (change of the parameters, size), in units of the size, by how much the sum of squares
+        falls, and the distance of the residuals from the model, squared.
+    """
 
     residuals: Callable[[PyTree], PyTree]
     params: PyTree
     linear: Linear
+    compare: Callable[[PyTree, Array], tuple[Array, Array]] | None = None
 
-    def of(self, residuals: Callable[[PyTree], PyTree], params: PyTree) -> Linear | None:
-        """Return it if it is that of these residuals at these parameters."""
-        return self.linear if residuals is self.residuals and params is self.params else None
+    def is_of(self, residuals: Callable[[PyTree], PyTree], params: PyTree) -> bool:
+        """Whether it is that of these residuals at these parameters."""
+        return residuals is self.residuals and params is self.params
 
 
 def linearised(function: Callable[[PyTree], PyTree], params: PyTree) -> Linear | None:

@@ -70,7 +70,7 @@ class Trial(NamedTuple):
 
 
 def search(
-    function: Callable,
+    outcome: Callable,
     flat: Float[Array, " n"],
     model: Model,
     test: ConvergenceTest,
@@ -84,8 +84,9 @@ def search(
 
     Parameters
     ----------
-    function
-        The residuals, of a vector.
+    outcome
+        Computes of a step, and the change of residuals that the model foretells, by how much the
+        sum of squares falls, and how far from the model the residuals come.
     flat
         Where the model is made.
     model, test
@@ -108,13 +109,27 @@ def search(
     )
     return jax.lax.while_loop(
         lambda trial: ~trial.accepted & ~trial.exhausted,
-        lambda trial: _attempt(function, flat, model, test, trial, first, eps, damp),
+        lambda trial: _attempt(outcome, flat, model, test, trial, first, eps, damp),
         begin,
     )
 
 
+def outcome_of(
+    function: Callable, flat: Float[Array, " n"], model: Model
+) -> Callable[[Float[Array, " n"], Float[Array, " m"]], tuple[Float[Array, ""], Float[Array, ""]]]:
+    """Build the `outcome` for `search` of residuals that are one vector."""
+
+    def outcome(step: Float[Array, " n"], change: Float[Array, " m"]) -> tuple[Array, Array]:
+        there = function(flat + step).astype(change.dtype) / model.norm
+        # (a - b)·(a + b) keeps the digits that a·a - b·b loses.
+        gained = jnp.dot(model.residuals - there, model.residuals + there)
+        return gained, norm(there - model.residuals - change)
+
+    return outcome
+
+
 def _attempt(
-    function: Callable,
+    outcome: Callable,
     flat: Float[Array, " n"],
     model: Model,
     test: ConvergenceTest,
@@ -134,14 +149,11 @@ def _attempt(
     change, predicted = _foretold(model, taken)
     # How near the minimum is shows in the whole step, however short the one that is taken.
     _, promised = _foretold(model, step)
-    there = function(flat + taken).astype(scaled.dtype) / model.norm
-    # (a - b)·(a + b) keeps the digits that a·a - b·b loses.
-    gained = jnp.dot(model.residuals - there, model.residuals + there)
+    gained, bent = outcome(taken, change)
     finite = jnp.isfinite(gained) & jnp.isfinite(predicted)
     gained = jnp.where(finite, gained, -jnp.inf)
     ratio = jnp.where(finite & (predicted > 0), gained / predicted, -1)
 
-    bent = norm(there - model.residuals - change)
     leap = first & (trial.trials == 0) & (length > CAUTION * trial.radius)
     leap &= ~(bent <= LINEAR * norm(change))
     slope = jnp.dot(model.residuals, change)
