@@ -402,6 +402,115 @@ def test_a_static_field_counts():
     assert (of(1.0), of(2.0)) == (0.0, 2.0)
 
 
+MODEL = """
+import dataclasses, equinox as eqx, jax, jax.numpy as jnp, zodiax as zdx
+
+scale = 2.0
+
+def doubled(x):
+    return scale * x
+
+class Base(zdx.Base):
+    gain = 1.0
+
+    def times(self, a):
+        return scale * a
+
+class Telescope(Base):
+    power: float = eqx.field(converter=lambda x: scale * x / 2)
+    table: list = eqx.field(default_factory=lambda: [scale])
+    slope: jax.Array = eqx.field(default_factory=lambda: jnp.ones(()))
+
+    @property
+    def own(self):
+        return self.power * scale / 2
+
+    @staticmethod
+    def constant():
+        return scale
+
+    @classmethod
+    def of_class(cls):
+        return scale * cls.gain
+
+    @eqx.filter_jit
+    def jitted(self, a):
+        return scale * a
+
+    def image(self, a):
+        return self.times(a)
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    power: float
+
+    def __call__(self, params, args):
+        return jnp.sum((scale * params["a"] - args[1]) ** 2)
+
+def loss_of(method):
+    def loss(params, args):
+        model, data = args
+        return jnp.sum((method(model, params["a"]) - data) ** 2)
+    return loss
+
+losses = {
+    "method": loss_of(lambda model, a: model.image(a)),
+    "property": loss_of(lambda model, a: model.own * a),
+    "static method": loss_of(lambda model, a: model.constant() * a),
+    "class method": loss_of(lambda model, a: model.of_class() * a),
+    "jitted method": loss_of(lambda model, a: model.jitted(a)),
+    "converter": loss_of(lambda model, a: Telescope(2.0).power * a),
+    "default": loss_of(lambda model, a: Telescope(2.0).table[0] * a),
+    "object that is called": Plain(2.0),
+}
+start = Telescope(2.0)
+"""
+
+
+def fit_model(names, name):
+    # The data are floats and no integers, as the model's static numbers stay.
+    args = (names["start"], jnp.asarray(2.0))
+    return fk.Fit(
+        loss=names["losses"][name], params={"a": jnp.ones(2)}, args=args, optimiser=optax.adam(0.1)
+    )
+
+
+@pytest.mark.parametrize("name", cell(MODEL)["losses"])
+def test_methods_of_a_model_are_shared_and_read_again(name, unchecked):
+    names = cell(MODEL)
+    first = gone_through(fit_model(names, name))
+    assert share(first, fit_model(names, name))
+    assert compiled(lambda: gone_through(fit_model(names, name))) == 0
+    names["scale"] = 3.0
+    again = fit_model(names, name)
+    assert not share(first, again)
+    # (3 - 2)² of two elements.
+    assert again.loss == 2.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda names: setattr(names["Telescope"], "image", lambda self, a: 3.0 * a),
+        lambda names: setattr(names["Base"], "times", lambda self, a: 3.0 * a),
+        lambda names: names.update(start=names["Telescope"](1.5)),
+        lambda names: setattr(names["Base"], "gain", 1.5),
+        lambda names: names.update(cell(MODEL.replace("scale = 2.0", "scale = 3.0"))),
+    ],
+    ids=["method", "method of the base", "field", "attribute of the class", "cell"],
+)
+def test_a_model_that_was_changed_shares_nothing(change, unchecked):
+    source = MODEL.replace("return self.times(a)", "return self.times(a) * self.gain * self.power")
+    names = cell(source.replace("start = Telescope(2.0)", "start = Telescope(1.0)"))
+    first = gone_through(fit_model(names, "method"))
+    assert first.history.loss[0] == 0.0
+    change(names)
+    again = fit_model(names, "method")
+    assert not share(first, again)
+    expected = names["losses"]["method"]({"a": jnp.ones(2)}, (names["start"], 2.0))
+    assert again.loss == pytest.approx(float(expected), rel=1e-12) and again.loss > 0
+
+
 # Changes of one fit.
 
 

@@ -169,9 +169,10 @@ class Fit:
     Notes
     -----
     Fits share compiled programs where their functions, optimisers and shapes are the same, also if
-    the functions were made anew; what a function reads (globals, closures, defaults) is compared
-    by value. Not shared is what can change unseen: methods and objects of classes of your own,
-    arrays beyond 10 MB, what reads files or random numbers. At the start of a run the functions
+    the functions were made anew; what a function reads (globals, closures, defaults, methods) is
+    compared by value, and so are frozen dataclasses, as zodiax models are, of the same class. Not
+    shared is what can change unseen: other objects of your own, arrays beyond 10 MB, what reads
+    files or random numbers. At the start of a run the functions
     are read again, and compiled anew if a global that they read has another value.
 
     Examples

@@ -3,11 +3,13 @@
 A notebook's cell that runs again makes new functions of the same content. They may share compiled
 programs if nothing they read can differ, so everything that a function names is read when its key
 is computed: bytecode and constants, defaults, closure cells, globals, and all of that of the
-functions named. What can change where we do not look (objects and classes of the user's own, large
-arrays, files, random numbers) is known by identity alone, and then the key is not shareable.
+functions named and of the methods of classes. What can change where we do not look (objects of the
+user's own that are no frozen dataclasses, large arrays, files, random numbers) is known by identity
+alone, and then the key is not shareable.
 """
 
 import builtins
+import collections
 import dataclasses
 import enum
 import functools
@@ -31,7 +33,8 @@ MOST_BYTES = 10_000_000
 #: Elements of one container: longer ones are data, and reading them would take as long.
 MOST_ELEMENTS = 1000
 
-_PLAIN = (int, float, complex, bool, str, bytes, type(None), type(...), range)
+_DICTS = (dict, types.MappingProxyType, collections.OrderedDict)
+_PLAIN = (int, float, complex, bool, str, bytes, type(None), type(...), type(NotImplemented), range)
 # Answers of the world outside, which differ from one time to the next.
 _OUTSIDE = frozenset(
     {"random", "numpy.random", "time", "datetime", "os", "posix", "nt", "io", "pathlib", "secrets"}
@@ -100,8 +103,8 @@ class _Reader:
         kind = type(value)
         if kind in (tuple, list) and len(value) <= MOST_ELEMENTS:
             return self._parts(kind.__name__, value)
-        if kind in (dict, types.MappingProxyType) and len(value) <= MOST_ELEMENTS:
-            return self._parts("dict", [*value.keys(), *value.values()])
+        if kind in _DICTS and len(value) <= MOST_ELEMENTS:
+            return self._parts(kind.__name__, [*value.keys(), *value.values()])
         if kind in (set, frozenset) and len(value) <= MOST_ELEMENTS:
             return digest_of(kind.__name__, *sorted(map(self.read, value)))
         if kind is slice:
@@ -113,7 +116,11 @@ class _Reader:
         if isinstance(value, types.ModuleType):
             return self._by_identity(value) if _is_users(value) else _package(value)
         if isinstance(value, type):
-            return _named(value) or self._by_identity(value)
+            return _named(value) or self._class(value)
+        if kind in (classmethod, staticmethod):
+            return self._parts(kind.__name__, (value.__func__,))
+        if kind is property:
+            return self._parts("property", (value.fget, value.fset, value.fdel))
         if isinstance(value, types.MethodType):
             return self._parts("method", (value.__func__, value.__self__))
         if kind is functools.partial:
@@ -126,13 +133,12 @@ class _Reader:
 
     def _instance(self, value: Any, kind: type) -> bytes:
         """Read an object that is no more than its fields, of a class that does not change."""
-        itself, name = _named(value), _named(kind)
+        itself = _named(value)
         if itself is not None:
             return itself
         if kind.__name__ == "PjitFunction":
             return self._jitted(value)
-        if name is None:
-            return self._by_identity(value)
+        name = self.read(kind)
         if isinstance(value, enum.Enum):
             return digest_of("enum", name, value.name)
         if kind.__name__ == "_JitWrapper" and hasattr(value, "_cached"):
@@ -147,6 +153,22 @@ class _Reader:
             fields = [field.name for field in dataclasses.fields(value)]
             return self._parts(name, [(one, getattr(value, one, None)) for one in fields])
         return self._by_identity(value)
+
+    def _class(self, value: type) -> bytes:
+        """Read a class of the user's: itself, for it may be asked for, and all that it can do."""
+        if _named(type(value)) is None:
+            return self._by_identity(value)
+        self.held.append(value)
+        if value.__module__ == "builtins":  # One that has no name there, such as that of None.
+            return digest_of("class", str(id(value)))
+        skipped, fields = _BOOKKEEPING, []
+        if dataclasses.is_dataclass(value):
+            if value.__dataclass_params__.init:  # pyright: ignore[reportAttributeAccessIssue]
+                skipped = skipped | {"__init__"}  # Made by Python.
+            factories = [(f.default_factory, f.metadata) for f in dataclasses.fields(value)]
+            fields = [(one is dataclasses.MISSING or one, more) for one, more in factories]
+        members = {name: one for name, one in vars(value).items() if name not in skipped}
+        return self._parts(f"class {id(value)}", (value.__bases__, members, fields))
 
     def _jitted(self, value: Any) -> bytes:
         info = getattr(value, "_jit_info", None)
@@ -235,6 +257,14 @@ class _Reader:
 
 
 _MISSING = "<missing>"
+# What Python, dataclasses and Equinox note about a class when it is made.
+_BOOKKEEPING = frozenset(
+    {"__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__slots__"}
+    | {"__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"}
+    | {"__firstlineno__", "__static_attributes__", "__match_args__", "__orig_bases__"}
+    | {"__parameters__", "__abstractmethods__", "_abc_impl", "__abstractvars__"}
+    | {"__abstractclassvars__", "__dataclass_params__", "__dataclass_fields__"}
+)
 
 
 def _inside(cell: types.CellType) -> Any:
