@@ -4,7 +4,7 @@ import optax
 import pytest
 
 import fitkit as fk
-from fitkit._fit.history import History
+from fitkit._fit.history import History, norm_medians
 from fitkit._fit.record import Columns, recorded
 
 
@@ -169,3 +169,15 @@ def test_norms_of_big_leaves_are_those_of_what_moved():
     for quantity, norms in wanted.items():
         found = fit.history.summary(quantity, "image").last
         np.testing.assert_allclose(found, norms, rtol=1e-7)
+
+
+@pytest.mark.parametrize("total", [0, 1, 5, 2048, 2049, 2052, 10_000, 10_007])
+@pytest.mark.parametrize("quantity", ["gradient_norms", "step_norms"])
+def test_the_medians_of_all_parameters_are_those_of_each(total, quantity):
+    names = ("a", "b", "c")
+    noise = np.random.default_rng(0).normal(size=(total, 7))
+    history = History.empty(Columns(names, {}))
+    for start in range(0, total, 3):  # so that pending rows are in several parts
+        history = history.extended(noise[start : start + 3])
+    expected = [history.summary(quantity, name).median for name in names]
+    np.testing.assert_array_equal(norm_medians(history, quantity).T, expected)

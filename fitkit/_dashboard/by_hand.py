@@ -109,7 +109,7 @@ class ByHand:
         self.values.disabled = busy
         if not self.values.value or busy:
             entries = ()
-        leaves = named_leaves(now.place.view.params)
+        leaves = named_leaves(now.place.view.params) if entries else {}
         elements = {
             (entry.paths[0], index): float(np.asarray(leaves[entry.paths[0]])[index])
             for entry in entries

@@ -30,7 +30,7 @@ def encode_png(pixels: UInt8[np.ndarray, "rows columns 4"], level: int = 1) -> b
     return (
         b"\x89PNG\r\n\x1a\n"
         + _chunk(b"IHDR", header)
-        + _chunk(b"IDAT", zlib.compress(filtered.tobytes(), level))
+        + _chunk(b"IDAT", zlib.compress(filtered, level))
         + _chunk(b"IEND", b"")
     )
 

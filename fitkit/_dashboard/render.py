@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from fitkit._dashboard.agg import Canvas
 from fitkit._dashboard.drawing import Box
 from fitkit._dashboard.layout import LEFT, Cell, Drawn, Page, Plot, Slot, arrange, legend_width
 from fitkit._dashboard.png import encode_png
@@ -75,7 +75,7 @@ class FrameRenderer:
             self._figure, self._slots = _new_figure(cells, page)
             pairs = zip(cells, self._slots, strict=True)
             self._axes = [_new_axes(self._figure, cell, slot) for cell, slot in pairs]
-            self._canvas = FigureCanvasAgg(self._figure)
+            self._canvas = Canvas(self._figure)
             self._canvas.get_renderer()
             boxes = [_share(self._figure, slot) for slot in self._slots]
             self._empty = [
@@ -96,7 +96,7 @@ def finished(cells: Sequence[Cell], words: str = "") -> Figure:
     page = Page()
     figure, slots = _new_figure(cells, page, STRIP if words else 0)
     figure.patch.set_alpha(1.0)
-    FigureCanvasAgg(figure)
+    Canvas(figure)
     top = 1 - 0.15 / figure.get_figheight()
     figure.text(LEFT / page.width, top, words, fontsize=9, color=INK)
     for cell, slot in zip(cells, slots, strict=True):
@@ -114,7 +114,7 @@ def saved_picture(cells: Sequence[Cell], words: str) -> bytes:
     """Draw the PNG that a saved notebook keeps, for a light and a dark page."""
     figure = finished(cells, words)
     figure.patch.set_alpha(0.0)
-    canvas = FigureCanvasAgg(figure)
+    canvas = Canvas(figure)
     canvas.draw()
     return encode_png(np.asarray(canvas.buffer_rgba()), level=6)
 

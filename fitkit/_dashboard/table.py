@@ -83,8 +83,8 @@ class Table:
         for position, row in enumerate(self.rows):
             _show(row.box, position + self._first < len(entries))
         page = self._page(entries)
-        leaves = named_leaves(now.params)
-        # Fetched in one go, and only those in sight.
+        # Fetched in one go, and only those in sight: `now.params` would copy every one.
+        leaves = named_leaves(now.place.view.params)
         values = jax.device_get({e.paths[0]: leaves[e.paths[0]] for e in page if not e.group})
         for row, (label, paths, colour_number, group) in zip(self.rows, page, strict=False):
             line = f"border-top-style:{dash(colour_number)[0]};"

@@ -6,6 +6,7 @@ from fitkit._fit.events import Event as Event
 from fitkit._fit.fit import Fit as Fit
 from fitkit._fit.history import History as History
 from fitkit._fit.history import Summary as Summary
+from fitkit._fit.history import norm_medians as norm_medians
 from fitkit._fit.multistart import Multistart as Multistart
 from fitkit._fit.rates import own_learning_rates as own_learning_rates
 from fitkit._fit.rates import rates_at as rates_at

@@ -294,6 +294,28 @@ class History:
         return History(width, self._columns, data, full, pending)
 
 
+def norm_medians(history: History, quantity: str) -> Float[np.ndarray, "bins parameters"]:
+    """Look up the medians of a norm, as `History.summary` has them, of all parameters in one go.
+
+    Parameters
+    ----------
+    history
+        The history.
+    quantity
+        ``"gradient_norms"`` or ``"step_norms"``.
+    """
+    where, pending = history._columns.norms(quantity), history._pending
+    medians = history._data[Summary._fields.index("median"), : history._full, where]
+    if not pending:
+        return medians
+    # The rows of a bin, of which a long run has thousands, are not looked at but for these.
+    picked = _picked(history._pending_rows)
+    ends = np.cumsum([len(rows) for rows in pending])
+    chunks = np.searchsorted(ends, picked, side="right")
+    rows = [pending[k][row - ends[k], where] for k, row in zip(chunks, picked, strict=True)]
+    return np.concatenate([medians, _middle(np.array(rows)[None])])
+
+
 def _summarise(
     rows: Float[np.ndarray, "bins width columns"],
 ) -> Float[np.ndarray, "5 bins columns"]:
@@ -314,11 +336,16 @@ def _middle(
     width = rows.shape[1]
     if width == 2:
         return (rows[:, 0] + rows[:, 1]) / 2
-    picked = np.linspace(0, width - 1, min(width, _NINE)).astype(int)
+    picked = _picked(width)
     if width < _NINE:
         return np.median(rows[:, picked], axis=1)
     thirds = [_median_of_three(*(rows[:, k] for k in picked[i : i + 3])) for i in (0, 3, 6)]
     return _median_of_three(*thirds)
+
+
+def _picked(width: int) -> Int[np.ndarray, " picked"]:
+    """Choose the rows of a bin that its median is taken of, evenly spread."""
+    return np.linspace(0, width - 1, min(width, _NINE)).astype(int)
 
 
 def _median_of_three(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:

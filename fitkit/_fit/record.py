@@ -102,6 +102,11 @@ class Columns:
         start, shape = self._places[quantity, name]
         return slice(start, start + math.prod(shape)), shape
 
+    def norms(self, quantity: str) -> slice:
+        """Return where the ``"gradient_norms"`` or the ``"step_norms"`` of all parameters are."""
+        start, _ = self.place(quantity, self.names[0])
+        return slice(start.start, start.start + len(self.names))
+
     def read(self, row: Float[np.ndarray, " columns"]) -> StepInfo:
         """Read a row, as numpy numbers and arrays."""
 

@@ -12,7 +12,7 @@ COLUMNS = 300  # a panel has about as many pixels for them; more points are merg
 def merge_columns(steps: Any, *series: Any, columns: int = COLUMNS) -> tuple[np.ndarray, ...]:
     """Merge neighbouring bins until at most `columns` are left; extremes are kept.
 
-    A series is an array, of which the last of each group stays, or an array and the ufunc that
+    A series is an array, of whose rows the last of each group stays, or an array and the ufunc that
     merges a group.
     """
     pairs = [one if isinstance(one, tuple) else (one, None) for one in (steps, *series)]
@@ -30,14 +30,16 @@ def merge_columns(steps: Any, *series: Any, columns: int = COLUMNS) -> tuple[np.
     return tuple(merged)
 
 
-def running_median(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def running_median(values: Float[np.ndarray, "... n"]) -> Float[np.ndarray, "... n"]:
     """Compute the median over a window of a thirtieth of the points, shrinking at both ends."""
-    half = len(values) // 60
+    half = values.shape[-1] // 60
     if half == 0:
         return values
-    padded = np.pad(values, half, constant_values=np.nan)
-    windows = np.sort(np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1), axis=1)
+    ends = np.full((*values.shape[:-1], half), np.nan)
+    padded = np.concatenate([ends, values, ends], axis=-1)
+    windows = np.sort(np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1, axis=-1))
     # NaNs sort last, so the median of the rest is found by counting; nanmedian warns and is slow.
-    count = np.sum(np.isfinite(windows), axis=1)
-    rows = np.arange(len(values))
-    return np.where(count > 0, windows[rows, np.maximum(count - 1, 0) // 2], np.nan)
+    count = np.sum(np.isfinite(windows), axis=-1)
+    middle = np.maximum(count - 1, 0) // 2
+    medians = np.take_along_axis(windows, middle[..., None], axis=-1)[..., 0]
+    return np.where(count > 0, medians, np.nan)

@@ -5,9 +5,9 @@ from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
-from fitkit._fit import Fit
+from fitkit._fit import Fit, norm_medians
 from fitkit._plotting.axes import View
-from fitkit._plotting.lines import line_of_medians, parameter_lines, view_of_medians
+from fitkit._plotting.lines import lines_of_medians, parameter_lines, view_of_medians
 from fitkit._plotting.panel import Frame
 
 
@@ -22,15 +22,12 @@ class Gradients:
 
     def view(self, frame: Frame) -> View:
         """Compute limits of whole decades, and the legend of what is coloured."""
-        norms = (_norms(frame, path) for path in frame.history.names)
-        return view_of_medians("Gradient norm", frame, norms)
+        return view_of_medians("Gradient norm", frame, _norms(frame))
 
     def marks(self, axes: Axes, frame: Frame) -> list[Artist]:
         """Draw a line for every parameter."""
-        return parameter_lines(
-            axes, frame, lambda path, n: [line_of_medians(frame, _norms(frame, path), n)]
-        )
+        return parameter_lines(axes, frame, lines_of_medians(frame, _norms(frame)))
 
 
-def _norms(frame: Frame, path: str) -> Float[np.ndarray, " bins"]:
-    return frame.history.summary("gradient_norms", path).median
+def _norms(frame: Frame) -> Float[np.ndarray, "bins parameters"]:
+    return norm_medians(frame.history, "gradient_norms")

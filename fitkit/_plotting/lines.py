@@ -1,9 +1,10 @@
 """Lines over the steps, one or several for every parameter, in the colours of the table."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
@@ -17,8 +18,9 @@ from fitkit._plotting.panel import Frame
 LABEL_LENGTH = 17  # characters that fit into the legend
 BEHIND = 60  # columns of each of the thin lines, of which there may be hundreds
 
-# Steps and ordinates of each line of a parameter, in at most so many columns.
-Lines = Callable[[str, int], list[tuple[np.ndarray, np.ndarray]]]
+# For each of these parameters the points of its lines, each a step and an ordinate, of which a line
+# has at most so many.
+Lines = Callable[[Sequence[str], int], Iterable[Iterable[Float[np.ndarray, "points 2"]]]]
 
 
 def legend_of(frame: Frame) -> tuple[tuple[str, str, Any], ...]:
@@ -29,44 +31,51 @@ def legend_of(frame: Frame) -> tuple[tuple[str, str, Any], ...]:
     )
 
 
-def view_of_medians(title: str, frame: Frame, medians: Iterable[np.ndarray]) -> View:
+def view_of_medians(
+    title: str, frame: Frame, medians: Float[np.ndarray, "bins parameters"]
+) -> View:
     """Compute limits of whole decades, and the legend of what is coloured."""
     steps = len(frame.history)
-    values = [finite(of_one[of_one > 0]) for of_one in medians]
     return View(
         title,
         step_limits(max(steps - 1, 0), frame.end, frame.settled),
-        decades(np.concatenate(values) if values else np.empty(0)),
+        decades(finite(medians[medians > 0])),
         legend=legend_of(frame),
         note="" if steps else "no steps yet",
     )
 
 
-def line_of_medians(
-    frame: Frame, medians: np.ndarray, columns: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Smooth the medians of the bins, in at most so many columns."""
-    steps, merged = merge_columns(frame.history.steps, medians, columns=columns)
-    # Zero has no place on a logarithmic axis.
-    return steps, running_median(np.where(merged > 0, merged, np.nan))
+def lines_of_medians(frame: Frame, medians: Float[np.ndarray, "bins parameters"]) -> Lines:
+    """Smooth the medians of the bins, of hundreds of parameters in one go."""
+    places = {path: place for place, path in enumerate(frame.history.names)}
+
+    def lines_of(paths: Sequence[str], columns: int) -> Float[np.ndarray, "paths 1 points 2"]:
+        chosen = medians[:, [places[path] for path in paths]]
+        steps, merged = merge_columns(frame.history.steps, chosen, columns=columns)
+        # Zero has no place on a logarithmic axis.
+        smooth = running_median(np.where(merged > 0, merged, np.nan).T)
+        return np.stack(np.broadcast_arrays(steps, smooth), axis=-1)[:, None]
+
+    return lines_of
 
 
 def parameter_lines(axes: Axes, frame: Frame, lines_of: Lines) -> list[Artist]:
     """Draw the parameters in sight in their colours, and all others as thin lines behind."""
     marks = lines_behind(axes, frame, lines_of)
+    shown = _in_sight(frame)
+    every = lines_of(list(shown), COLUMNS) if shown else ()
     front = [
         (line, colour(number), dash(number)[1])
-        for path, number in _in_sight(frame).items()
-        for line in lines_of(path, COLUMNS)
+        for number, lines in zip(shown.values(), every, strict=True)
+        for line in lines
     ]
     if len(frame.history.steps) <= FEW:
-        for (x, y), shade, pattern in front:
-            line = Line2D(x, y, color=shade, linestyle=pattern, linewidth=1.5, marker=".")
-            marks.append(attach_to_data(axes, line))
+        for line, shade, pattern in front:
+            dots = Line2D(*line.T, color=shade, linestyle=pattern, linewidth=1.5, marker=".")
+            marks.append(attach_to_data(axes, dots))
     elif front:
         # As one artist, because a dozen cost four times as much to draw.
-        segments = [np.column_stack(line) for line, _, _ in front]
-        shades, patterns = [one[1] for one in front], [one[2] for one in front]
+        segments, shades, patterns = map(list, zip(*front, strict=True))
         together = LineCollection(segments, colors=shades, linestyles=patterns, linewidths=1.5)
         marks.append(attach_to_data(axes, together))
     return marks
@@ -74,16 +83,18 @@ def parameter_lines(axes: Axes, frame: Frame, lines_of: Lines) -> list[Artist]:
 
 def lines_behind(axes: Axes, frame: Frame, lines_of: Lines) -> list[Artist]:
     """Draw the parameters that are not in sight as thin lines."""
+    others = _others(frame)
+    every = lines_of(list(others), BEHIND) if others else ()
     behind = [
-        (np.column_stack(line), INK if number is None else colour(number))
-        for path, number in _others(frame).items()
-        for line in lines_of(path, BEHIND)
+        (line, INK if number is None else colour(number))
+        for number, lines in zip(others.values(), every, strict=True)
+        for line in lines
     ]
     if not behind:
         return []
     segments, shades = zip(*behind, strict=True)
-    lines = LineCollection(list(segments), colors=shades, linewidths=0.5, alpha=0.35)
-    return [attach_to_data(axes, lines)]
+    together = LineCollection(list(segments), colors=shades, linewidths=0.5, alpha=0.35)
+    return [attach_to_data(axes, together)]
 
 
 def _in_sight(frame: Frame) -> dict[str, int]:

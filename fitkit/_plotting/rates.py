@@ -47,7 +47,7 @@ class Rates:
         now = frame.snapshot
         lines = rate_lines(now.events, now.step, rates_at(now))
         shown = [entry for entry in frame.entries if not entry.group]
-        marks = lines_behind(axes, frame, lambda path, _: [tuple(lines[path].T)])
+        marks = lines_behind(axes, frame, lambda paths, _: [[lines[path]] for path in paths])
         gap = min(APART, BUNDLE / max(len(shown), 1))
         for place, entry in enumerate(shown):
             aside = gap * ((len(shown) - 1) / 2 - place) / 72

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -81,7 +80,8 @@ class Scatter:
         most = min(self.limit / max(width, 1e-300), MOST_BINS / 2)
         # As many to both sides of zero, at least five.
         edges = np.linspace(-self.limit, self.limit, 2 * max(round(most), 5) + 1)
-        counts, _ = np.histogram(self.shown, edges)
+        # Bins of one width are found by arithmetic, others by sorting.
+        counts, _ = np.histogram(self.shown, len(edges) - 1, (-self.limit, self.limit))
         return edges, counts / (max(self.shown.size, 1) * np.diff(edges))
 
     @functools.cached_property
@@ -91,13 +91,18 @@ class Scatter:
         Smallest, at -σ of a normal distribution, median, at σ, and largest.
         """
         edges = np.linspace(0, self.flat.size, COLUMNS // 2 + 1).astype(int)
-        levels = np.full((len(edges) - 1, 5), np.nan)
-        for column, (start, end) in enumerate(itertools.pairwise(edges)):
-            part = self.flat[start:end]
-            if np.isfinite(part).any():
-                part = part[np.isfinite(part)]
-                levels[column] = np.quantile(part, [0.0, CENTRAL[0], 0.5, CENTRAL[1], 1.0])
-        return (edges[:-1] + edges[1:]) / 2, levels
+        starts, ends = edges[:-1, None], edges[1:, None]
+        numbers = starts + np.arange((ends - starts).max())
+        parts = self.flat[np.minimum(numbers, ends - 1)]
+        parts[numbers >= ends] = np.nan
+        # All stretches at once, for a `np.quantile` of each takes far longer. NaNs sort last.
+        parts.sort(axis=1)
+        last = np.maximum(np.sum(np.isfinite(parts), axis=1)[:, None] - 1, 0)
+        places = last * np.array([0.0, CENTRAL[0], 0.5, CENTRAL[1], 1.0])
+        below = places.astype(int)
+        low = np.take_along_axis(parts, below, axis=1)
+        high = np.take_along_axis(parts, np.minimum(below + 1, last), axis=1)
+        return (edges[:-1] + edges[1:]) / 2, low + (places - below) * (high - low)
 
     @property
     def words(self) -> str:

@@ -82,14 +82,16 @@ def _histogram(axes: Axes, scatter: Scatter, share: float) -> list[Artist]:
     beside = axes.get_yaxis_transform()
     rows = np.repeat(edges, 2)[1:-1]
     outline = np.column_stack([scale * np.repeat(density, 2), rows])
-    boxes = [
-        [(0, low), (scale * one, low), (scale * one, high), (0, high)]
-        for low, high, one in zip(edges[:-1], edges[1:], density, strict=True)
-    ]
-    middles = (edges[:-1] + edges[1:]) / 2
-    shades = [SKY] if scatter.image is None else COLOURS(_share(scatter, middles))
-    alpha = 0.45 if scatter.image is None else None
-    bars = PolyCollection(boxes, facecolors=shades, alpha=alpha, linewidths=0)
+    if scatter.image is None:
+        whole = np.concatenate([[(0, edges[0])], outline, [(0, edges[-1])]])
+        bars = PolyCollection([whole], facecolors=[SKY], alpha=0.45, linewidths=0)
+    else:
+        boxes = [
+            [(0, low), (scale * one, low), (scale * one, high), (0, high)]
+            for low, high, one in zip(edges[:-1], edges[1:], density, strict=True)
+        ]
+        shades = COLOURS(_share(scatter, (edges[:-1] + edges[1:]) / 2))
+        bars = PolyCollection(boxes, facecolors=shades, linewidths=0)
     step = LineCollection([outline], colors=INK if scatter.image is not None else BLUE)
     step.set_linewidth(0.8)
     inside = np.where(scale * normal <= share, scale * normal, np.nan)

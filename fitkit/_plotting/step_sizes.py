@@ -5,9 +5,9 @@ from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
-from fitkit._fit import Fit
+from fitkit._fit import Fit, norm_medians
 from fitkit._plotting.axes import View
-from fitkit._plotting.lines import line_of_medians, parameter_lines, view_of_medians
+from fitkit._plotting.lines import lines_of_medians, parameter_lines, view_of_medians
 from fitkit._plotting.panel import Frame
 
 
@@ -23,17 +23,16 @@ class StepSizes:
     def view(self, frame: Frame) -> View:
         """Compute limits of whole decades, and the legend of what is coloured."""
         title = "Step size" if frame.units is None else "Step size / error bar"
-        sizes = (_in_units(frame, path) for path in frame.history.names)
-        return view_of_medians(title, frame, sizes)
+        return view_of_medians(title, frame, _in_units(frame))
 
     def marks(self, axes: Axes, frame: Frame) -> list[Artist]:
         """Draw the parameters in sight in their colours, and all others as thin lines behind."""
-        return parameter_lines(
-            axes, frame, lambda path, n: [line_of_medians(frame, _in_units(frame, path), n)]
-        )
+        return parameter_lines(axes, frame, lines_of_medians(frame, _in_units(frame)))
 
 
-def _in_units(frame: Frame, path: str) -> Float[np.ndarray, " bins"]:
-    """Compute the step sizes of a parameter; NaN where there are units, but none for it."""
-    scale = 1.0 if frame.units is None else frame.units.get(path, np.nan)
-    return frame.history.summary("step_norms", path).median / scale
+def _in_units(frame: Frame) -> Float[np.ndarray, "bins parameters"]:
+    """Compute the step sizes; NaN where there are units, but none for a parameter."""
+    sizes, units = norm_medians(frame.history, "step_norms"), frame.units
+    if units is None:
+        return sizes
+    return sizes / np.array([units.get(path, np.nan) for path in frame.history.names])

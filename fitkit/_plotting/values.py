@@ -1,5 +1,7 @@
 """The panel of the values: the way that every small parameter went."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
 from matplotlib.artist import Artist
@@ -30,8 +32,7 @@ class Values:
 
     def view(self, frame: Frame) -> View:
         """Compute limits that hold all values, and the legend of what is coloured."""
-        history = frame.history
-        elements = [_elements(frame, path) for path in history.names]
+        history, elements = frame.history, _elements(frame).values()
         values = [finite(one) for one in elements]
         inside = [] if frame.units is None else [np.array([-1.0, 1.0])]
         recorded = any(one.size for one in elements)
@@ -47,22 +48,31 @@ class Values:
 
     def marks(self, axes: Axes, frame: Frame) -> list[Artist]:
         """Draw a line for every element."""
+        elements = _elements(frame)
 
-        def lines_of(path: str, columns: int) -> list[tuple[np.ndarray, np.ndarray]]:
-            elements = _elements(frame, path)
-            steps, *lines = merge_columns(frame.history.steps, *elements.T, columns=columns)
-            return [(steps, line) for line in lines]
+        def lines_of(paths: Sequence[str], columns: int) -> list[list[np.ndarray]]:
+            every = []
+            for path in paths:
+                series = elements[path].T
+                steps, *lines = merge_columns(frame.history.steps, *series, columns=columns)
+                every.append([np.column_stack((steps, line)) for line in lines])
+            return every
 
         return parameter_lines(axes, frame, lines_of)
 
 
-def _elements(frame: Frame, path: str) -> Float[np.ndarray, "bins elements"]:
-    """Look up what is drawn of a parameter, element by element; nothing if that is not known."""
-    values = frame.history.values
-    if path not in values or (frame.units is not None and path not in frame.units):
-        return np.empty((len(frame.history.steps), 0))
-    elements = values[path].reshape(len(values[path]), -1)
-    if frame.units is None:
-        return elements
-    now = np.ravel(np.asarray(named_leaves(frame.snapshot.params)[path], dtype=float))
-    return (elements - now) / np.ravel(frame.errors[path])
+def _elements(frame: Frame) -> dict[str, Float[np.ndarray, "bins elements"]]:
+    """Look up what is drawn of each parameter, element by element; nothing if that is not known."""
+    values, units = frame.history.values, frame.units
+    now = {} if units is None else named_leaves(frame.snapshot.place.view.params)
+    every = {}
+    for path in frame.history.names:
+        if path not in values or (units is not None and path not in units):
+            every[path] = np.empty((len(frame.history.steps), 0))
+            continue
+        elements = values[path].reshape(len(values[path]), -1)
+        if units is not None:
+            middle = np.ravel(np.asarray(now[path], dtype=float))
+            elements = (elements - middle) / np.ravel(frame.errors[path])
+        every[path] = elements
+    return every
