@@ -1,13 +1,8 @@
 """Several processes that fit together: the first decides, and all have the same answer."""
 
-import os
-import socket
-import subprocess
-import sys
-import threading
-
 import numpy as np
 import pytest
+from processes import free_address, run_together
 
 from fitkit._fit.agree import Agreement, Decision, leads
 from fitkit._fit.status import Status
@@ -144,49 +139,22 @@ tell("report", fit.report.operation, fit.report.origin)
 """
 
 
-def free_address():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{one.getsockname()[1]}"
-
-
 @pytest.mark.slow
 def test_two_processes_steered_by_the_first_have_the_same_answer(tmp_path):
     address, seed = free_address(), str(np.random.default_rng().integers(1000))
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(rank), address, str(tmp_path), seed],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    told = [("", "")] * 2
+    ended = run_together(
+        [["-c", SCRIPT, str(rank), address, str(tmp_path), seed] for rank in range(2)],
+        [{}, {}],
+        tmp_path,
+    )
+    assert not any(one.status for one in ended), (seed, ended)
 
-    def read(rank):
-        told[rank] = processes[rank].communicate()
-
-    readers = [threading.Thread(target=read, args=(rank,)) for rank in range(2)]
-    for reader in readers:
-        reader.start()
-    for reader in readers:
-        reader.join(timeout=240)
-    hung = any(reader.is_alive() for reader in readers)
-    for process in processes:
-        process.kill()
-    for reader in readers:
-        reader.join()
-    assert not hung and not any(p.returncode for p in processes), (seed, told)
-
-    said = [[line for line in out.splitlines() if line.startswith("|")] for out, _ in told]
+    said = [[line for line in out.splitlines() if line.startswith("|")] for _, out, _ in ended]
     assert said[0] == said[1], seed
     for line, status in zip(said[0], ("paused", "stopped", "paused", "converged"), strict=False):
         assert f" {status} " in line, (seed, line)
     # The first process alone shows and saves.
-    assert "loss" in told[0][0].replace("| ", "") and "\r" not in told[1][0]
+    assert "loss" in ended[0].out.replace("| ", "") and "\r" not in ended[1].out
     assert {path.name for path in tmp_path.iterdir()} == {"fit-0", "auto-0"}
 
     # One process by itself, SciPy's, on all of the data.
@@ -198,7 +166,7 @@ def test_two_processes_steered_by_the_first_have_the_same_answer(tmp_path):
         lambda p: (p[0] * np.exp(-p[1] * x) - y) / 0.01, [1.0, 0.2], xtol=1e-15, ftol=1e-15
     )
     errors = np.sqrt(np.diag(np.linalg.inv(best.jac.T @ best.jac)))
-    line = next(line for line in told[0][0].splitlines() if line.startswith("ERRORS"))
+    line = next(line for line in ended[0].out.splitlines() if line.startswith("ERRORS"))
     # SciPy's Jacobian comes from differences, which have half the digits.
     np.testing.assert_allclose(
         [float(one) for one in line.split()[1:]], [best.cost, *errors], rtol=1e-6

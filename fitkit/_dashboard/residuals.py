@@ -32,6 +32,11 @@ class LatestResiduals:
         place = weakref.ref(now.place)
         if place == self._place or now.place.program.problem.residuals_function is None:
             return
+        if self._fit.shared:
+            # This process by itself would wait for the others for ever.
+            words = "the data are spread over several processes:\nfit.result().plot_residuals()"
+            self.scatter = Scatter(problem=words)
+            return
         try:
             scatter = Scatter(residuals_at(now), now.step)
         except Exception as error:  # Nobody asked: the panel says it, and all else goes on.

@@ -126,7 +126,14 @@ class Autosave:
     def save_if_changed(self) -> None:
         """Save the fit here and now, unless it is as it was saved last."""
         fit = self._fit()
-        if fit is not None and fit.leads:
+        if fit is None:
+            return
+        if fit.shared:
+            # All processes compute what is saved, which they do where their run ends. In a loop
+            # over steps, which stands still meanwhile, what was saved last remains.
+            with contextlib.suppress(RuntimeError):
+                fit.pause()
+        if fit.leads:
             self._save(fit)
 
     def _work(self, fit: Any) -> None:

@@ -18,7 +18,7 @@ from fitkit._checkpoint import read, write
 from fitkit._fisher import FisherMatrix, FisherSpectrum
 from fitkit._fit.additive import in_batches, in_blocks
 from fitkit._fit.advance import given_up, with_event
-from fitkit._fit.agree import leads, require_all
+from fitkit._fit.agree import Agreement, leads, require_all
 from fitkit._fit.autosave import Autosave
 from fitkit._fit.batches import Minibatch
 from fitkit._fit.by_hand import checked_values, undone_values, with_values
@@ -556,8 +556,6 @@ class Fit:
         ------
         UnknownPathError, TypeError, ValueError
             If starts cannot be drawn so; the message names the path and the cure.
-        RuntimeError
-            If several processes fit together.
 
         Examples
         --------
@@ -576,16 +574,12 @@ class Fit:
         >>> float(fit.params["frequency"])
         2.0
         """
-        if self.shared:
-            raise RuntimeError(
-                "multistart: the data of this fit are spread over several processes, and starts "
-                "are fitted within one. Fit a part of the data that one process holds."
-            )
         self.pause()
         now = self._read_again()
         program = now.place.program
         drawn = (n, spread, now.place.state.params, program.bounds, now.frozen, key)
-        table = search(now, draw_starts(*drawn), progress)
+        require_all(self._engine.mesh, "multistart")
+        table = search(now, draw_starts(*drawn), progress and self.leads)
         if not len(table) or not table.loss[0] <= now.loss:
             note = "none is lower than where the fit is, which stays there"
             return dataclasses.replace(table, note=note)
@@ -918,8 +912,10 @@ class Fit:
         >>> again.step, again.loss == fit.loss
         (10, True)
         """
-        record = read(path)
         fit = cls(**problem)
+        # The first process may be writing still what the others are about to read.
+        Agreement(fit._engine.mesh).on_all(True)
+        record = read(path)
         loaded = from_record(fit.snapshot, record, os.fspath(path))
         fit._engine.update(lambda now: loaded)
         return fit

@@ -18,6 +18,7 @@ from fitkit._format import number
 from fitkit._many import fit_many
 from fitkit._paths import named_elements, named_leaves
 from fitkit._result import CONVERGED
+from fitkit._sharding import everywhere, replicated
 
 # Two minima are one if their chi-squares differ by no more than this share: far above rounding, and
 # far below what a thousandth of a standard error changes of a hundred data.
@@ -192,30 +193,33 @@ def _by_optimiser(now: Snapshot, starts: PyTree) -> Multistart:
     if program.problem.batches is not None:
         program = program.but(problem=program.problem.whole)
     controls = jax.tree.map(jnp.asarray, now.steering.controls)
-    step, args = program.step, program.args
+    step, mesh = program.step, program.problem.mesh
 
     def begin(params: PyTree) -> tuple:
         state = initial_state(params, program.optimiser, program.on_nonfinite)
         return step.begin(state, controls), params, jnp.asarray(jnp.inf)
 
-    def take(_: Any, carry: tuple) -> tuple:
+    def take(args: PyTree, carry: tuple) -> tuple:
         state, best, lowest = carry
         after, info, _ = step(state, controls, args)
         better = info.loss < lowest
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state.params, best)
         return after, best, jnp.where(better, info.loss, lowest).astype(lowest.dtype)
 
-    @functools.partial(jax.jit, static_argnums=1)
-    def advance(carry: tuple, steps: int) -> tuple:
-        return jax.vmap(lambda one: jax.lax.fori_loop(0, steps, take, one))(carry)
+    @functools.partial(jax.jit, static_argnums=2, out_shardings=replicated(mesh))
+    def advance(carry: tuple, args: PyTree, steps: int) -> tuple:
+        def several(one: tuple) -> tuple:
+            return jax.lax.fori_loop(0, steps, lambda _, one: take(args, one), one)
 
-    carry, taken = advance(jax.vmap(begin)(starts), 1), 0
+        return jax.vmap(several)(carry)
+
+    carry, taken = advance(everywhere(jax.vmap(begin)(starts), mesh), program.args, 1), 0
     first = before = np.asarray(carry[2])
     while True:
         # As many again as there were, so that the last half is what a look covers.
         more = max(taken, LEAST)
         for _ in range(more // LEAST):
-            carry = advance(carry, LEAST)
+            carry = advance(carry, program.args, LEAST)
         taken, lowest = taken + more, np.asarray(carry[2])
         finite = np.isfinite(lowest)
         gained = np.where(finite, first, 0) - np.where(finite, lowest, 0)

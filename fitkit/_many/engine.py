@@ -16,6 +16,7 @@ from fitkit._many.record import KINDS, WAITING, Record
 from fitkit._many.second import SIDE_BY_SIDE, Judged, SecondTier
 from fitkit._many.systems import Systems
 from fitkit._result import CONVERGED, Kind
+from fitkit._sharding import find_mesh, is_shared, to_host
 
 # Numbers of all derivatives and residuals in the lanes, which then stay in a core's cache; and
 # lanes, of which more are not faster but longer idle at the end.
@@ -24,6 +25,8 @@ ENTRIES, MOST_LANES = 2**17, 128
 BATCH_BYTES, MOST_FITS = 2**23, 2**13
 # How long a call takes, about: a pause comes after the one at hand.
 SECONDS = 0.1
+# Rounds of a call: enough for any fit, and within 32 bits.
+MOST_ROUNDS = 2**20
 
 
 class Engine:
@@ -52,6 +55,7 @@ class Engine:
         taken = sum(part[:1].nbytes for part in systems.own) + self._each * n * 8
         most = max(1, min(BATCH_BYTES // taken, MOST_FITS // self._each))
         self._many = 2 ** (most.bit_length() - 1)
+        self._together = is_shared(find_mesh(systems.shared))
         self.second = SecondTier(systems)
         self.notes: list[str] = []
         self._restart()
@@ -116,11 +120,13 @@ class Engine:
             self.systems.shared,
             limits,
         )
-        self._write(*(np.asarray(part)[: int(count)] for part in written))
+        self._write(*(to_host(part)[: int(count)] for part in written))
         seconds = max(time.perf_counter() - began, 1e-6) / max(int(rounds), 1)
         self._lanes, self._taken = lanes, int(taken)
         # The first call compiles, and is no measure: it makes one round.
-        self._limit = min(max(1, int(SECONDS / seconds)), 8 * self._limit + 8)
+        most = min(8 * self._limit + 8, MOST_ROUNDS)
+        # Several processes must make the same calls, whatever their clocks say.
+        self._limit = most if self._together else min(max(1, int(SECONDS / seconds)), most)
         used_up = self._taken >= int(batch.fits)
         if used_up and not (last and bool((lanes.job >= 0).any())):
             self._at, self._taken, self._batch = self._at + self._many, 0, None

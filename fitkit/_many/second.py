@@ -20,6 +20,7 @@ from fitkit._many.recipe import Recipe
 from fitkit._many.systems import Systems
 from fitkit._optimisers import Verdict, blocked, gauss_newton
 from fitkit._result import Assessment, Kind, assess
+from fitkit._sharding import to_host
 
 # Side by side: enough that a call costs little beside them, and few that are padding.
 SIDE_BY_SIDE = 8
@@ -134,7 +135,7 @@ class SecondTier:
             rows = np.resize(starts[at : at + SIDE_BY_SIDE], (SIDE_BY_SIDE, starts.shape[1]))
             own = [jnp.asarray(part[some]) for part in systems.own]
             found.append(refined(systems.recipe, jnp.asarray(rows), own, systems.shared, limits))
-        return np.concatenate([np.asarray(rows) for rows in found])[: len(starts)]
+        return np.concatenate([to_host(rows) for rows in found])[: len(starts)]
 
     def inputs(self, system: int, values: Float[np.ndarray, " n"]) -> tuple[Any, Any]:
         """Put together what `residuals` takes of one system."""
@@ -146,7 +147,7 @@ class SecondTier:
         systems = self._systems
         params, given = self.inputs(system, values)
         assessment = self._assessed(params, given)
-        residuals = np.asarray(_flat(self.residuals, params, given), np.float64)
+        residuals = to_host(_flat(self.residuals, params, given)).astype(np.float64)
         chi_square, data = float(residuals @ residuals), residuals.size - assessment.left_out
         errors, rank = np.full(len(values), np.nan), 0
         if assessment.kind is not Kind.NONFINITE:

@@ -13,6 +13,7 @@ from fitkit._fisher import hessian, loss_product, split_params
 from fitkit._optimisers import blocked
 from fitkit._profile.minimum import Minimum
 from fitkit._programs import no_debugging
+from fitkit._sharding import to_host
 
 # Points side by side; a round of few costs what one of all does.
 LANES = 16
@@ -72,7 +73,7 @@ class Newton:
             ]
             with no_debugging():
                 walks = minimised(minimum.loss, free, frozen, minimum.args, *rows, *limits)
-            found.append([np.asarray(part)[: len(held[some])] for part in walks])
+            found.append([to_host(part)[: len(held[some])] for part in walks])
         x, loss, settled = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return np.where(held, starts, x), np.where(np.isfinite(loss), loss, np.inf), settled
 

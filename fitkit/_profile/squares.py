@@ -18,6 +18,7 @@ from fitkit._paths import named_leaves
 from fitkit._profile.minimum import Minimum
 from fitkit._programs import no_debugging
 from fitkit._result import CONVERGED, Kind
+from fitkit._sharding import to_host
 
 # Points that are minimised side by side: the ends of the intervals of some parameters, or half of
 # a curve. All lanes are evaluated in every round, so more would cost what they do not bring.
@@ -113,7 +114,7 @@ class Squares:
             points = np.resize(x[at : at + LANES], (LANES, x.shape[1]))
             with no_debugging():
                 losses = evaluated(systems.recipe, points, rows, systems.shared)
-            found.append(np.asarray(losses, float)[: len(x[at : at + LANES])])
+            found.append(to_host(losses).astype(float)[: len(x[at : at + LANES])])
         losses = np.concatenate(found)
         return np.where(np.isfinite(losses), losses, np.inf)
 
