@@ -197,6 +197,19 @@ def test_what_is_no_minimum_is_called_by_its_name(name, function, start, status)
         assert np.isinf(found.errors["a"]).all()
 
 
+def test_where_whole_steps_overshoot_a_lane_does_not_hover_to_the_last_round():
+    def bent(params, curvature):
+        # At 0 the residuals are (1, -1), and a step leads from there to curvature * x.
+        x = params["x"]
+        return jnp.stack([x + 1, curvature * x**2 + x - 1])
+
+    found = fk.fit_many(bent, {"x": 0.3}, -np.linspace(1.2, 2, 5), progress=False)
+    assert found.success.all()
+    assert found.rounds.max() < 50
+    # Six digits of a standard error, and far more.
+    assert np.abs(found.values["x"] / found.errors["x"]).max() < 1e-9
+
+
 def test_one_system_is_an_ordinary_result(many, unchecked):
     result = many[7]
     assert result.success

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from fitkit._fisher import first, transposed_jacobian
 from fitkit._paths import common_dtype
@@ -15,9 +15,13 @@ from fitkit._paths import common_dtype
 # depend on it and costs half as much as all of them in one; the compiler computes what they share
 # once, but not loops. Up to so many instructions, which take seconds to compile.
 MOST_REPEATED = 2000
-# Up to so many rows their products are written out one by one: a batched matrix product, one call
-# for every lane, takes longer for the 3 rows of two parameters and half as long for 9.
-WRITTEN_OUT = 5
+# Up to so many rows all their products are summed in one pass over the data, as far as possible in
+# registers: a batched matrix product, one call for every lane, takes three times as long for 9 rows
+# and less from 16.
+ONE_PASS = 13
+# So many data at least are summed one after the other, and then the sums: of 100,000 in a row
+# float32 would keep four digits.
+BLOCK = 256
 
 
 def linearised(
@@ -102,23 +106,46 @@ def rows_of(pieces: tuple[Float[Array, "lanes _ m"], ...]) -> list[Float[Array, 
 
 def products(pieces: tuple[Float[Array, "lanes _ m"], ...]) -> Float[Array, "k k lanes"]:
     """Compute all scalar products of the rows of every lane."""
-    k = sum(piece.shape[1] for piece in pieces)
-    if k > WRITTEN_OUT:
+    k, m = sum(piece.shape[1] for piece in pieces), pieces[0].shape[2]
+    if k > ONE_PASS:
         rows = jnp.concatenate(pieces, axis=1)
         highest: Any = jax.lax.Precision.HIGHEST
         return jnp.moveaxis(jnp.einsum("wim,wjm->wij", rows, rows, precision=highest), 0, -1)
     rows = rows_of(pieces)
-    known = [[jnp.sum(rows[i] * rows[j], axis=-1) for j in range(i + 1)] for i in range(k)]
-    return jnp.stack([jnp.stack([known[max(i, j)][min(i, j)] for j in range(k)]) for i in range(k)])
+    blocks = max(1, m // BLOCK)
+    whole = m // blocks * blocks
+    known = _products([row[:, :whole].reshape(-1, blocks, m // blocks) for row in rows]).sum(axis=2)
+    if whole < m:
+        known += _products([row[:, whole:] for row in rows])
+    # Where the product of two rows stands among those of every row and the ones before it.
+    i, j = np.maximum(*np.indices((k, k))), np.minimum(*np.indices((k, k)))
+    return known[i * (i + 1) // 2 + j]
+
+
+def _products(rows: list[Float[Array, "*lanes m"]]) -> Float[Array, "pairs *lanes"]:
+    """Sum the products of every row with itself and those before it, in one pass."""
+    pairs = [one * other for i, one in enumerate(rows) for other in rows[: i + 1]]
+    zero = jnp.zeros((), pairs[0].dtype)
+    sums = jax.lax.reduce(
+        pairs,
+        [zero] * len(pairs),
+        lambda these, those: [a + b for a, b in zip(these, those, strict=True)],
+        (pairs[0].ndim - 1,),
+    )
+    return jnp.stack(sums)
 
 
 def data_of(pieces: tuple[Float[Array, "lanes _ m"], ...]) -> Float[Array, " lanes"]:
     """Count the residuals that are data: those are none that are zero, with derivatives of zero."""
     residuals = pieces[-1][:, -1]
-    zero = jnp.sum(residuals == 0, axis=-1, dtype=residuals.dtype)
+    # As integers: to sum floating-point numbers along the last axis XLA calls a library on a CPU,
+    # and compiles a loop without such calls as one function, which takes little
+    # more than half as long.
+    zero = jnp.sum(residuals == 0, axis=-1, dtype=jnp.int32)
 
-    def dead() -> Float[Array, " lanes"]:
+    def dead() -> Int[Array, " lanes"]:
         none = jnp.all(jnp.stack([jnp.all(piece == 0, axis=1) for piece in pieces]), axis=0)
-        return jnp.sum(none, axis=-1, dtype=residuals.dtype)
+        return jnp.sum(none, axis=-1, dtype=jnp.int32)
 
-    return residuals.shape[-1] - jax.lax.cond(jnp.any(zero > 0), dead, lambda: zero)
+    without = jax.lax.cond(jnp.any(zero > 0), dead, lambda: zero)
+    return (residuals.shape[-1] - without).astype(residuals.dtype)

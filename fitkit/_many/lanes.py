@@ -314,8 +314,11 @@ def _judged(
     radius = jnp.where(leap, jnp.minimum(radius, CAUTION * reach), radius)
     # What bounds cut short may foretell a rise: then a shorter step does not.
     nothing = (lanes.foretold >= 0) & (lanes.foretold <= ROUNDINGS * eps * before)
-    tiny = (radius <= ROUNDINGS * eps * reach) | nothing
-    return taken, radius, (lanes.stage > 0) & ~taken & tiny
+    # A radius that has overflowed stays so.
+    tiny = ~(radius > ROUNDINGS * eps * reach) | nothing
+    # Where Gauss-Newton's steps overshoot, damped ones hover about the minimum, out of sight.
+    hovers = taken & unseen & (lanes.stage == 2) & ~lanes.whole & ~lanes.cut
+    return taken, radius, (lanes.stage > 0) & ((~taken & tiny) | hovers)
 
 
 def _held(
