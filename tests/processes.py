@@ -54,7 +54,7 @@ def run_together(
     for reader in readers:
         reader.start()
     for reader in readers:
-        reader.join(timeout=240)
+        reader.join(timeout=600)  # Seconds they take alone, on a busy machine minutes.
     hung = any(reader.is_alive() for reader in readers)
     for process in processes:
         process.kill()
