@@ -47,6 +47,7 @@ from fitkit._plotting import Contour as Contour
 from fitkit._plotting import Many as Many
 from fitkit._plotting import Profile as Profile
 from fitkit._plotting import Result as Result
+from fitkit._programs import keep_memory as keep_memory
 from fitkit._residuals import LogNormal as LogNormal
 from fitkit._residuals import Normal as Normal
 from fitkit._residuals import poisson_residuals as poisson_residuals
