@@ -65,8 +65,26 @@ class Stretches:
                 zip(found, sizes, strict=True), key=lambda pair: getattr(pair[0], "source", None)
             )
         ]
+        if len(runs) > _FEW and (mixed := self._mixed(found, sizes)) is not None:
+            return mixed
         parts = [self._run([p for p, _ in run], [size for _, size in run]) for run in runs]
         return parts[0] if len(parts) == 1 else lax.concatenate(parts, 0)
+
+    def _mixed(self, places: Sequence[Place | Constant], sizes: Sequence[int]) -> Array | None:
+        """Return stretches of a few vectors in turn, by one gather from all of these."""
+        if any(isinstance(place, Constant) for place in places):
+            return None
+        sources = list(dict.fromkeys(place.source for place in places))  # pyright: ignore
+        wholes = [self._vectors[source].ravel() for source in sources]
+        if len(sources) > _FEW or sum(whole.size for whole in wholes) > 2 * sum(sizes):
+            return None
+        firsts = dict(zip(sources, _starts([whole.size for whole in wholes]), strict=True))
+        indices = [
+            firsts[place.source] + _indices(place, size)
+            for place, size in zip(places, sizes, strict=True)
+        ]
+        whole = lax.concatenate(wholes, 0)
+        return whole.at[np.concatenate(indices)].get(mode="promise_in_bounds")
 
     def _found(self, place: Place) -> Place:
         within = self._within.get(place.source)
@@ -96,14 +114,7 @@ class Stretches:
         if len(set(places)) == 1 and places[0].size == 1:
             return lax.broadcast(self.array(places[0], ()), (sum(sizes),))
         whole = self._vectors[places[0].source].ravel()
-        indices = np.concatenate(
-            [
-                np.arange(place.start, place.start + place.size)
-                if place.size == size
-                else np.full(size, place.start)
-                for place, size in zip(places, sizes, strict=True)
-            ]
-        )
+        indices = np.concatenate([_indices(*one) for one in zip(places, sizes, strict=True)])
         if np.array_equal(indices, np.arange(whole.size)):
             return whole
         breaks = np.flatnonzero(np.diff(indices) != 1) + 1
@@ -112,6 +123,13 @@ class Stretches:
             parts = [lax.slice(whole, (int(r[0]),), (int(r[-1]) + 1,)) for r in runs]
             return parts[0] if len(parts) == 1 else lax.concatenate(parts, 0)
         return whole.at[indices].get(mode="promise_in_bounds")
+
+
+def _indices(place: Place, size: int) -> np.ndarray:
+    """Return where the elements of a stretch are, or its single one so many times."""
+    if place.size != size:
+        return np.full(size, place.start)
+    return np.arange(place.start, place.start + place.size)
 
 
 def _constants(values: Sequence[np.ndarray], sizes: Sequence[int]) -> Array:
