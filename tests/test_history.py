@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -11,6 +13,18 @@ from fitkit._fit.record import Columns, recorded
 def rows(count, start=0):
     step = np.arange(start, start + count, dtype=float)
     return np.stack([1000 - step, step, 2 * step], axis=1)
+
+
+def bytes_of(history):
+    """Count what is held, whole arrays where a part of one is held."""
+    pending = history._pending
+    arrays = history._data, pending.parts, pending.rows
+    return sum((one if one.base is None else one.base).nbytes for one in arrays)
+
+
+def wide(width, names=("a",)):
+    """Build an empty history whose bins are as wide as after many steps."""
+    return dataclasses.replace(History.empty(Columns(names, {})), width=width)
 
 
 def test_rows_are_exact_until_the_bins_are_full():
@@ -39,8 +53,7 @@ def test_ten_million_steps_stay_small_and_keep_their_extremes():
             block[dip - start, 0] = -3.0
         history = history.extended(block)
     assert len(history) == total
-    memory = history._data.nbytes + sum(block.nbytes for block in history._pending)
-    assert memory < 5_000_000
+    assert bytes_of(history) < 5_000_000
     loss = history.summary("loss")
     assert len(loss.first) == len(history.steps) <= 2048
     assert loss.maximum.max() == 50.0
@@ -50,6 +63,141 @@ def test_ten_million_steps_stay_small_and_keep_their_extremes():
     # The median of 1 + 0.1 U(0, 1) is 1.05; 1000s of draws a bin leave less than 0.001 of noise.
     np.testing.assert_allclose(np.median(loss.median), 1.05, atol=1e-3)
     assert history.steps[-1] == total - 1
+
+
+@pytest.mark.parametrize("width", [1, 2**16, 2**20])
+def test_a_bin_of_many_rows_takes_no_more_memory_than_one_of_few(width):
+    history, most = wide(width, [f"p{i}" for i in range(450)]), 0
+    block = np.ones((3000, history.row_length))
+    for _ in range(25):
+        history = history.extended(block)
+        most = max(most, bytes_of(history))
+    assert len(history) == 75_000
+    # Bins of 8 MB, 127 rows of 901 numbers, and 13 parts of a bin at most, of five rows each.
+    assert most < 8_000_000 + (127 + 13 * 5) * 901 * 8
+    back = history.truncated(74_000)
+    assert (len(back), bytes_of(back) < 10_000_000) == (74_000, True)
+    saved = sum(array.nbytes for array in history.to_arrays().values())
+    assert saved < 10_000_000
+
+
+def test_of_a_large_array_only_the_rows_that_came_are_kept():
+    history, record = wide(64), np.ones((100_000, 3))
+    for _ in range(100):
+        history = history.extended(record[:1])
+    assert bytes_of(history) < 500_000
+
+
+@pytest.mark.parametrize("width", [8, 128, 256, 4096])
+def test_a_wide_bin_knows_its_rows_while_it_is_filled(width):
+    rng = np.random.default_rng(width)
+    noise, history, seen = rng.normal(size=(9000, 3)), wide(width), []
+    while len(history) < len(noise):
+        history = history.extended(noise[len(history) :][: rng.integers(1, 700)])
+        seen.append(history)
+    # Asked at the end, each history knows its own steps, not those that others went on with.
+    for one in seen:
+        bins = np.split(noise[: len(one)], range(width, len(one), width))
+        bounds = np.cumsum([0, *map(len, bins)])
+        found = [one.summary("loss"), one.summary("step_norms", "a")]
+        for column, summary in zip((0, 2), found, strict=True):
+            values = [rows[:, column] for rows in bins]
+            np.testing.assert_array_equal(one.steps, bounds[1:] - 1)
+            np.testing.assert_array_equal(summary.first, [rows[0] for rows in values])
+            np.testing.assert_array_equal(summary.last, [rows[-1] for rows in values])
+            np.testing.assert_array_equal(summary.minimum, [rows.min() for rows in values])
+            np.testing.assert_array_equal(summary.maximum, [rows.max() for rows in values])
+            # The ninther of normal noise errs by 0.4 or so where there are no more than 128 rows.
+            assert np.all(np.abs(summary.median[[len(rows) > 8 for rows in values]]) < 2)
+        np.testing.assert_array_equal(one.latest.gradient_norms, noise[len(one) - 1, 1:2])
+
+
+def test_the_median_of_a_bin_weighs_each_part_by_its_rows():
+    losses = np.repeat([1.0, 2.0, 3.0], [256, 128, 64])
+    history = wide(1024).extended(np.stack([losses] * 3, axis=1))
+    # Three roundings.
+    wanted = np.mean(losses)
+    np.testing.assert_allclose(history.summary("loss").median, [wanted], rtol=3 * 2.3e-16)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000, 5000])
+def test_wide_bins_do_not_depend_on_how_rows_arrive(chunk):
+    noise = np.random.default_rng(0).normal(size=(9001, 3))
+    whole, parts = wide(1024).extended(noise), wide(1024)
+    for start in range(0, len(noise), chunk):
+        parts = parts.extended(noise[start : start + chunk])
+    for name, array in whole.to_arrays().items():
+        np.testing.assert_array_equal(array, parts.to_arrays()[name])
+
+
+@pytest.mark.parametrize("known", [0, 1, 100, 700, 5000])
+@pytest.mark.parametrize("keep", [4096, 4097, 4800, 5119, 5120, 5121, 5990, 6016, 6020, 1500, 256])
+def test_of_a_cut_bin_what_can_be_known_stays(keep, known):
+    """Bins of 4096 rows, and 2000 rows in parts of 1024, 512, 256 and 128, and 80 as they are."""
+    noise = np.random.default_rng(0).normal(size=(6096, 3))
+    full = wide(4096).extended(noise)
+    before = full.summary("loss")
+    known = min(known, keep)
+    history = full.truncated(keep, noise[keep - known : keep])
+    # The cut part is that whose rows are not all before the cut.
+    starts = [0, 4096, 5120, 5632, 5888, 6016]
+    start = max(one for one in starts if one <= keep)
+    wanted = noise[:keep].copy()
+    if start < 6016:
+        wanted[start : max(keep - known, start)] = noise[start]
+    bins = np.split(wanted, [4096])[: 1 + (keep > 4096)]
+    found = history.summary("loss")
+    assert len(history) == keep
+    np.testing.assert_array_equal(found.first, [rows[0, 0] for rows in bins])
+    np.testing.assert_array_equal(found.last, [rows[-1, 0] for rows in bins])
+    np.testing.assert_array_equal(found.minimum, [rows[:, 0].min() for rows in bins])
+    np.testing.assert_array_equal(found.maximum, [rows[:, 0].max() for rows in bins])
+    # What is filled from here on is filled as if the rows had come so.
+    again = history.extended(noise[keep:])
+    assert len(again) == len(noise)
+    assert [len(one) for one in again.summary("loss")] == [2] * 5
+    np.testing.assert_array_equal(full.summary("loss"), before)
+
+
+def test_a_history_of_wide_bins_is_saved_and_goes_on():
+    noise = np.random.default_rng(0).normal(size=(9001, 3))
+    whole = wide(1024).extended(noise)
+    start = wide(1024).extended(noise[:5000])
+    again = History.empty(Columns(["a"], {})).from_arrays(start.to_arrays())
+    assert (len(again), again.width) == (5000, 1024)
+    for name, array in again.extended(noise[5000:]).to_arrays().items():
+        np.testing.assert_array_equal(array, whole.to_arrays()[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("counts", np.array([1024, 4])),
+        ("counts", np.array([1024.0, 4.0, 904.0])),
+        ("counts", np.array([1000, 4, 904])),
+        ("counts", np.array([0, 4, 904])),
+        ("counts", np.array([1024, 5, 904])),
+        ("counts", np.array([1024, 4, 905])),
+        ("counts", np.array([1024, 4, 904 - 128])),
+        ("counts", np.array([1024, 4, 904 + 1024])),
+        ("counts", np.array([1024, 4, -120])),
+        ("parts", np.zeros((5, 2, 3))),
+        ("parts", np.zeros((5, 3, 4))),
+        ("parts", np.zeros((5, 3, 3), "float32")),
+        ("pending", np.zeros((9, 3))),
+        ("pending", np.zeros((8, 4))),
+        ("pending", np.zeros(8)),
+        ("pending", np.zeros((8, 3), complex)),
+        ("bins", np.zeros((5, 3, 3))),
+    ],
+)
+def test_arrays_of_no_history_are_refused(name, array):
+    history = wide(1024).extended(rows(5000))
+    arrays = history.to_arrays()
+    shapes = {one: value.shape for one, value in arrays.items()}
+    assert shapes == {"bins": (5, 4, 3), "parts": (5, 3, 3), "pending": (8, 3), "counts": (3,)}
+    with pytest.raises(ValueError, match="a history "):
+        history.from_arrays({**arrays, name: array})
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000, 5000])
@@ -177,7 +325,6 @@ def test_the_medians_of_all_parameters_are_those_of_each(total, quantity):
     names = ("a", "b", "c")
     noise = np.random.default_rng(0).normal(size=(total, 7))
     history = History.empty(Columns(names, {}))
-    for start in range(0, total, 3):  # so that pending rows are in several parts
-        history = history.extended(noise[start : start + 3])
-    expected = [history.summary(quantity, name).median for name in names]
-    np.testing.assert_array_equal(norm_medians(history, quantity).T, expected)
+    for one in (history.extended(noise), wide(2**12, names).extended(noise)):
+        expected = [one.summary(quantity, name).median for name in names]
+        np.testing.assert_array_equal(norm_medians(one, quantity).T, expected)

@@ -3,9 +3,9 @@
 from fitkit._fit.batches import Minibatch as Minibatch
 from fitkit._fit.evaluated import residuals_at as residuals_at
 from fitkit._fit.events import Event as Event
+from fitkit._fit.filling_bin import Summary as Summary
 from fitkit._fit.fit import Fit as Fit
 from fitkit._fit.history import History as History
-from fitkit._fit.history import Summary as Summary
 from fitkit._fit.history import norm_medians as norm_medians
 from fitkit._fit.multistart import Multistart as Multistart
 from fitkit._fit.rates import own_learning_rates as own_learning_rates

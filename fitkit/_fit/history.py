@@ -2,11 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from fitkit._fit.filling_bin import FillingBin, Summary, merge
 from fitkit._fit.record import Columns, StepInfo
 from fitkit._format import html_table, number
 
@@ -15,23 +15,6 @@ _BUDGET = 8_000_000
 
 #: Parameters of which a notebook shows a line: a screenful.
 _SHOWN = 20
-
-#: Rows of a bin that its median is taken of: more take far longer than the extremes do.
-_NINE = 9
-
-
-class Summary(NamedTuple):
-    """What the steps of each bin were: the first, the last, and the extremes between them.
-
-    Of values every array has the shape of the parameter after the axis of bins, and each of its
-    elements is summarised by itself.
-    """
-
-    first: Float[np.ndarray, "bins ..."]
-    last: Float[np.ndarray, "bins ..."]
-    minimum: Float[np.ndarray, "bins ..."]
-    maximum: Float[np.ndarray, "bins ..."]
-    median: Float[np.ndarray, "bins ..."]
 
 
 class _Values(dict):
@@ -59,8 +42,9 @@ class History:
     hundred scalars and never fewer than 128; then two
     neighbouring bins become one, again and again, so that ten million steps take no more memory
     than a thousand. First, last, minimum and maximum of a bin are exact; its median is Tukey's
-    ninther (the median of three medians of three of its rows, evenly spread) and, of a merged bin,
-    the mean of the medians of the two. All of it is found element by element.
+    ninther (the median of three medians of three of its rows, evenly spread) and, of a merged bin
+    or one of more than 128 rows, the mean of the medians of its parts. All of it is found element
+    by element.
 
     A history never changes: `Fit.history` of a running fit is that of one moment.
 
@@ -95,7 +79,7 @@ class History:
     # earlier histories do not look at; everything else makes a new array.
     _data: np.ndarray
     _full: int
-    _pending: tuple[np.ndarray, ...]
+    _pending: FillingBin
 
     @classmethod
     def empty(cls, columns: Columns) -> "History":
@@ -103,7 +87,7 @@ class History:
         per_bin = len(Summary._fields) * 8 * columns.count
         bins = int(np.clip(_BUDGET // per_bin, 128, 2048)) // 2 * 2
         data = np.zeros((len(Summary._fields), bins, columns.count))
-        return cls(1, columns, data, 0, ())
+        return cls(1, columns, data, 0, FillingBin.repeated(data[0, 0], 0))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -117,7 +101,7 @@ class History:
 
     def __len__(self) -> int:
         """Count the steps recorded."""
-        return self._full * self.width + self._pending_rows
+        return self._full * self.width + len(self._pending)
 
     def __repr__(self) -> str:
         return f"<History of {len(self):,} steps of {len(self.names)} parameters>"
@@ -175,7 +159,7 @@ class History:
         if not len(self):
             return None
         if self._pending:
-            return self._columns.read(self._pending[-1][-1])
+            return self._columns.read(self._pending.last)
         return self._columns.read(self._data[Summary._fields.index("last"), self._full - 1])
 
     def summary(self, quantity: str, name: str | None = None) -> Summary:
@@ -194,11 +178,9 @@ class History:
             If it is not recorded.
         """
         where, shape = self._columns.place(quantity, name)
-        parts = [self._data[:, : self._full, where]]
+        bins = self._data[:, : self._full, where]
         if self._pending:
-            rest = np.concatenate([rows[:, where] for rows in self._pending])
-            parts.append(_summarise(rest[None]))
-        bins = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+            bins = np.concatenate([bins, self._pending.summary(where)], axis=1)
         return Summary(*bins.reshape(*bins.shape[:2], *shape))
 
     def extended(self, rows: Float[np.ndarray, "steps columns"]) -> "History":
@@ -209,9 +191,9 @@ class History:
         rows = np.asarray(rows, dtype=float)
         history = self
         while len(rows):
-            room = (history._bins - history._full) * history.width - history._pending_rows
+            room = (history._bins - history._full) * history.width - len(history._pending)
             taken, rows = rows[:room], rows[room:]
-            history = dataclasses.replace(history, _pending=(*history._pending, taken))._binned()
+            history = history._filled(taken)
         return history
 
     def truncated(
@@ -225,72 +207,64 @@ class History:
             How many rows stay.
         exact
             The rows of the last steps that stay, as far as they are known. Of a bin that is cut,
-            its first row stands for those that are not.
+            or a part of the bin that was being filled, its first row stands for those that are not.
         """
         if steps >= len(self):
             return self
         bins, rest = divmod(steps, self.width)
-        kept = np.empty((0, self._data.shape[2]))
-        if rest:
-            kept = (
-                np.repeat(self._data[0, bins : bins + 1], rest, axis=0)
-                if bins < self._full
-                else np.concatenate(self._pending)[:rest]
-            )
-        if exact is not None and len(exact) and rest:
-            known = np.asarray(exact, dtype=float)[-rest:]
-            kept = np.concatenate([kept[: rest - len(known)], known])
-        pending = (kept,) if rest else ()
+        if exact is None or not len(exact):
+            exact = np.empty((0, self._data.shape[2]))
+        cut = self._pending
+        if bins < self._full:
+            cut = FillingBin.repeated(self._data[0, bins], self.width)
+        pending = cut.truncated(rest, np.asarray(exact, dtype=float), self.width)
         # A copy, because what is filled from here on is still seen by earlier histories.
         return dataclasses.replace(self, _data=self._data.copy(), _full=bins, _pending=pending)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the whole history as arrays, to be saved."""
-        columns = self._data.shape[2]
-        pending = np.concatenate(self._pending) if self._pending else np.empty((0, columns))
-        counts = np.array([self.width, self._full])
-        return {"bins": self._data[:, : self._full], "pending": pending, "counts": counts}
+        pending = self._pending
+        return {
+            "bins": self._data[:, : self._full],
+            "parts": pending.parts,
+            "pending": pending.rows,
+            "counts": np.array([self.width, self._full, len(pending)]),
+        }
 
     def from_arrays(self, arrays: Mapping[str, np.ndarray]) -> "History":
         """Return the history of the same parameters that `to_arrays` returned."""
         counts = np.asarray(arrays["counts"])
-        if counts.shape != (2,) or counts.dtype.kind != "i":
+        if counts.shape != (3,) or counts.dtype.kind != "i":
             raise ValueError(f"a history with counts {counts}")
-        width, full = (int(count) for count in counts)
-        bins, pending = np.asarray(arrays["bins"]), np.asarray(arrays["pending"])
+        width, full, count = (int(number) for number in counts)
+        bins, parts, rows = (np.asarray(arrays[name]) for name in ("bins", "parts", "pending"))
         data = np.zeros_like(self._data)
-        if bins.shape != (len(data), full, data.shape[2]) or full >= data.shape[1] or width < 1:
-            raise ValueError(f"a history with bins of shape {bins.shape} and width {width}")
-        if pending.ndim != 2 or pending.shape[1] != data.shape[2] or len(pending) >= width:
-            raise ValueError(f"a history with pending rows of shape {pending.shape}")
-        if not bins.dtype == pending.dtype == data.dtype:
-            raise ValueError(f"a history of {bins.dtype} and {pending.dtype}")
+        if bins.shape != (len(data), full, data.shape[2]) or full >= data.shape[1]:
+            raise ValueError(f"a history with bins of shape {bins.shape}")
+        # Widths are powers of two.
+        if width < 1 or width & (width - 1) or not 0 <= count < width:
+            raise ValueError(f"a history of width {width} with {count} pending rows")
+        like = FillingBin.repeated(data[0, 0], count)
+        if (parts.shape, rows.shape) != (like.parts.shape, like.rows.shape):
+            raise ValueError(f"a history with pending rows of shape {parts.shape} and {rows.shape}")
+        if not bins.dtype == parts.dtype == rows.dtype == data.dtype:
+            raise ValueError(f"a history of {bins.dtype}, {parts.dtype} and {rows.dtype}")
         data[:, :full] = bins
-        rows = (pending,) if len(pending) else ()
-        return dataclasses.replace(self, width=width, _data=data, _full=full, _pending=rows)
+        pending = FillingBin(count, parts, rows)
+        return dataclasses.replace(self, width=width, _data=data, _full=full, _pending=pending)
 
     @property
     def _bins(self) -> int:
         return self._data.shape[1]
 
-    @property
-    def _pending_rows(self) -> int:
-        return sum(len(rows) for rows in self._pending)
-
-    def _binned(self) -> "History":
-        """Turn pending rows into bins, and halve the bins when all are taken."""
-        count = self._pending_rows // self.width
-        if not count:
-            return self
-        data, width, full = self._data, self.width, self._full + count
-        rows = np.concatenate(self._pending)
-        binned = rows[: count * width].reshape(count, width, data.shape[2])
-        data[:, self._full : full] = _summarise(binned)
-        rest = rows[count * width :]
+    def _filled(self, rows: Float[np.ndarray, "steps columns"]) -> "History":
+        """Add rows that there is room for, and halve the bins when all are taken."""
+        bins, pending = self._pending.filled(rows, self.width)
+        data, width, full = self._data, self.width, self._full + bins.shape[1]
+        data[:, self._full : full] = bins
         if full == self._bins:
             data, full, width = np.zeros_like(data), full // 2, 2 * width
-            data[:, :full] = _merge(self._data[:, 0::2], self._data[:, 1::2])
-        pending = (rest,) if len(rest) else ()
+            data[:, :full] = merge(self._data[:, 0::2], self._data[:, 1::2])
         return History(width, self._columns, data, full, pending)
 
 
@@ -304,63 +278,8 @@ def norm_medians(history: History, quantity: str) -> Float[np.ndarray, "bins par
     quantity
         ``"gradient_norms"`` or ``"step_norms"``.
     """
-    where, pending = history._columns.norms(quantity), history._pending
-    medians = history._data[Summary._fields.index("median"), : history._full, where]
-    if not pending:
+    where, median = history._columns.norms(quantity), Summary._fields.index("median")
+    medians = history._data[median, : history._full, where]
+    if not history._pending:
         return medians
-    # The rows of a bin, of which a long run has thousands, are not looked at but for these.
-    picked = _picked(history._pending_rows)
-    ends = np.cumsum([len(rows) for rows in pending])
-    chunks = np.searchsorted(ends, picked, side="right")
-    rows = [pending[k][row - ends[k], where] for k, row in zip(chunks, picked, strict=True)]
-    return np.concatenate([medians, _middle(np.array(rows)[None])])
-
-
-def _summarise(
-    rows: Float[np.ndarray, "bins width columns"],
-) -> Float[np.ndarray, "5 bins columns"]:
-    if rows.shape[1] == 1:
-        return np.broadcast_to(rows[:, 0], (len(Summary._fields), len(rows), rows.shape[2]))
-    extremes = rows.min(axis=1), rows.max(axis=1)
-    return np.stack([rows[:, 0], rows[:, -1], *extremes, _middle(rows)])
-
-
-def _middle(
-    rows: Float[np.ndarray, "bins width columns"],
-) -> Float[np.ndarray, "bins columns"]:
-    """Estimate the median of bins: exact for up to three rows, else the ninther.
-
-    J. W. Tukey, "The ninther, a technique for low-effort robust (resistant) location in large
-    samples", in Contributions to Survey Sampling and Applied Statistics (1978).
-    """
-    width = rows.shape[1]
-    if width == 2:
-        return (rows[:, 0] + rows[:, 1]) / 2
-    picked = _picked(width)
-    if width < _NINE:
-        return np.median(rows[:, picked], axis=1)
-    thirds = [_median_of_three(*(rows[:, k] for k in picked[i : i + 3])) for i in (0, 3, 6)]
-    return _median_of_three(*thirds)
-
-
-def _picked(width: int) -> Int[np.ndarray, " picked"]:
-    """Choose the rows of a bin that its median is taken of, evenly spread."""
-    return np.linspace(0, width - 1, min(width, _NINE)).astype(int)
-
-
-def _median_of_three(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    return np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
-
-
-def _merge(
-    left: Float[np.ndarray, "5 bins columns"], right: Float[np.ndarray, "5 bins columns"]
-) -> Float[np.ndarray, "5 bins columns"]:
-    return np.stack(
-        [
-            left[0],
-            right[1],
-            np.minimum(left[2], right[2]),
-            np.maximum(left[3], right[3]),
-            (left[4] + right[4]) / 2,
-        ]
-    )
+    return np.concatenate([medians, history._pending.summary(where)[median]])

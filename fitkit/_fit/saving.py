@@ -136,7 +136,7 @@ def _rebuilt(
     place = Place(step, restore(arrays, fresh.place.state, "state"), program)
     best = Place(best_step, restore(arrays, fresh.place.state, "best"), program)
     history = fresh.history.from_arrays(
-        {name: arrays[f"history.{name}"] for name in ("bins", "pending", "counts")}
+        {name: arrays[f"history.{name}"] for name in ("bins", "parts", "pending", "counts")}
     )
     if len(history) != step or not best_step >= 0:
         raise ValueError(f"step {step} and a history of {len(history)} steps")
