@@ -72,18 +72,17 @@ class Stretches:
 
     def _mixed(self, places: Sequence[Place | Constant], sizes: Sequence[int]) -> Array | None:
         """Return stretches of a few vectors in turn, by one gather from all of these."""
-        if any(isinstance(place, Constant) for place in places):
+        own = [place for place in places if isinstance(place, Place)]
+        wholes = {place.source: self._vectors[place.source].ravel() for place in own}
+        counts = [whole.size for whole in wholes.values()]
+        if len(own) < len(places) or len(wholes) > _FEW or sum(counts) > 2 * sum(sizes):
             return None
-        sources = list(dict.fromkeys(place.source for place in places))  # pyright: ignore
-        wholes = [self._vectors[source].ravel() for source in sources]
-        if len(sources) > _FEW or sum(whole.size for whole in wholes) > 2 * sum(sizes):
-            return None
-        firsts = dict(zip(sources, _starts([whole.size for whole in wholes]), strict=True))
+        firsts = dict(zip(wholes, _starts(counts), strict=True))
         indices = [
             firsts[place.source] + _indices(place, size)
-            for place, size in zip(places, sizes, strict=True)
+            for place, size in zip(own, sizes, strict=True)
         ]
-        whole = lax.concatenate(wholes, 0)
+        whole = lax.concatenate(list(wholes.values()), 0)
         return whole.at[np.concatenate(indices)].get(mode="promise_in_bounds")
 
     def _found(self, place: Place) -> Place:
