@@ -53,7 +53,8 @@ class Content(NamedTuple):
     shareable
         Whether nothing of it is known by identity alone.
     functions
-        The user's functions in it, also jitted ones, each with its own digest.
+        The user's functions in it, also jitted ones, each with the digest of what it may call: its
+        own content and that of all classes.
     held
         What is known by identity, which is kept so that no other object gets that identity.
     """
@@ -69,7 +70,10 @@ def content_of(*values: Any) -> Content:
     reader = _Reader()
     digest = reader.read(values)
     held = tuple(reader.held)
-    return Content(digest, reader.shareable, tuple(reader.functions), held)
+    # A method is found by the object that a function is called with, whose class it does not name.
+    classes = digest_of(*sorted(set(reader.classes)))
+    functions = tuple((one, digest_of(of_one, classes)) for one, of_one in reader.functions)
+    return Content(digest, reader.shareable, functions, held)
 
 
 class _Reader:
@@ -78,6 +82,7 @@ class _Reader:
     def __init__(self) -> None:
         self.shareable = True
         self.functions: list[tuple[Callable, bytes]] = []
+        self.classes: list[bytes] = []
         self.held: list[Any] = []
         # By identity, each with the object, so that the identity stays its own.
         self._known: dict[int, tuple[bytes, Any]] = {}
@@ -149,9 +154,13 @@ class _Reader:
             return self._parts(name, [*vars(value).items()])
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return self._parts(name, tuple(value))
-        if dataclasses.is_dataclass(value) and _is_frozen(value):
+        # What a class of Python's own holds, such as the elements of a list, is no field.
+        bare = not any(one.__module__ == "builtins" for one in kind.__mro__[:-1])
+        if dataclasses.is_dataclass(value) and _is_frozen(value) and bare:
             fields = [field.name for field in dataclasses.fields(value)]
-            return self._parts(name, [(one, getattr(value, one, None)) for one in fields])
+            # Nor is what `object.__setattr__` wrote beside the fields.
+            names = [*fields, *sorted({*getattr(value, "__dict__", ())} - {*fields})]
+            return self._parts(name, [(one, getattr(value, one, None)) for one in names])
         return self._by_identity(value)
 
     def _class(self, value: type) -> bytes:
@@ -163,12 +172,14 @@ class _Reader:
             return digest_of("class", str(id(value)))
         skipped, fields = _BOOKKEEPING, []
         if dataclasses.is_dataclass(value):
-            if value.__dataclass_params__.init:  # pyright: ignore[reportAttributeAccessIssue]
-                skipped = skipped | {"__init__"}  # Made by Python.
+            if _is_generated(vars(value).get("__init__")):
+                skipped = skipped | {"__init__"}
             factories = [(f.default_factory, f.metadata) for f in dataclasses.fields(value)]
             fields = [(one is dataclasses.MISSING or one, more) for one, more in factories]
         members = {name: one for name, one in vars(value).items() if name not in skipped}
-        return self._parts(f"class {id(value)}", (value.__bases__, members, fields))
+        digest = self._parts(f"class {id(value)}", (value.__bases__, members, fields))
+        self.classes.append(digest)
+        return digest
 
     def _jitted(self, value: Any) -> bytes:
         info = getattr(value, "_jit_info", None)
@@ -259,7 +270,7 @@ class _Reader:
 _MISSING = "<missing>"
 # What Python, dataclasses and Equinox note about a class when it is made.
 _BOOKKEEPING = frozenset(
-    {"__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__slots__"}
+    {"__module__", "__qualname__", "__dict__", "__weakref__", "__slots__"}
     | {"__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"}
     | {"__firstlineno__", "__static_attributes__", "__match_args__", "__orig_bases__"}
     | {"__parameters__", "__abstractmethods__", "_abc_impl", "__abstractvars__"}
@@ -302,6 +313,13 @@ def _named(value: Any) -> bytes | None:
     for part in name.split("."):
         found = getattr(found, "__dict__", {}).get(part)
     return digest_of("named", _package(module), name) if found is value else None
+
+
+def _is_generated(init: Any) -> bool:
+    """Whether dataclasses wrote an `__init__`, of the fields and nothing else."""
+    names = getattr(getattr(init, "__code__", None), "co_freevars", ())
+    # Python 3.11 has a name of its own for the second.
+    return any(one.startswith(("__dataclass_", "_HAS_DEFAULT_FACTORY")) for one in names)
 
 
 def _is_frozen(value: Any) -> bool:
