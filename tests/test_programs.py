@@ -390,6 +390,20 @@ def test_an_object_that_was_changed_is_seen_by_the_next_fit():
     assert make_fit(lens.loss).loss == 2.0
 
 
+def test_an_object_that_the_body_of_a_loop_reads_is_seen_by_the_next_fit():
+    lens = Lens(2.0)
+
+    def body(carry, _):
+        return carry * lens.power, None
+
+    def loss(params, args):
+        return jnp.sum((jax.lax.scan(body, params["a"], None, 1)[0] - args) ** 2)
+
+    assert make_fit(loss).loss == 0.0
+    lens.power = 3.0
+    assert make_fit(loss).loss == 2.0
+
+
 def test_a_static_field_counts():
     def loss(params, args):
         return jnp.sum((params["a"] - args.level) ** 2)

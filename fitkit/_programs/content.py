@@ -13,6 +13,7 @@ import collections
 import dataclasses
 import enum
 import functools
+import os
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -85,7 +86,7 @@ class _Reader:
         self.classes: list[bytes] = []
         self.held: list[Any] = []
         # By identity, each with the object, so that the identity stays its own.
-        self._known: dict[int, tuple[bytes, Any]] = {}
+        self._known: dict[int, tuple[bytes, Any, bool]] = {}
         self._bytes = 0
 
     def read(self, value: Any, may_change: bool = False) -> bytes:
@@ -96,13 +97,17 @@ class _Reader:
             return self._by_identity(value)
         if id(value) not in self._known:
             # What contains itself is met again while it is read.
-            self._known[id(value)] = digest_of("again", str(len(self._known))), value
+            self._known[id(value)] = digest_of("again", str(len(self._known))), value, True
+            before, self.shareable = self.shareable, True
             try:
                 digest = self._read(value)
             except Exception:  # An object of anybody's may raise where it is looked at.
                 digest = self._by_identity(value)
-            self._known[id(value)] = digest, value
-        return self._known[id(value)][0]
+            self._known[id(value)] = digest, value, self.shareable
+            self.shareable = before
+        digest, _, shareable = self._known[id(value)]
+        self.shareable &= shareable
+        return digest
 
     def _read(self, value: Any) -> bytes:
         kind = type(value)
@@ -148,7 +153,8 @@ class _Reader:
             return digest_of("enum", name, value.name)
         if kind.__name__ == "_JitWrapper" and hasattr(value, "_cached"):
             # Equinox's jit: beside the function it holds what JAX keeps the traces of.
-            self.functions.append((value._cached, self.read(value.__wrapped__)))
+            digest = self.read(value.__wrapped__)
+            self.functions.append((value._cached, digest if self.shareable else os.urandom(16)))
             return self._parts(name, (value.__wrapped__,))
         if isinstance(value, jax.custom_jvp | jax.custom_vjp):
             return self._parts(name, [*vars(value).items()])
@@ -230,7 +236,8 @@ class _Reader:
             self.shareable = False
         digest = digest_of("function", *parts)
         if users:
-            self.functions.append((function, digest))
+            # What reads anything that can change unseen is another function every time.
+            self.functions.append((function, digest if self.shareable else os.urandom(16)))
         return digest
 
     def _written(self, value: Any, users: bool) -> bytes:
