@@ -390,6 +390,20 @@ def test_an_object_that_was_changed_is_seen_by_the_next_fit():
     assert make_fit(lens.loss).loss == 2.0
 
 
+def test_an_object_that_the_body_of_a_loop_reads_is_seen_by_the_next_fit():
+    lens = Lens(2.0)
+
+    def body(carry, _):
+        return carry * lens.power, None
+
+    def loss(params, args):
+        return jnp.sum((jax.lax.scan(body, params["a"], None, 1)[0] - args) ** 2)
+
+    assert make_fit(loss).loss == 0.0
+    lens.power = 3.0
+    assert make_fit(loss).loss == 2.0
+
+
 def test_a_static_field_counts():
     def loss(params, args):
         return jnp.sum((params["a"] - args.level) ** 2)
@@ -509,6 +523,91 @@ def test_a_model_that_was_changed_shares_nothing(change, unchecked):
     assert not share(first, again)
     expected = names["losses"]["method"]({"a": jnp.ones(2)}, (names["start"], 2.0))
     assert again.loss == pytest.approx(float(expected), rel=1e-12) and again.loss > 0
+
+
+UNUSUAL = """
+import dataclasses, equinox as eqx, jax, jax.numpy as jnp
+
+scale = 2.0
+
+@dataclasses.dataclass(frozen=True)
+class OwnInit:
+    power: float
+
+    def __init__(self, power):
+        object.__setattr__(self, "power", power * scale)
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    power: float
+
+class Derived(Base):
+    def __init__(self, power):
+        super().__init__(power * scale)
+
+@dataclasses.dataclass(frozen=True)
+class Listed(list):
+    power: float
+
+beside = Base(1.0)
+object.__setattr__(beside, "more", 2.0)
+listed = Listed(1.0)
+listed.append(2.0)
+
+class Lens(eqx.Module):
+    slope: jax.Array = eqx.field(default_factory=lambda: jnp.ones(()))
+
+    def times(self, a):
+        return scale * a
+
+class Telescope(Lens):
+    @eqx.filter_jit
+    def above(self, a):
+        return super().times(a)
+
+    @eqx.filter_jit
+    def within(self, a):
+        return self.times(a)
+
+@eqx.filter_jit
+def jitted(lens, a):
+    return lens.times(a)
+
+def body(carry, _):
+    lens, a = carry
+    return (lens, lens.times(a)), None
+
+images = {
+    "own init": lambda a: OwnInit(1.0).power * a,
+    "own init of a derived class": lambda a: Derived(1.0).power * a,
+    "beside the fields": lambda a: beside.more * a,
+    "elements": lambda a: listed[0] * a,
+    "jitted with super": lambda a: Telescope().above(a),
+    "jitted method": lambda a: Telescope().within(a),
+    "jitted function of a model": lambda a: jitted(Telescope(), a),
+    "body of a loop": lambda a: jax.lax.scan(body, (Telescope(), a), None, 1)[0][1],
+}
+
+def change():
+    global scale
+    scale = 3.0
+    object.__setattr__(beside, "more", 3.0)
+    listed[0] = 3.0
+"""
+
+
+@pytest.mark.parametrize("name", cell(UNUSUAL)["images"])
+def test_what_no_field_and_no_name_says_of_an_object_is_seen(name):
+    names = cell(UNUSUAL)
+    image = names["images"][name]
+
+    def make():
+        return make_fit(lambda params, args: jnp.sum((image(params["a"]) - args) ** 2))
+
+    assert gone_through(make()).history.loss[0] == 0.0
+    names["change"]()
+    # (3 - 2)² of two elements.
+    assert make().loss == 2.0
 
 
 # Changes of one fit.

@@ -13,6 +13,7 @@ import collections
 import dataclasses
 import enum
 import functools
+import os
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -53,7 +54,8 @@ class Content(NamedTuple):
     shareable
         Whether nothing of it is known by identity alone.
     functions
-        The user's functions in it, also jitted ones, each with its own digest.
+        The user's functions in it, also jitted ones, each with the digest of what it may call: its
+        own content and that of all classes.
     held
         What is known by identity, which is kept so that no other object gets that identity.
     """
@@ -69,7 +71,10 @@ def content_of(*values: Any) -> Content:
     reader = _Reader()
     digest = reader.read(values)
     held = tuple(reader.held)
-    return Content(digest, reader.shareable, tuple(reader.functions), held)
+    # A method is found by the object that a function is called with, whose class it does not name.
+    classes = digest_of(*sorted(set(reader.classes)))
+    functions = tuple((one, digest_of(of_one, classes)) for one, of_one in reader.functions)
+    return Content(digest, reader.shareable, functions, held)
 
 
 class _Reader:
@@ -78,9 +83,10 @@ class _Reader:
     def __init__(self) -> None:
         self.shareable = True
         self.functions: list[tuple[Callable, bytes]] = []
+        self.classes: list[bytes] = []
         self.held: list[Any] = []
         # By identity, each with the object, so that the identity stays its own.
-        self._known: dict[int, tuple[bytes, Any]] = {}
+        self._known: dict[int, tuple[bytes, Any, bool]] = {}
         self._bytes = 0
 
     def read(self, value: Any, may_change: bool = False) -> bytes:
@@ -91,13 +97,17 @@ class _Reader:
             return self._by_identity(value)
         if id(value) not in self._known:
             # What contains itself is met again while it is read.
-            self._known[id(value)] = digest_of("again", str(len(self._known))), value
+            self._known[id(value)] = digest_of("again", str(len(self._known))), value, True
+            before, self.shareable = self.shareable, True
             try:
                 digest = self._read(value)
             except Exception:  # An object of anybody's may raise where it is looked at.
                 digest = self._by_identity(value)
-            self._known[id(value)] = digest, value
-        return self._known[id(value)][0]
+            self._known[id(value)] = digest, value, self.shareable
+            self.shareable = before
+        digest, _, shareable = self._known[id(value)]
+        self.shareable &= shareable
+        return digest
 
     def _read(self, value: Any) -> bytes:
         kind = type(value)
@@ -143,15 +153,20 @@ class _Reader:
             return digest_of("enum", name, value.name)
         if kind.__name__ == "_JitWrapper" and hasattr(value, "_cached"):
             # Equinox's jit: beside the function it holds what JAX keeps the traces of.
-            self.functions.append((value._cached, self.read(value.__wrapped__)))
+            digest = self.read(value.__wrapped__)
+            self.functions.append((value._cached, digest if self.shareable else os.urandom(16)))
             return self._parts(name, (value.__wrapped__,))
         if isinstance(value, jax.custom_jvp | jax.custom_vjp):
             return self._parts(name, [*vars(value).items()])
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return self._parts(name, tuple(value))
-        if dataclasses.is_dataclass(value) and _is_frozen(value):
+        # What a class of Python's own holds, such as the elements of a list, is no field.
+        bare = not any(one.__module__ == "builtins" for one in kind.__mro__[:-1])
+        if dataclasses.is_dataclass(value) and _is_frozen(value) and bare:
             fields = [field.name for field in dataclasses.fields(value)]
-            return self._parts(name, [(one, getattr(value, one, None)) for one in fields])
+            # Nor is what `object.__setattr__` wrote beside the fields.
+            names = [*fields, *sorted({*getattr(value, "__dict__", ())} - {*fields})]
+            return self._parts(name, [(one, getattr(value, one, None)) for one in names])
         return self._by_identity(value)
 
     def _class(self, value: type) -> bytes:
@@ -163,12 +178,14 @@ class _Reader:
             return digest_of("class", str(id(value)))
         skipped, fields = _BOOKKEEPING, []
         if dataclasses.is_dataclass(value):
-            if value.__dataclass_params__.init:  # pyright: ignore[reportAttributeAccessIssue]
-                skipped = skipped | {"__init__"}  # Made by Python.
+            if _is_generated(vars(value).get("__init__")):
+                skipped = skipped | {"__init__"}
             factories = [(f.default_factory, f.metadata) for f in dataclasses.fields(value)]
             fields = [(one is dataclasses.MISSING or one, more) for one, more in factories]
         members = {name: one for name, one in vars(value).items() if name not in skipped}
-        return self._parts(f"class {id(value)}", (value.__bases__, members, fields))
+        digest = self._parts(f"class {id(value)}", (value.__bases__, members, fields))
+        self.classes.append(digest)
+        return digest
 
     def _jitted(self, value: Any) -> bytes:
         info = getattr(value, "_jit_info", None)
@@ -219,7 +236,8 @@ class _Reader:
             self.shareable = False
         digest = digest_of("function", *parts)
         if users:
-            self.functions.append((function, digest))
+            # What reads anything that can change unseen is another function every time.
+            self.functions.append((function, digest if self.shareable else os.urandom(16)))
         return digest
 
     def _written(self, value: Any, users: bool) -> bytes:
@@ -259,7 +277,7 @@ class _Reader:
 _MISSING = "<missing>"
 # What Python, dataclasses and Equinox note about a class when it is made.
 _BOOKKEEPING = frozenset(
-    {"__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__slots__"}
+    {"__module__", "__qualname__", "__dict__", "__weakref__", "__slots__"}
     | {"__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"}
     | {"__firstlineno__", "__static_attributes__", "__match_args__", "__orig_bases__"}
     | {"__parameters__", "__abstractmethods__", "_abc_impl", "__abstractvars__"}
@@ -302,6 +320,13 @@ def _named(value: Any) -> bytes | None:
     for part in name.split("."):
         found = getattr(found, "__dict__", {}).get(part)
     return digest_of("named", _package(module), name) if found is value else None
+
+
+def _is_generated(init: Any) -> bool:
+    """Whether dataclasses wrote an `__init__`, of the fields and nothing else."""
+    names = getattr(getattr(init, "__code__", None), "co_freevars", ())
+    # Python 3.11 has a name of its own for the second.
+    return any(one.startswith(("__dataclass_", "_HAS_DEFAULT_FACTORY")) for one in names)
 
 
 def _is_frozen(value: Any) -> bool:
