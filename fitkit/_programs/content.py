@@ -14,7 +14,6 @@ import dataclasses
 import enum
 import functools
 import os
-import sys
 import types
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ from jax.core import Tracer
 
 from fitkit._input import is_user_file, package_of
 from fitkit._programs.bytecode import digest_of, facts_of
+from fitkit._programs.installed import digest_of_package, is_users, named
 
 #: Bytes of arrays that are read for a key: at a gigabyte a second, ten milliseconds at most, where
 #: compiling takes seconds.
@@ -36,10 +36,6 @@ MOST_ELEMENTS = 1000
 
 _DICTS = (dict, types.MappingProxyType, collections.OrderedDict)
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), type(...), type(NotImplemented), range)
-# Answers of the world outside, which differ from one time to the next.
-_OUTSIDE = frozenset(
-    {"random", "numpy.random", "time", "datetime", "os", "posix", "nt", "io", "pathlib", "secrets"}
-)
 _UNSEEN = frozenset({"eval", "exec", "globals", "locals", "vars", "open", "input", "__import__"})
 _FILES = frozenset({"load", "loadtxt", "genfromtxt", "fromfile", "memmap"})
 
@@ -124,9 +120,9 @@ class _Reader:
         if isinstance(value, types.FunctionType):
             return self._function(value)
         if isinstance(value, types.ModuleType):
-            return self._by_identity(value) if _is_users(value) else _package(value)
+            return self._by_identity(value) if is_users(value) else digest_of_package(value)
         if isinstance(value, type):
-            return _named(value) or self._class(value)
+            return named(value) or self._class(value)
         if kind in (classmethod, staticmethod):
             return self._parts(kind.__name__, (value.__func__,))
         if kind is property:
@@ -143,7 +139,7 @@ class _Reader:
 
     def _instance(self, value: Any, kind: type) -> bytes:
         """Read an object that is no more than its fields, of a class that does not change."""
-        itself = _named(value)
+        itself = named(value)
         if itself is not None:
             return itself
         if kind.__name__ == "PjitFunction":
@@ -171,7 +167,7 @@ class _Reader:
 
     def _class(self, value: type) -> bytes:
         """Read a class of the user's: itself, for it may be asked for, and all that it can do."""
-        if _named(type(value)) is None:
+        if named(type(value)) is None:
             return self._by_identity(value)
         self.held.append(value)
         if value.__module__ == "builtins":  # One that has no name there, such as that of None.
@@ -210,7 +206,7 @@ class _Reader:
         return digest_of(kind, where, repr(array.dtype), str(array.shape), array.tobytes())
 
     def _function(self, function: types.FunctionType) -> bytes:
-        name = _named(function)
+        name = named(function)
         if name is not None:
             return name
         code, users = function.__code__, is_user_file(function.__code__.co_filename)
@@ -258,7 +254,7 @@ class _Reader:
             if not isinstance(value, types.ModuleType):
                 break
             above, value = value, vars(value).get(name, _MISSING)
-        if above is None or _is_users(above):
+        if above is None or is_users(above):
             return self.read(value, may_change)
         if callable(value) and not isinstance(value, types.FunctionType):
             # Of a package, which holds it for good: another in its place has another identity.
@@ -290,36 +286,6 @@ def _inside(cell: types.CellType) -> Any:
         return cell.cell_contents
     except ValueError:
         return _MISSING
-
-
-def _is_users(module: types.ModuleType) -> bool:
-    """Whether a module is the user's own, or answers differently from one time to the next."""
-    if module.__name__ in _OUTSIDE:
-        return True
-    file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-    if file is None:
-        return module.__name__ not in sys.builtin_module_names
-    return is_user_file(file)
-
-
-def _package(module: types.ModuleType) -> bytes:
-    root = sys.modules.get(module.__name__.partition(".")[0])
-    return digest_of("module", module.__name__, str(getattr(root, "__version__", "")))
-
-
-def _named(value: Any) -> bytes | None:
-    """Return the digest of what an installed module has under its own name; None of all else."""
-    home, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    if isinstance(value, types.BuiltinFunctionType):
-        home = getattr(value.__self__, "__name__", None)
-    name = name or getattr(value, "__name__", None)
-    module = sys.modules.get(home or "")
-    if module is None or not isinstance(name, str) or _is_users(module):
-        return None
-    found: Any = module
-    for part in name.split("."):
-        found = getattr(found, "__dict__", {}).get(part)
-    return digest_of("named", _package(module), name) if found is value else None
 
 
 def _is_generated(init: Any) -> bool:
