@@ -45,6 +45,18 @@ def files(tmp_path):
     return {name: np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "xy"}
 
 
+def of_batches(args):
+    """Build a fit of which each step sees some of the data."""
+    return fk.Fit(
+        residuals=residuals,
+        params=START,
+        args=args,
+        optimiser=optax.adam(0.05),
+        minibatch=50,
+        microbatch=SIZE,
+    )
+
+
 def same_answer(fit, plain):
     """Whether two fits agree to a thousandth of an error, and their errors to six digits."""
     ours, theirs = fit.result(), plain.result()
@@ -76,17 +88,7 @@ def test_no_more_than_a_block_is_read_at_a_time():
 
 
 def test_batches_are_drawn_from_files():
-    fits = [
-        fk.Fit(
-            residuals=residuals,
-            params=START,
-            args=args,
-            optimiser=optax.adam(0.05),
-            minibatch=50,
-            microbatch=SIZE,
-        )
-        for args in ({"x": Source(X), "y": Source(Y)}, {"x": X, "y": Y})
-    ]
+    fits = [of_batches(args) for args in ({"x": Source(X), "y": Source(Y)}, {"x": X, "y": Y})]
     for fit in fits:
         fit.run(30, progress=False)
     # The same draws; sums of 50 terms, fused otherwise.
@@ -131,14 +133,7 @@ def test_a_bad_datum_of_a_batch_is_found():
     bad[2 * SIZE :] = np.nan
     args = {"x": Source(X), "y": Source(bad)}
     with pytest.raises(ValueError, match=r"data\.y.* = nan"):
-        fk.Fit(
-            residuals=residuals,
-            params=START,
-            args=args,
-            optimiser=optax.adam(0.05),
-            minibatch=50,
-            microbatch=SIZE,
-        )
+        of_batches(args)
 
 
 def test_numbers_too_large_for_the_precision_are_refused(files):

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from fitkit._fit.problem import Params, Problem
 from fitkit._input import is_on_disk
-from fitkit._residuals import WithPriors, without_priors
+from fitkit._residuals import with_other_data, without_priors
 
 
 def in_bad_block(
@@ -56,7 +56,7 @@ def in_bad_block(
     part, count = blocks.parts(without_priors(args))
     for first in range(0, count, blocks.size):
         data = part(first, min(blocks.size, count - first))
-        block = args._replace(args=data) if isinstance(args, WithPriors) else data
+        block = with_other_data(args, data)
         if not finite(block):
             begins = [
                 tuple(first if k == axis % leaf.ndim else 0 for k in range(leaf.ndim))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int, PyTree
 from fitkit._input import OnDisk, is_on_disk, read_whole, shortened, stand_ins
 from fitkit._many import axes_of
 from fitkit._paths import path_of
-from fitkit._residuals import WithPriors
+from fitkit._residuals import with_other_data, without_priors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +93,12 @@ class Batches(NamedTuple):
 
     def take(self, args: PyTree, indices: Int[Array | np.ndarray, " any"]) -> PyTree:
         """Take some of the data."""
-        if isinstance(args, WithPriors):
-            return args._replace(args=self.take(args.args, indices))
-        leaves, structure = jax.tree.flatten(args, is_leaf=is_on_disk)
+        leaves, structure = jax.tree.flatten(without_priors(args), is_leaf=is_on_disk)
         taken = [
             read_whole(leaf) if axis is None else _take(leaf, indices, axis)
             for leaf, axis in zip(leaves, self.axes, strict=True)
         ]
-        return jax.tree.unflatten(structure, taken)
+        return with_other_data(args, jax.tree.unflatten(structure, taken))
 
 
 def _take(leaf: Array | OnDisk, indices: Int[Array | np.ndarray, " any"], axis: int) -> Array:

@@ -24,7 +24,7 @@ from fitkit._input import OptaxLike, as_optax, checked_params, explained, left_o
 from fitkit._optimisers import Assignment, assign, knows_verdict, map_optimisers, own_counts
 from fitkit._paths import Paths, named_leaves
 from fitkit._programs import JaxSettings
-from fitkit._residuals import WithPriors, check_starts
+from fitkit._residuals import WithPriors, check_starts, with_other_data
 
 One: TypeAlias = optax.GradientTransformation | OptaxLike
 Optimiser: TypeAlias = One | Mapping[Paths, One]
@@ -200,7 +200,7 @@ def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Par
     if args is not None:
         args = args if problem.blocks is None else left_on_disk(args)
         given, static_args = split_args(args, "restart")
-        data = data._replace(args=given) if isinstance(data, WithPriors) else given
+        data = with_other_data(data, given)
         require_parts(problem, program.args, data, "restart")
     if isinstance(data, WithPriors):
         check_starts(data.priors, arrays)

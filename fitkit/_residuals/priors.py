@@ -137,6 +137,11 @@ def without_priors(args: Any) -> Any:
     return args.args if isinstance(args, WithPriors) else args
 
 
+def with_other_data(args: Any, data: Any) -> Any:
+    """Put other data in the place of what `without_priors` returns, beside the same priors."""
+    return args._replace(args=data) if isinstance(args, WithPriors) else data
+
+
 def rows_of(priors: Mapping[str, RowPrior], params: PyTree) -> dict[str, Float[Array, "..."]]:
     """Compute the residuals of priors by path, in the parameters' shapes."""
     leaves = named_leaves(params)
