@@ -24,6 +24,7 @@ ROOMS = (
     "_front_end",
     "_progress",
     "_jaxprs",
+    "_per_leaf",
     "_sharding",
     "_checkpoint",
     "_paths",

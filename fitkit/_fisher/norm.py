@@ -19,7 +19,7 @@ def norm(array: Float[Array, "..."]) -> Float[Array, ""]:
     """
     wide = array.astype(jnp.float64 if array.dtype == jnp.float64 else jnp.float32)
     if array.size == 1:
-        return jnp.abs(wide).reshape(())
+        return jax.lax.abs(wide).reshape(())
     flat = wide.ravel()
     if flat.size <= SMALL:
         return _scaled(flat)

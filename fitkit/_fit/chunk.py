@@ -61,6 +61,8 @@ def make_chunk(step: Step, mesh: Mesh | None = None) -> Callable:
         take = PackedStep(step, state, controls, args)
 
         def verdict(state: Packed) -> Array:
+            if not take.knows_verdict:
+                return jnp.int32(0)
             return verdict_of(state.packing.unpack(state.arrays).optimiser)
 
         def goes_on(carry: Chunk) -> Array:

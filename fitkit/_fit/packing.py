@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from fitkit._fit.merge import SMALL, Merged
 from fitkit._fit.step import Controls, FitState, Step
+from fitkit._optimisers import knows_verdict
 from fitkit._paths import named_leaves
 
 
@@ -80,7 +81,7 @@ class Packing:
         return [
             leaves[group[0]]
             if len(group) == 1
-            else numpy.concatenate([numpy.ravel(leaves[index]) for index in group])
+            else numpy.concatenate([leaves[index].reshape(-1) for index in group])
             for group in self.groups
         ]
 
@@ -120,6 +121,19 @@ class Packed:
             return state
         packing = Packing.of(state, state.params)
         return cls(packing.pack(state, np), packing)
+
+    @property
+    def abstract(self) -> FitState:
+        """The state by shape."""
+        dtypes = {
+            index: array.dtype
+            for group, array in zip(self.packing.groups, self.arrays, strict=True)
+            for index in group
+        }
+        leaves = [
+            jax.ShapeDtypeStruct(shape, dtypes[k]) for k, shape in enumerate(self.packing.shapes)
+        ]
+        return jax.tree.unflatten(self.packing.structure, leaves)
 
     @property
     def tree(self) -> FitState:
@@ -190,9 +204,11 @@ class PackedStep:
 
     def __init__(self, step: Step, state: Packed, controls: Controls, args: PyTree) -> None:
         self._evaluate, self._controls = step.evaluate, Packing.alone(controls)
-        self._draw, tree = step.draw, state.packing.unpack(state.arrays)
-        args = step.draw(tree)(args)
-        evaluation = jax.eval_shape(lambda: step.evaluate(tree, args))
+        self._draw, tree = step.draw, state.abstract
+        #: Whether the optimiser says when it is done.
+        self.knows_verdict = knows_verdict(tree.optimiser)
+        args = jax.eval_shape(lambda tree, args: step.draw(tree)(args), tree, args)
+        evaluation = jax.eval_shape(step.evaluate, tree, args)
         self._evaluation, self._args = Packing.of(evaluation, tree.params), Packing.alone(args)
         others = self._evaluation, self._controls, self._args
 

@@ -47,7 +47,7 @@ class StepInfo(eqx.Module):
     def row(self) -> Float[Array, " columns"]:
         """Lay the numbers out as `Columns` says."""
         dtype = self.loss.dtype
-        values = [jnp.ravel(value).astype(dtype) for value in self.values.values()]
+        values = [value.reshape(-1).astype(dtype) for value in self.values.values()]
         return jnp.concatenate([self.loss[None], self.gradient_norms, self.step_norms, *values])
 
 

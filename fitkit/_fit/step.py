@@ -28,10 +28,10 @@ from fitkit._optimisers import (
     linearised,
     put_aside,
     put_back,
-    separated,
     tolerant,
 )
 from fitkit._paths import ravel
+from fitkit._per_leaf import scale_leaf, separated, zero_leaf
 
 #: What an optimiser is told besides its gradient, if it takes it.
 _EXTRA = ("value", "grad", "value_fn", "grad_fn", "residuals", "linear", "frozen", "factors")
@@ -184,7 +184,7 @@ def make_step(
     ) -> tuple[FitState, StepInfo, Int[Array, ""]]:
         params, (loss, gradient, linear) = state.params, evaluation
         factors = _like(params, separated(controls.multipliers))
-        frozen = jax.tree.map(lambda one: one == 0, factors)
+        frozen = _like(params, separated(controls.multipliers == 0))
         if bounds is not None:
             frozen = jax.tree.map(jnp.logical_or, frozen, bounds.blocked(params, gradient))
 
@@ -200,7 +200,7 @@ def make_step(
         def value_fn(candidate: Params) -> Array:
             return problem.loss(still(candidate), args)
 
-        free_gradient = jax.tree.map(lambda f, g: jnp.where(f, 0, g), frozen, gradient)
+        free_gradient = jax.tree.map(zero_leaf, frozen, gradient)
         zeroed = jnp.int32(0)
         if on_nonfinite == "zero":
             zeroed += _count_bad(free_gradient)
@@ -231,7 +231,7 @@ def make_step(
         optimiser_state = _as_before(optimiser_state, state.optimiser)
         proposed = jax.tree.map(lambda u, p: u.astype(p.dtype), updates, params)
         updates = jax.tree.map(
-            lambda f, m, u: jnp.where(f, 0, u * m.astype(u.dtype)), frozen, factors, proposed
+            lambda f, m, u: zero_leaf(f, scale_leaf(m, u)), frozen, factors, proposed
         )
         if on_nonfinite == "zero":
             zeroed += _count_bad(updates)
@@ -240,7 +240,8 @@ def make_step(
         wide = any(leaf.dtype == jnp.float64 for leaf in (loss, *jax.tree.leaves(params)))
         norms = functools.partial(_norms, dtype=jnp.float64 if wide else jnp.float32)
         if bounds is None and on_nonfinite != "zero":
-            free = [(factor != 0).astype(factor.dtype) for factor in jax.tree.leaves(factors)]
+            moving = controls.multipliers != 0
+            free = separated(moving.astype(controls.multipliers.dtype))
             gradient_norms = norms(free_gradient, of=gradient, factors=free)
             step_norms = norms(updates, of=proposed, factors=jax.tree.leaves(factors))
         else:

@@ -30,7 +30,6 @@ from fitkit._optimisers.mapping import map_optimisers as map_optimisers
 from fitkit._optimisers.mapping import tolerant as tolerant
 from fitkit._optimisers.max_step_size import max_step_size as max_step_size
 from fitkit._optimisers.own_counts import own_counts as own_counts
-from fitkit._optimisers.own_counts import separated as separated
 from fitkit._optimisers.trust_region import ACCEPT as ACCEPT
 from fitkit._optimisers.trust_region import BLIND as BLIND
 from fitkit._optimisers.trust_region import CAUTION as CAUTION

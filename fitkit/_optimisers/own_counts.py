@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Int, PyTree, Shaped
+from jaxtyping import Array, Bool, Int, PyTree
 
 from fitkit._fisher import EigenProjectedState
 from fitkit._optimisers.diagnostics import Diagnostics
@@ -17,6 +17,7 @@ from fitkit._optimisers.from_optimistix import OptimistixState
 from fitkit._optimisers.gauss_newton import GaussNewtonState
 from fitkit._optimisers.mapping import tolerant
 from fitkit._optimisers.of_each import Each, of_each
+from fitkit._per_leaf import select_leaf, separated
 
 #: States that belong to all parameters together, and what an optimiser says of itself.
 JOINT = (
@@ -82,7 +83,7 @@ def own_counts(
         nodes = [node for node in jax.tree.leaves(state, is_leaf=_is_own) if _is_own(node)]
         counts = [node.values for node in nodes]
         if factors is not None and nodes:
-            moving = jnp.stack([factor != 0 for factor in jax.tree.leaves(factors)])
+            moving = jnp.stack(jax.tree.leaves(factors)) != 0
             # A parameter that does not move goes with the one that has taken the most steps.
             counts = [jnp.where(moving, own, own.max()) for own in counts]
 
@@ -140,7 +141,9 @@ def choose(
         if not is_part(rest):
             return rest
         leaves = zip(leaves_and_holes(part), leaves_and_holes(rest), index, strict=True)
-        chosen = [b if i is None or _is_hole(b) else jnp.where(flag[i], a, b) for a, b, i in leaves]
+        chosen = [
+            b if i is None or _is_hole(b) else select_leaf(flag[i], a, b) for a, b, i in leaves
+        ]
         return jax.tree.unflatten(structure, chosen)
 
     return jax.tree.map(
@@ -208,8 +211,3 @@ def _map_counts(function: Callable[[Any], OwnCounts], state: optax.OptState) -> 
     return jax.tree_util.tree_map_with_path(
         one, state, is_leaf=lambda node: isinstance(node, (Each, *JOINT))
     )
-
-
-def separated(vector: Shaped[Array | np.ndarray, " n"]) -> list[Shaped[Array, ""]]:
-    """Return the elements of a vector, of all at once: a slice for each is a kernel of its own."""
-    return [one.reshape(()) for one in jax.lax.split(jnp.asarray(vector), [1] * len(vector))]
