@@ -27,7 +27,7 @@ warnings.simplefilter("error", UserWarning)
 warnings.filterwarnings("ignore", "'.*deprecated[ ,-]+use '.*'")
 
 x = jnp.linspace(0.0, 1.0, 2000)
-names = [f"p{i}" for i in range(15)]
+names = [f"p{i}" for i in range(40)]
 
 def residuals(params, args):
     return sum(params[name] * jnp.cos(i * x) for i, name in enumerate(names)) - jnp.exp(-x)
