@@ -1,5 +1,6 @@
 """Settings that every test shares."""
 
+import gc
 import itertools
 import os
 
@@ -17,6 +18,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Before fitkit is imported: every call in the tests checks shapes and types as annotated.
 jaxtyping.install_import_hook("fitkit", "typechecker.checked")
+
+
+def pytest_collection_finish():
+    """Let the garbage collector leave alone what has been imported: all of it stays."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session):
@@ -70,13 +77,20 @@ def dashboard(fit):
     dashboard.close()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
     """A running JupyterLab."""
     import browser
 
     with browser.lab(tmp_path_factory.mktemp("lab")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def server(lab):
+    """The JupyterLab, without kernels once the module's tests are over."""
+    yield lab
+    lab.shut_kernels()
 
 
 @pytest.fixture

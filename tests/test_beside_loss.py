@@ -62,7 +62,13 @@ def test_aux_is_that_of_the_present_parameters_wherever_they_come_from(tmp_path)
     check(fit)
 
 
-@pytest.mark.parametrize("optimiser", [optax.adam(0.1), optax.lbfgs()], ids=["adam", "lbfgs"])
+@pytest.mark.parametrize(
+    "optimiser",
+    [
+        pytest.param(optax.adam(0.1), id="adam"),
+        pytest.param(optax.lbfgs(), id="lbfgs", marks=pytest.mark.slow),
+    ],
+)
 def test_the_fit_is_the_same_to_the_bit_as_without(optimiser):
     fits = [make_fit(f, optimiser=optimiser) for f in (loss, loss_and_model)]
     for fit in fits:

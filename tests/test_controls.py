@@ -92,7 +92,7 @@ class Person(browser.Notebook):
         return slider.get_attribute("aria-valuenow") != before
 
 
-@pytest.mark.parametrize("how", ["mouse", "key"])
+@pytest.mark.parametrize("how", ["mouse", pytest.param("key", marks=pytest.mark.slow)])
 def test_every_control(how, server, page):
     person = Person(page, server, how)
 

@@ -425,9 +425,9 @@ def counts():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Widget.widgets is deprecated")
 @pytest.mark.parametrize("close", [True, False], ids=["closed", "forgotten"])
-def test_fifty_dashboards_leave_no_thread_and_no_widget(fit, close):
+def test_many_dashboards_leave_no_thread_and_no_widget(fit, close):
     before = counts()
-    for _ in range(50):
+    for _ in range(15):
         dashboard = fk.Dashboard(fit)
         _ = dashboard.widget
         if close:

@@ -265,7 +265,7 @@ def test_every_drawing_sees_one_moment(fit):
 
     dashboard = fk.Dashboard(fit, panels=["loss", own, "model"], draw=draw)
     fit.start(10**9)
-    for _ in range(20):
+    for _ in range(6):
         dashboard.refresh()
     assert drawn.is_set() and not torn
     dashboard.close()

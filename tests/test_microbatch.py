@@ -192,7 +192,16 @@ def test_rows_of_blocks_have_the_singular_values_of_all_rows():
     np.testing.assert_allclose(linear.gradient(), gradient, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["Bennett5", "Gauss1", "Lanczos2", "MGH17", "Nelson"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Bennett5",
+        pytest.param("Gauss1", marks=pytest.mark.slow),
+        "Lanczos2",
+        pytest.param("MGH17", marks=pytest.mark.slow),
+        "Nelson",
+    ],
+)
 def test_certified_values_in_blocks(name):
     problem = nist.problems[name]
     fit = fk.Fit(

@@ -66,7 +66,13 @@ def same_answer(fit, plain):
         assert float(ours.errors[path]) == pytest.approx(float(error), rel=1e-6)
 
 
-@pytest.mark.parametrize("problem", [{"residuals": residuals}, {"loss": summed}], ids=str)
+@pytest.mark.parametrize(
+    "problem",
+    [
+        pytest.param({"residuals": residuals}, id="residuals"),
+        pytest.param({"loss": summed}, id="loss", marks=pytest.mark.slow),
+    ],
+)
 def test_the_answer_is_that_of_data_in_memory(files, problem):
     optimiser = None if "residuals" in problem else optax.lbfgs()
     fits = [

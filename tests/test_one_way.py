@@ -106,7 +106,7 @@ def test_residuals_by_gauss_newton(exponential):
 
 
 @ONE_WAY
-@pytest.mark.parametrize("kind", ["loss", "residuals"])
+@pytest.mark.parametrize("kind", [pytest.param("loss", marks=pytest.mark.slow), "residuals"])
 def test_any_optimiser_to_the_end_by_itself(exponential, kind):
     given: dict[str, Any] = {
         "loss": {"loss": loss_of(exponential), "optimiser": {"*": optax.lbfgs()}},

@@ -9,20 +9,17 @@ import pytest
 
 # Eight virtual devices exist from the start of a process or never, so this runs in one of its own.
 SCRIPT = """
-import contextlib, json, sys, tempfile
+import contextlib, json, tempfile
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import fitkit as fk
 
 jax.config.update("jax_enable_x64", True)
-kind, in_force, held = sys.argv[1], sys.argv[2] == "set", sys.argv[3] == "held"
 rng = np.random.default_rng(0)
 x = np.linspace(0.0, 5.0, 80)
 data = {"x": x, "y": 3 * np.exp(-0.7 * x) + 0.01 * rng.normal(size=80)}
 data["image"] = rng.normal(size=(8, 6, 2))
 specs = {"x": P("rows"), "y": P("rows"), "image": P("rows", "columns")}
-mesh = jax.make_mesh((4, 2), ("rows", "columns"), axis_types=(getattr(AxisType, kind),) * 2)
-spread = {name: jax.device_put(v, NamedSharding(mesh, specs[name])) for name, v in data.items()}
 
 
 def residuals(params, args):
@@ -84,9 +81,14 @@ def answers(args, held):
     return out
 
 
-with jax.set_mesh(mesh) if in_force else contextlib.nullcontext():
-    found = answers(spread, held)
-print(json.dumps([found, answers(data, False)]))
+def on_eight(kind, in_force, held):
+    mesh = jax.make_mesh((4, 2), ("rows", "columns"), axis_types=(getattr(AxisType, kind),) * 2)
+    spread = {name: jax.device_put(v, NamedSharding(mesh, specs[name])) for name, v in data.items()}
+    with jax.set_mesh(mesh) if in_force == "set" else contextlib.nullcontext():
+        return answers(spread, held == "held")
+
+
+print(json.dumps([[on_eight(*case) for case in CASES], answers(data, False)]))
 """
 
 
@@ -99,11 +101,11 @@ def close(a, b):
     return a == pytest.approx(b, rel=1e-6) if isinstance(a, float) else a == b
 
 
-def assert_same_answers(script, *arguments):
-    """Run a script on eight devices, which prints what it found there and on one."""
+def ask(script, cases):
+    """Run a script on eight devices: what it finds there in each case, and on one device."""
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, *arguments],
+        [sys.executable, "-W", "error", "-c", f"CASES = {cases}\n{script}"],
         env=environment,
         capture_output=True,
         text=True,
@@ -111,36 +113,44 @@ def assert_same_answers(script, *arguments):
     )
     assert done.returncode == 0, done.stderr
     found, expected = json.loads(done.stdout.splitlines()[-1])
+    return dict(zip(cases, found, strict=True)), expected
+
+
+def assert_same(found, expected):
     differing = {k: (found[k], expected[k]) for k in expected if not close(found[k], expected[k])}
     assert not differing
 
 
+CASES = [
+    ("Auto", "carried", "passed"),
+    ("Explicit", "carried", "passed"),
+    ("Explicit", "set", "held"),
+]
+
+
+@pytest.fixture(scope="module")
+def answers():
+    return ask(SCRIPT, CASES)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind, in_force, held",
-    [
-        ("Auto", "carried", "passed"),
-        ("Explicit", "carried", "passed"),
-        ("Explicit", "set", "held"),
-    ],
-)
-def test_data_on_eight_devices_have_the_answers_of_one(kind, in_force, held):
-    assert_same_answers(SCRIPT, kind, in_force, held)
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_data_on_eight_devices_have_the_answers_of_one(answers, case):
+    found, expected = answers
+    assert_same(found[case], expected)
 
 
 # Of `fit_many`, whose systems may be spread over the devices, and what they share too.
 MANY = """
-import contextlib, json, sys
+import contextlib, json
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import fitkit as fk
 
 jax.config.update("jax_enable_x64", True)
-kind, in_force = sys.argv[1], sys.argv[2] == "set"
 rng = np.random.default_rng(0)
 x = np.linspace(0.0, 5.0, 40)
 y = 3 * np.exp(-rng.uniform(0.5, 1.0, (64, 1)) * x) + 0.01 * rng.normal(size=(64, 40))
-mesh = jax.make_mesh((8,), ("devices",), axis_types=(getattr(AxisType, kind),))
 
 
 def residuals(params, args):
@@ -156,14 +166,26 @@ def answers(x, y):
     return {"status": many.counts(), "numbers": np.ravel(numbers).tolist(), "one": many[3].loss}
 
 
-own, shared = (jax.device_put(a, NamedSharding(mesh, P("devices"))) for a in (y, x))
-with jax.set_mesh(mesh) if in_force else contextlib.nullcontext():
-    found = answers(shared, own)
-print(json.dumps([found, answers(x, y)]))
+def on_eight(kind, in_force):
+    mesh = jax.make_mesh((8,), ("devices",), axis_types=(getattr(AxisType, kind),))
+    own, shared = (jax.device_put(a, NamedSharding(mesh, P("devices"))) for a in (y, x))
+    with jax.set_mesh(mesh) if in_force == "set" else contextlib.nullcontext():
+        return answers(shared, own)
+
+
+print(json.dumps([[on_eight(*case) for case in CASES], answers(x, y)]))
 """
+
+MANY_CASES = [("Auto", "carried"), ("Explicit", "set")]
+
+
+@pytest.fixture(scope="module")
+def answers_of_many():
+    return ask(MANY, MANY_CASES)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind, in_force", [("Auto", "carried"), ("Explicit", "set")])
-def test_many_systems_on_eight_devices_have_the_answers_of_one(kind, in_force):
-    assert_same_answers(MANY, kind, in_force)
+@pytest.mark.parametrize("case", MANY_CASES, ids="-".join)
+def test_many_systems_on_eight_devices_have_the_answers_of_one(answers_of_many, case):
+    found, expected = answers_of_many
+    assert_same(found[case], expected)
