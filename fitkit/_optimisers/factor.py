@@ -90,7 +90,7 @@ def factorised(
         return values, root[:, -1] @ left, right, root[:, :-1]
 
     if unit is None:
-        values, slopes, right, unit = by_triangle()
+        values, slopes, right, matrix = by_triangle()
     else:
         empty = jnp.where(ratio > 0, 0, EMPTY)
         squares, vectors = jnp.linalg.eigh(unit * ratio[None, :] * ratio[:, None] + jnp.diag(empty))
@@ -104,7 +104,7 @@ def factorised(
             slopes = vectors @ (rows @ residuals / scale * ratio) / jnp.where(filled, values, 1)
             return values, slopes, vectors, unit
 
-        values, slopes, right, unit = jax.lax.cond(squared, by_products, by_triangle)
+        values, slopes, right, matrix = jax.lax.cond(squared, by_products, by_triangle)
     keep = values > rtol * values[0]
     return Factor(
         singular_values=jnp.where(keep, values, 1),
@@ -112,6 +112,6 @@ def factorised(
         right=right,
         keep=keep,
         eigenvalues=values**2,
-        unit=unit,
+        unit=matrix,
         squared=squared,
     )
