@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import fitkit as fk
+from fitkit._fit import problem
 
 _COMPILED: list[str] = []
 
@@ -123,6 +124,29 @@ def share(one, other):
     """Whether two fits share all programs."""
     one, other = (fit.snapshot.place.program for fit in (one, other))
     return one.traced is other.traced and one.compiled is other.compiled
+
+
+def test_a_function_is_checked_once(monkeypatch, unchecked):
+    source = """
+import jax.numpy as jnp
+several = False
+def loss(params, args):
+    squares = 17.25 * (params["a"] - args) ** 2
+    return squares if several else jnp.sum(squares)
+"""
+    checks, check = [], problem.has_reverse
+    monkeypatch.setattr(problem, "has_reverse", lambda *given: checks.append(1) or check(*given))
+    names = cell(source)
+    for loss in (names["loss"], names["loss"], cell(source)["loss"]):
+        make_fit(loss)
+    assert len(checks) == 1
+    make_fit(names["loss"], a=(1.0, 1.0, 1.0))
+    assert len(checks) == 2
+    make_fit(names["loss"], args=np.float32(2.0))
+    assert len(checks) == 3
+    names["several"] = True
+    with pytest.raises(TypeError, match="must return one real"):
+        make_fit(names["loss"])
 
 
 @pytest.mark.parametrize("name", SHARED)

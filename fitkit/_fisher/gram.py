@@ -17,6 +17,9 @@ from jaxtyping import Array, Float
 # product is made: 56 % of it with a thousand parameters.
 SPAN = 2048
 STRIP = 128
+# Elements of a Jacobian that is taken whole: a megabyte, which stays in the cache, and code for the
+# slices and the rest would have to be compiled.
+WHOLE = 2**17
 # Rows of a block of a QR decomposition: enough for the cache, and to make little of the triangle
 # that each block is put below.
 HEIGHT = 1600
@@ -24,10 +27,8 @@ HEIGHT = 1600
 
 def lengths(rows: Float[Array, "n m"]) -> Float[Array, " n"]:
     """Length of every row, over the whole range of numbers; not finite where an element is not."""
-    largest = jnp.max(jnp.abs(rows), axis=1, initial=0)
-    safe = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    squares = jnp.sum(jnp.square(rows / safe[:, None]), axis=1)
-    return jnp.where(jnp.isfinite(largest), safe * jnp.sqrt(squares), largest)
+    largest = _largest(rows)
+    return largest * jnp.sqrt(jnp.sum(jnp.square(rows / largest[:, None]), axis=1))
 
 
 def products(
@@ -38,35 +39,26 @@ def products(
     Slice by slice, so that no copy of the rows is made. Where there is anything not finite the
     length is not.
     """
-    plain = _gram(rows, None, dtype)
-    squares = jnp.diagonal(plain)
-    info = jnp.finfo(dtype)
-    # Squares that are lost below the smallest number are rounding in a sum above this.
-    trusted = float(info.tiny) / float(info.eps) ** 2
-
-    def by_squares() -> tuple[Array, Array]:
-        scale = jnp.sqrt(squares)
-        return scale, plain / scale[:, None] / scale[None, :]
-
-    def by_largest() -> tuple[Array, Array]:
-        scale = lengths(rows.astype(dtype))
-        return scale, _gram(rows, jnp.where(scale == 0, 1, scale), dtype)
-
-    return jax.lax.cond(
-        jnp.all(jnp.isfinite(squares) & (squares > trusted)), by_squares, by_largest
-    )
+    largest = _largest(rows).astype(dtype)
+    gram = _gram(rows, largest, dtype)
+    size = jnp.sqrt(jnp.einsum("ii->i", gram))
+    safe = jnp.where(size == 0, 1, size)
+    return largest * size, gram / safe[:, None] / safe[None, :]
 
 
-def _gram(
-    rows: Float[Array, "n m"], scale: Float[Array, " n"] | None, dtype: Any
-) -> Float[Array, "n n"]:
+def _largest(rows: Float[Array, "n m"]) -> Float[Array, " n"]:
+    """Largest element of every row, by which its squares stay in the range of numbers; or 1."""
+    largest = jnp.max(jnp.abs(rows), axis=1, initial=0)
+    return jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+
+
+def _gram(rows: Float[Array, "n m"], scale: Float[Array, " n"], dtype: Any) -> Float[Array, "n n"]:
     n, m = rows.shape
 
     def of(block: Array) -> Array:
-        block = block.astype(dtype)
-        return _products(block if scale is None else block / scale[:, None])
+        return _products(block.astype(dtype) / scale[:, None])
 
-    if m <= SPAN:
+    if m <= SPAN or rows.size <= WHOLE:
         return of(rows)
 
     def add(k: Array, total: Array) -> Array:
@@ -85,15 +77,15 @@ def triangle(rows: Float[Array, "n m"], scale: Float[Array, " n"]) -> Float[Arra
         return block.astype(scale.dtype) / scale[:, None]
 
     root = jnp.zeros((0, n), scale.dtype)
-    if m > height:
+    if m > height and rows.size > WHOLE:
 
         def add(k: Array, root: Array) -> Array:
             block = jax.lax.dynamic_slice(rows, (0, k * height), (n, height))
             return jnp.linalg.qr(jnp.concatenate([root, scaled(block).T]), mode="r")
 
         root = jax.lax.fori_loop(0, m // height, add, jnp.zeros((n, n), scale.dtype))
-    rest = scaled(rows[:, m // height * height :]).T
-    return jnp.linalg.qr(jnp.concatenate([root, rest]), mode="r")
+        rows = rows[:, m // height * height :]
+    return jnp.linalg.qr(jnp.concatenate([root, scaled(rows).T]), mode="r")
 
 
 def _products(rows: Float[Array, "n m"]) -> Float[Array, "n n"]:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PyTree
 from fitkit._fisher import gradient_by_columns, half_squares, has_reverse, real_residuals
 from fitkit._fit.batches import Batches
 from fitkit._fit.blocks import Blocks
+from fitkit._fit.shared import Programs
 from fitkit._input import (
     LossFunction,
     check_aux,
@@ -27,6 +28,7 @@ from fitkit._input import (
     stand_ins,
 )
 from fitkit._paths import Paths, named_leaves, ravel
+from fitkit._programs import JaxSettings
 from fitkit._residuals import (
     PriorFunction,
     WithPriors,
@@ -40,6 +42,19 @@ from fitkit._sharding import find_mesh, held_by, under
 Params: TypeAlias = PyTree
 T = TypeVar("T")
 ResidualsFunction: TypeAlias = Callable[[Params, Any], PyTree]
+
+
+class Nature(NamedTuple):
+    """What shows when a problem is traced: see `Problem`."""
+
+    forward_only: bool
+    mesh: Mesh | None
+    has_aux: bool
+
+
+# To trace a model takes a tenth of a second and more, and what it tells is the same for each fit of
+# the same functions to data of the same shapes. Each is a few words.
+_NATURES: Programs[list[Nature]] = Programs(64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -184,6 +199,17 @@ class Problem:
 
         By shape and dtype: nothing compiles. Returns a problem that knows the mode.
         """
+        shapes = _shapes(params), _shapes(args), find_mesh(args), JaxSettings().key
+        known = _NATURES.find(self.parts, shapes, list)
+        if not known.value:
+            known.value.append(self._nature(params, args, event))
+            _NATURES.forget_changed(known)
+        (nature,) = known.value
+        if nature == (self.forward_only, self.mesh, self.has_aux):
+            return self
+        return dataclasses.replace(self, **nature._asdict())
+
+    def _nature(self, params: Params, args: PyTree, event: str) -> Nature:
         whole = self._whole(params, stand_ins(without_priors(args)))
         mesh, has_aux = find_mesh(args), False
         if self.loss_function is not None:
@@ -200,10 +226,7 @@ class Problem:
             mesh = mesh or held_by(function, *whole)
         checked = dataclasses.replace(self, mesh=mesh, has_aux=has_aux)
         forward_only = not has_reverse(event, lambda p: checked._loss(p, args), params)
-        known = self.forward_only, self.mesh, self.has_aux
-        if (forward_only, mesh, has_aux) == known:
-            return self
-        return dataclasses.replace(checked, forward_only=forward_only)
+        return Nature(forward_only, mesh, has_aux)
 
     def _whole(self, params: Params, data: PyTree) -> tuple[PyTree, PyTree]:
         """Put together what the user's function sees."""
@@ -256,6 +279,13 @@ def make_problem(
         problem = dataclasses.replace(problem, prior_functions=functions)
         data = WithPriors(data, jax.tree.map(jnp.asarray, rows))
     return problem.checked(arrays, data), arrays, data
+
+
+def _shapes(tree: PyTree) -> tuple[Any, ...]:
+    """Return all that a trace knows of a tree."""
+    leaves, structure = jax.tree.flatten(tree)
+    kinds = ((leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves)
+    return structure, *kinds
 
 
 def _check_loss(out: Any, event: str) -> None:

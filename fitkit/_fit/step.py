@@ -165,13 +165,17 @@ def make_step(
     """
     batches, problem = problem.batches, problem.of_step
     update = tolerant(optax.with_extra_args_support(optimiser).update, _EXTRA)
+    residuals = problem.residuals
+    if problem.mesh is None and problem.blocks is None:
+        # A model may take long to trace, and gauss_newton asks for its values more than once.
+        residuals = jax.jit(lambda params, args: problem.residuals(params, args))
 
     def evaluate(state: FitState, args: PyTree) -> Evaluation:
         params, model = state.params, None
         # Over a mesh, gauss_newton chooses itself how its Jacobian is spread.
         if isinstance(state.optimiser, GaussNewtonState) and problem.squares and not problem.mesh:
             if problem.blocks is None:
-                model = linearised(lambda there: problem.residuals(there, args), params)
+                model = linearised(lambda there: residuals(there, args), params)
             else:
                 model = compressed(problem, params, args)
         if model is None:
@@ -214,9 +218,7 @@ def make_step(
             "factors": factors,
         }
         if problem.squares:
-            extra["residuals"] = promoting(*users)(
-                lambda there: problem.residuals(still(there), args)
-            )
+            extra["residuals"] = promoting(*users)(lambda there: residuals(still(there), args))
         if linear is not None:
             compare = None
             if problem.blocks is not None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fitkit._fisher import norm
+from fitkit._fisher import quick_norm
 from fitkit._optimisers.factor import Factor
 
 # Rounding errors that a residual adds up to: in the parameter, in the model, in the subtraction of
@@ -68,9 +68,9 @@ def assess(
         Unit of rounding; singular values below `rtol` of the largest count as zero.
     """
     noise = ROUNDINGS * eps * (1 + extent)
-    cosine = norm(factor.slopes)
+    cosine = quick_norm(factor.slopes)
     # By what each parameter still changes the residuals.
-    remaining = norm(ratio * ((factor.slopes / factor.singular_values) @ factor.right))
+    remaining = quick_norm(ratio * ((factor.slopes / factor.singular_values) @ factor.right))
     settled = (remaining <= eps**CONDITION * noise) & jnp.any(factor.keep)
     done = settled & (cosine <= jnp.maximum(noise, eps**DONE))
     near = settled & (cosine <= eps**NEAR)

@@ -36,11 +36,9 @@ class Factor(NamedTuple):
 
     def units_free(self) -> Float[Array, " n"]:
         """Eigenvalues of the products of columns of unit length, descending."""
-        return jax.lax.cond(
-            self.squared,
-            lambda: jnp.maximum(jnp.linalg.eigvalsh(self.unit)[::-1], 0),
-            lambda: jnp.linalg.svd(self.unit, compute_uv=False) ** 2,
-        )
+        # Of products they are the eigenvalues.
+        values = jnp.linalg.svd(self.unit, compute_uv=False)
+        return jnp.where(self.squared, values, values**2)
 
 
 def measured(
@@ -79,56 +77,41 @@ def factorised(
         Singular values below this, relative to the largest, are cut.
     """
     scale = jnp.where(columns > 0, columns, 1)
+    squared = jnp.array(False)
+
+    def by_triangle() -> tuple[Array, ...]:
+        # The triangle of the Jacobian with the residuals beside it holds all that follows in at
+        # most n + 1 rows, and in the last of them nothing of the Jacobian.
+        n = len(rows)
+        both = jnp.concatenate([jnp.where(jnp.any(ratio > 0), rows, 0), residuals[None]])
+        root = triangle(both, jnp.append(scale, 1))[:n]
+        root = jnp.pad(root, ((0, n - len(root)), (0, 0)))
+        left, values, right = jnp.linalg.svd(root[:, :-1] * ratio[None, :])
+        return values, root[:, -1] @ left, right, root[:, :-1]
+
     if unit is None:
-        return _by_triangle(rows, residuals, scale, ratio, rtol)
-    empty = jnp.where(ratio > 0, 0, EMPTY)
-    values, vectors = jnp.linalg.eigh(unit * ratio[None, :] * ratio[:, None] + jnp.diag(empty))
-    values, right = values[::-1], vectors.T[::-1]
-    filled = values > EMPTY / 2
-    least = len(unit) * float(jnp.finfo(unit.dtype).eps) / PRECISE * values[0]
+        values, slopes, right, matrix = by_triangle()
+    else:
+        empty = jnp.where(ratio > 0, 0, EMPTY)
+        squares, vectors = jnp.linalg.eigh(unit * ratio[None, :] * ratio[:, None] + jnp.diag(empty))
+        squares, vectors = squares[::-1], vectors.T[::-1]
+        filled = squares > EMPTY / 2
+        least = len(unit) * float(jnp.finfo(unit.dtype).eps) / PRECISE * squares[0]
+        squared = jnp.all((squares >= least) | ~filled)
 
-    def by_products() -> Factor:
-        singular_values = jnp.sqrt(jnp.where(filled, values, 1))
-        slopes = right @ (rows @ residuals / scale * ratio) / singular_values
-        return Factor(
-            singular_values=singular_values,
-            slopes=jnp.where(filled, slopes, 0),
-            right=right,
-            keep=filled,
-            eigenvalues=jnp.where(filled, values, 0),
-            unit=unit,
-            squared=jnp.array(True),
-        )
+        def by_products() -> tuple[Array, ...]:
+            values = jnp.sqrt(jnp.where(filled, squares, 0))
+            slopes = vectors @ (rows @ residuals / scale * ratio) / jnp.where(filled, values, 1)
+            return values, slopes, vectors, unit
 
-    return jax.lax.cond(
-        jnp.all((values >= least) | ~filled),
-        by_products,
-        lambda: _by_triangle(rows, residuals, scale, ratio, rtol),
-    )
-
-
-def _by_triangle(
-    rows: Float[Array, "n m"],
-    residuals: Float[Array, " m"],
-    scale: Float[Array, " n"],
-    ratio: Float[Array, " n"],
-    rtol: float,
-) -> Factor:
-    # The triangle of the Jacobian with the residuals beside it holds all that follows in at most
-    # n + 1 rows.
-    n = len(rows)
-    both = jnp.concatenate([jnp.where(jnp.any(ratio > 0), rows, 0), residuals[None]])
-    root = triangle(both, jnp.append(scale, 1))
-    root = jnp.pad(root, ((0, max(n - len(root), 0)), (0, 0)))
-    unit, target = root[:, :-1], root[:, -1]
-    left, values, right = jnp.linalg.svd(unit * ratio[None, :], full_matrices=False)
+        values, slopes, right, matrix = jax.lax.cond(squared, by_products, by_triangle)
     keep = values > rtol * values[0]
     return Factor(
         singular_values=jnp.where(keep, values, 1),
-        slopes=jnp.where(keep, target @ left, 0),
+        slopes=jnp.where(keep, slopes, 0),
         right=right,
         keep=keep,
         eigenvalues=values**2,
-        unit=unit[:n],
-        squared=jnp.array(False),
+        unit=matrix,
+        squared=squared,
     )

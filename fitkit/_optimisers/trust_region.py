@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fitkit._fisher import norm
+from fitkit._fisher import quick_norm
 from fitkit._optimisers.convergence import ConvergenceTest
 from fitkit._optimisers.factor import Factor
 
@@ -123,7 +123,7 @@ def outcome_of(
         there = function(flat + step).astype(change.dtype) / model.norm
         # (a - b)·(a + b) keeps the digits that a·a - b·b loses.
         gained = jnp.dot(model.residuals - there, model.residuals + there)
-        return gained, norm(there - model.residuals - change)
+        return gained, quick_norm(there - model.residuals - change)
 
     return outcome
 
@@ -140,7 +140,7 @@ def _attempt(
 ) -> Trial:
     """Evaluate the residuals at the best step within the radius, and set the next radius."""
     scaled, damping, reach = model.damped(trial.radius)
-    length = norm(scaled)
+    length = quick_norm(scaled)
     # Moré: the first radius is a guess, and no longer than the step it allows.
     radius = jnp.where(first, jnp.minimum(trial.radius, length), trial.radius)
     # As the parameters can hold it, so that the model is asked about the step that is taken.
@@ -155,7 +155,7 @@ def _attempt(
     ratio = jnp.where(finite & (predicted > 0), gained / predicted, -1)
 
     leap = first & (trial.trials == 0) & (length > CAUTION * trial.radius)
-    leap &= ~(bent <= LINEAR * norm(change))
+    leap &= ~(bent <= LINEAR * quick_norm(change))
     slope = jnp.dot(model.residuals, change)
     # The minimum of the parabola through both values and the slope, if the residuals grew.
     shrink = jnp.where(gained >= 0, MOST, jnp.clip(slope / (2 * slope + gained), LEAST, MOST))
@@ -198,15 +198,16 @@ def damped_by_factor(
         return values * slopes / (values**2 + damping)
 
     def rise(carry: tuple) -> tuple:
-        damping, count = carry
-        length = norm(latent(damping))
+        damping, length, count = carry
         steepness = jnp.sum(latent(damping) ** 2 / (values**2 + damping))
-        return damping + (length - radius) / radius * length**2 / steepness, count + 1
+        damping += (length - radius) / radius * length**2 / steepness
+        return damping, quick_norm(latent(damping)), count + 1
 
-    damping, _ = jax.lax.while_loop(
-        lambda carry: (norm(latent(carry[0])) > RADIUS_SLACK * radius) & (carry[1] < MOST_SECULAR),
+    none = jnp.zeros_like(radius)
+    damping, _, _ = jax.lax.while_loop(
+        lambda carry: (carry[1] > RADIUS_SLACK * radius) & (carry[2] < MOST_SECULAR),
         rise,
-        (jnp.zeros_like(radius), 0),
+        (none, quick_norm(latent(none)), 0),
     )
     step = -(latent(damping) @ factor.right)
-    return step, damping, norm(step)
+    return step, damping, quick_norm(step)
