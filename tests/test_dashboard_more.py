@@ -228,6 +228,25 @@ def test_a_panel_drawn_anew_by_itself_looks_like_one_drawn_with_the_others():
     assert np.array_equal(pixels(renderer, changed), pixels(FrameRenderer(), changed))
 
 
+def test_axes_that_follow_their_limits_look_like_new_ones():
+    def cells(steps, top, bottom, low):
+        log, linear = (0.0, steps), (-steps / 3, steps)
+        return [
+            Plot(View("loss", log, (bottom, top)), lambda axes: []),
+            Plot(View("value", linear, (low, 3.0), log=False), lambda axes: []),
+        ]
+
+    renderer = FrameRenderer()
+    drawn = []
+    for limits in ((10.0, 1.0, 1e-3, -3.0), (5e4, 5.0, 1.0, -200.0), (2e6, 1e9, 1e-3, -0.1)):
+        frame = renderer.frame(cells(*limits), Page())
+        drawn.append(renderer._axes)
+        new = FrameRenderer().frame(cells(*limits), Page())
+        ours, theirs = (np.asarray(Image.open(io.BytesIO(one)), int) for one in (frame, new))
+        assert np.abs(ours - theirs).max() <= 1
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 1.0, 0.75, 2.0), (0.75,) * 9])
 @pytest.mark.parametrize("width", [320, 500, 960, 2500, 4000])
 def test_panels_fill_the_width_in_their_order_and_never_overlap(weights, width):

@@ -12,7 +12,7 @@ from fitkit._dashboard.agg import Canvas
 from fitkit._dashboard.drawing import Box
 from fitkit._dashboard.layout import LEFT, Cell, Drawn, Page, Plot, Slot, arrange, legend_width
 from fitkit._dashboard.png import encode_png
-from fitkit._plotting import INK, View, set_up
+from fitkit._plotting import INK, View, set_limits, set_up
 
 STRIP = 24  # CSS pixels for a line of words above the panels
 INCH = 100  # CSS pixels that count as matplotlib's inch
@@ -65,10 +65,13 @@ class FrameRenderer:
             stale = [i for i, view in enumerate(views) if view != self._views[i]]
             self._canvas.restore_region(self._background)
             for i in stale:
-                old = self._axes[i]
-                assert old is not None
+                axes, old, new = self._axes[i], self._views[i], views[i]
+                assert axes is not None and old is not None and new is not None
+                if old._replace(x=new.x, y=new.y) == new:
+                    set_limits(axes, new)
+                    continue
                 # New ones: `clear` would leave what was said of their ticks.
-                old.remove()
+                axes.remove()
                 self._axes[i] = _new_axes(self._figure, cells[i], self._slots[i])
         else:
             stale = range(len(cells))
