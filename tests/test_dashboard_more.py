@@ -38,6 +38,14 @@ def test_front_ends_without_widgets_get_a_picture(fit):
     assert fit.known_fisher is not None
 
 
+@pytest.mark.parametrize(("room", "width"), [("", 960), ("400 1", 600), ("1130 1", 1130)])
+def test_the_saved_picture_is_as_wide_as_the_live_one(fit, dashboard, room, width):
+    live(dashboard).picture.room.value = room
+    saved = dashboard._picture(fit.snapshot)
+    assert saved.width == width
+    assert Image.open(io.BytesIO(saved.png)).width == 2 * width
+
+
 def test_undo_takes_back_what_a_control_did(fit, dashboard):
     undo = live(dashboard).header.undo
     assert undo.disabled
