@@ -371,7 +371,7 @@ def test_a_filter_shows_what_matches(many, words, count):
     live(many).table.filter.value = words
     many.refresh()
     assert live(many).table.where.value.endswith(f"of {count}" if count else "none match")
-    hidden = [r for r in live(many).table.rows if "fitkit-gone" in r.box._dom_classes]
+    hidden = [r for r in live(many).table.rows if "fitkit-none" in r.box._dom_classes]
     assert len(hidden) == max(0, 12 - count)
 
 

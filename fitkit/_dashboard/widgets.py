@@ -156,8 +156,8 @@ def fit_problem(fit: Fit, now: Snapshot) -> str:
         return f"{type(now.error).__name__}: {now.error}"
     if now.status is not Status.NON_FINITE:
         return ""
-    report = fit.report  # From now on the message names operation and line, too.
-    return f"{fit.message}. Try: {report.advice}" if report else fit.message
+    _ = fit.report  # From now on the message names operation and line; the card has all of it.
+    return fit.message
 
 
 def dispose(widget: widgets.Widget) -> None:

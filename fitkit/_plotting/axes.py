@@ -117,7 +117,7 @@ def set_limits(axes: Axes, view: View) -> None:
         round_numbers(4) if view.ticks is None else FixedLocator(view.ticks)
     )
     if view.log:
-        narrow = view.y[1] / view.y[0] <= 100  # Or else there would be but two labels.
+        narrow = view.y[1] / view.y[0] < 100  # Or else there would be but two labels.
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=6))
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5) if view.ordinate else NullLocator())
