@@ -82,9 +82,9 @@ _SHEET = """<style>
 .fitkit-live .fitkit-row .fitkit-open { width: 26px; display: none; }
 .fitkit-live .fitkit-row.fitkit-group .fitkit-open { display: block; }
 .fitkit-live .fitkit-group { position: relative; }
-.fitkit-live .fitkit-group .fitkit-swatch { position: absolute; left: 2px; top: 26px; height: 3px;
-  overflow: visible; }
-.fitkit-live .fitkit-group .fitkit-swatch .widget-html-content { line-height: 3px; }
+.fitkit-live .fitkit-group .fitkit-swatch { position: absolute; left: 2px; top: 24px; height: 3px;
+  z-index: 1; overflow: visible; pointer-events: none; }
+.fitkit-live .fitkit-group .fitkit-swatch i { display: block; }
 .fitkit-swatch i { display: inline-block; width: 22px; vertical-align: middle;
   border-top-width: 3px; }
 .fitkit-live .fitkit-slider { flex: 1 1 150px; min-width: 100px; width: auto; margin: 0; }
