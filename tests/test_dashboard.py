@@ -466,7 +466,7 @@ def test_without_a_person_the_notebook_keeps_the_last_picture_and_no_widgets(tmp
     assert view["data"] == {"text/plain": "Dashboard of 1 parameter"}
     assert set(style["data"]) == {"text/html", "text/plain"}
     picture = Image.open(io.BytesIO(base64.b64decode(still["data"]["image/png"])))
-    assert picture.size == (1440, 456)
+    assert picture.size == (1920, 608)
     # Seven tenths of the width is drawn on after a run; before it only "no steps yet".
     ink = np.asarray(picture)[..., 3] > 0
     assert ink.any(axis=0).mean() > 0.7
