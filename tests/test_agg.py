@@ -38,6 +38,6 @@ def test_formulas_and_turned_words_are_left_to_matplotlib(words, rotation):
 
 
 def test_a_release_without_what_is_needed_writes_itself(monkeypatch):
-    monkeypatch.setattr("fitkit._dashboard.agg.Renderer._draw_words", None)
+    monkeypatch.setattr("fitkit._dashboard.agg.Renderer._words", None)
     ours, theirs = (ink(one, "loss") for one in (Canvas, FigureCanvasAgg))
     np.testing.assert_array_equal(ours, theirs)

@@ -371,7 +371,7 @@ def test_a_filter_shows_what_matches(many, words, count):
     live(many).table.filter.value = words
     many.refresh()
     assert live(many).table.where.value.endswith(f"of {count}" if count else "none match")
-    hidden = [r for r in live(many).table.rows if "fitkit-gone" in r.box._dom_classes]
+    hidden = [r for r in live(many).table.rows if "fitkit-none" in r.box._dom_classes]
     assert len(hidden) == max(0, 12 - count)
 
 
@@ -466,7 +466,7 @@ def test_without_a_person_the_notebook_keeps_the_last_picture_and_no_widgets(tmp
     assert view["data"] == {"text/plain": "Dashboard of 1 parameter"}
     assert set(style["data"]) == {"text/html", "text/plain"}
     picture = Image.open(io.BytesIO(base64.b64decode(still["data"]["image/png"])))
-    assert picture.size == (1440, 456)
+    assert picture.size == (1920, 608)
     # Seven tenths of the width is drawn on after a run; before it only "no steps yet".
     ink = np.asarray(picture)[..., 3] > 0
     assert ink.any(axis=0).mean() > 0.7

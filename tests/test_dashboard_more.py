@@ -38,6 +38,14 @@ def test_front_ends_without_widgets_get_a_picture(fit):
     assert fit.known_fisher is not None
 
 
+@pytest.mark.parametrize(("room", "width"), [("", 960), ("400 1", 600), ("1130 1", 1130)])
+def test_the_saved_picture_is_as_wide_as_the_live_one(fit, dashboard, room, width):
+    live(dashboard).picture.room.value = room
+    saved = dashboard._picture(fit.snapshot)
+    assert saved.width == width
+    assert Image.open(io.BytesIO(saved.png)).width == 2 * width
+
+
 def test_undo_takes_back_what_a_control_did(fit, dashboard):
     undo = live(dashboard).header.undo
     assert undo.disabled
@@ -226,6 +234,25 @@ def test_a_panel_drawn_anew_by_itself_looks_like_one_drawn_with_the_others():
     # And another legend is another layout.
     changed = [panel(1.0, legend), panel(1e4), panel(1e6)]
     assert np.array_equal(pixels(renderer, changed), pixels(FrameRenderer(), changed))
+
+
+def test_axes_that_follow_their_limits_look_like_new_ones():
+    def cells(steps, top, bottom, low):
+        log, linear = (0.0, steps), (-steps / 3, steps)
+        return [
+            Plot(View("loss", log, (bottom, top)), lambda axes: []),
+            Plot(View("value", linear, (low, 3.0), log=False), lambda axes: []),
+        ]
+
+    renderer = FrameRenderer()
+    drawn = []
+    for limits in ((10.0, 1.0, 1e-3, -3.0), (5e4, 5.0, 1.0, -200.0), (2e6, 1e9, 1e-3, -0.1)):
+        frame = renderer.frame(cells(*limits), Page())
+        drawn.append(renderer._axes)
+        new = FrameRenderer().frame(cells(*limits), Page())
+        ours, theirs = (np.asarray(Image.open(io.BytesIO(one)), int) for one in (frame, new))
+        assert np.abs(ours - theirs).max() <= 1
+    assert drawn[0] == drawn[1] == drawn[2]
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 1.0, 0.75, 2.0), (0.75,) * 9])

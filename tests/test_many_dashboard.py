@@ -284,7 +284,7 @@ def test_a_picture_without_a_person(many):
     assert len(dashboard.figure.axes) == 2
     now = dashboard._subject.now()
     assert dashboard._subject.words(now) == "Finished    119 minimum    1 non-finite"
-    assert Image.open(io.BytesIO(dashboard._picture(now))).size[0] == 1440
+    assert Image.open(io.BytesIO(dashboard._picture(now).png)).size[0] == 2 * 960
 
 
 def test_systems_along_one_axis_are_a_curve_and_of_three_axes_no_map():

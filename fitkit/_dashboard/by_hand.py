@@ -63,6 +63,11 @@ class Scale(NamedTuple):
         return round(min(max(share, 0.0), 1.0) * NOTCHES)
 
 
+def as_written(number: Any) -> float:
+    """Return the shortest number that is the same in its precision: of float32's 0.1, 0.1."""
+    return float(str(number))
+
+
 class ByHand:
     """A slider and a number for each value in sight, and the code of what was done.
 
@@ -92,6 +97,7 @@ class ByHand:
         self.text = widgets.Textarea(
             description="code", tooltip="fit.events.as_code()", rows=8, layout={"width": "100%"}
         )
+        self.text.add_class("fitkit-code")
         self.text.add_class("fitkit-none")
         self.numbers: list[Number] = []
         self.box = widgets.VBox()
@@ -111,7 +117,7 @@ class ByHand:
             entries = ()
         leaves = named_leaves(now.place.view.params) if entries else {}
         elements = {
-            (entry.paths[0], index): float(np.asarray(leaves[entry.paths[0]])[index])
+            (entry.paths[0], index): as_written(np.asarray(leaves[entry.paths[0]])[index])
             for entry in entries
             if not entry.group and leaves[entry.paths[0]].size <= LARGEST
             for index in np.ndindex(leaves[entry.paths[0]].shape)

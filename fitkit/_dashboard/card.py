@@ -32,6 +32,7 @@ class Card:
         buttons = widgets.HBox([self.undo, self.rewind, self.lower])
         buttons.add_class("fitkit-buttons")
         self.box = widgets.VBox([self.words, buttons])
+        self.box.add_class("fitkit-card")
         self.box.add_class("fitkit-none")
 
     def refresh(self, now: Snapshot) -> None:

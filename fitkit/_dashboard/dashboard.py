@@ -15,7 +15,7 @@ from fitkit._dashboard.of_fit import OfFit
 from fitkit._dashboard.of_many import OfMany
 from fitkit._dashboard.output import CellOutputs
 from fitkit._dashboard.refresh import DRAWING_LOCK, RefreshThread
-from fitkit._dashboard.render import finished, saved_picture
+from fitkit._dashboard.render import FREE, SavedPicture, finished, saved_picture
 from fitkit._dashboard.subject import Live, Moment, Subject
 from fitkit._dashboard.threads import EndingThread, join
 from fitkit._fit import Fit, Snapshot
@@ -241,7 +241,7 @@ class Dashboard:
         """Draw the picture, for front ends that know neither ipywidgets nor IPython: marimo."""
         self._subject.complete(self._live)
         with DRAWING_LOCK:
-            return self._picture(self._subject.now())
+            return self._picture(self._subject.now()).png
 
     def _build(self) -> Live:
         refresh = RefreshThread(weakref.ref(self), self._subject.watched)
@@ -253,9 +253,10 @@ class Dashboard:
         live.refresh_controls(self._subject.now())
         return live
 
-    def _picture(self, now: Moment) -> bytes:
+    def _picture(self, now: Moment) -> SavedPicture:
         """Draw the picture that a saved notebook holds; under the lock for drawing."""
-        return saved_picture(self._subject.cells(now, self._live), self._subject.words(now))
+        cells, words = self._subject.cells(now, self._live), self._subject.words(now)
+        return saved_picture(cells, words, FREE if self._live is None else self._live.page)
 
     def _keep_picture(self, now: Moment) -> None:
         """Renew the picture that a saved notebook holds; under the lock for drawing."""

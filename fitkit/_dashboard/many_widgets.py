@@ -10,7 +10,7 @@ import ipywidgets as widgets
 
 from fitkit._dashboard.header import bar, button, duration, headline_with_dot, notice
 from fitkit._dashboard.jobs import JobThread
-from fitkit._dashboard.layout import Cell
+from fitkit._dashboard.layout import Cell, Page
 from fitkit._dashboard.output import LIVE_CLASS
 from fitkit._dashboard.picture import Picture
 from fitkit._dashboard.style import SHEET
@@ -71,6 +71,11 @@ class LiveMany:
         parts = [widgets.HTML(SHEET), self.status, self.notice, buttons, *self.picture.parts]
         self.box = widgets.VBox([*parts, self.system.box])
         self.box.add_class(LIVE_CLASS)
+
+    @property
+    def page(self) -> Page:
+        """How wide the picture is shown, as far as the front end told."""
+        return self.picture.page
 
     @property
     def threads(self) -> list[EndingThread]:

@@ -14,6 +14,8 @@ from typing import Any
 
 from IPython.display import display, update_display
 
+from fitkit._dashboard.render import SavedPicture
+
 VIEW = "application/vnd.jupyter.widget-view+json"
 LIVE_CLASS = "fitkit-live"
 _CHILD = ".jp-OutputArea-child"
@@ -37,38 +39,39 @@ class CellOutputs:
         self._ids = {part: uuid.uuid4().hex for part in ("view", "style", "picture")}
         self._hides_picture = _is_jupyter()
 
-    def open(self, model_id: str | None, png: bytes) -> None:
+    def open(self, model_id: str | None, picture: SavedPicture) -> None:
         """Show the widget of this id, or without one the picture alone."""
-        self._put(display, "view", self._view(model_id, png))
-        self._put(display, "style", {"text/html": STYLE, "text/plain": ""})
-        self._put(display, "picture", self._picture(png, model_id is not None))
+        style, live = {"text/html": STYLE, "text/plain": ""}, model_id is not None
+        self._put(display, "view", self._view(model_id, picture), picture)
+        self._put(display, "style", style, picture)
+        self._put(display, "picture", self._picture(picture, live), picture)
 
-    def renew_picture(self, png: bytes, live: bool = True) -> None:
+    def renew_picture(self, picture: SavedPicture, live: bool = True) -> None:
         """Put a newer picture into the notebook; the widget is left as it is."""
-        self._put(update_display, "picture", self._picture(png, live))
+        self._put(update_display, "picture", self._picture(picture, live), picture)
 
-    def leave_picture(self, png: bytes) -> None:
+    def leave_picture(self, picture: SavedPicture) -> None:
         """Leave the picture alone in the notebook."""
-        self._put(update_display, "view", self._view(None, png))
-        self.renew_picture(png, live=False)
+        self._put(update_display, "view", self._view(None, picture), picture)
+        self.renew_picture(picture, live=False)
 
-    def _view(self, model_id: str | None, png: bytes) -> dict[str, Any]:
+    def _view(self, model_id: str | None, picture: SavedPicture) -> dict[str, Any]:
         bundle: dict[str, Any] = {"text/plain": self._text}
         if model_id is not None:
             bundle[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": model_id}
             if not self._hides_picture:
-                bundle["image/png"] = _base64(png)
+                bundle["image/png"] = _base64(picture)
         return bundle
 
-    def _picture(self, png: bytes, live: bool) -> dict[str, Any]:
+    def _picture(self, picture: SavedPicture, live: bool) -> dict[str, Any]:
         if live and not self._hides_picture:
             return {"text/plain": ""}
-        return {"image/png": _base64(png), "text/plain": ""}
+        return {"image/png": _base64(picture), "text/plain": ""}
 
-    def _put(self, how: Any, part: str, bundle: dict[str, Any]) -> None:
-        metadata = {"image/png": {"width": 960}} if "image/png" in bundle else {}
+    def _put(self, how: Any, part: str, bundle: dict[str, Any], picture: SavedPicture) -> None:
+        metadata = {"image/png": {"width": picture.width}} if "image/png" in bundle else {}
         how(bundle, metadata=metadata, raw=True, display_id=self._ids[part])
 
 
-def _base64(png: bytes) -> str:
-    return base64.b64encode(png).decode()
+def _base64(picture: SavedPicture) -> str:
+    return base64.b64encode(picture.png).decode()

@@ -88,7 +88,7 @@ class RefreshThread(EndingThread):
                 pause = min(max(INTERVAL, spent / SHARE), SLOWEST)
                 # At rest only a person changes it, who wants to see what that does.
                 due = now + (INTERVAL / 4 if resting else pause)
-            self._wake.wait(INTERVAL / 4)
+            self._wake.wait(INTERVAL / 2)
 
     def _refresh(self, dashboard: Refreshed, draw: bool) -> None:
         try:

@@ -1,7 +1,7 @@
 """Frames of a figure as PNG bytes: what rarely changes is drawn once, the rest is blitted."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,10 +12,22 @@ from fitkit._dashboard.agg import Canvas
 from fitkit._dashboard.drawing import Box
 from fitkit._dashboard.layout import LEFT, Cell, Drawn, Page, Plot, Slot, arrange, legend_width
 from fitkit._dashboard.png import encode_png
-from fitkit._plotting import INK, View, set_up
+from fitkit._plotting import INK, View, set_limits, set_up
 
+FREE = Page()  # where nobody tells how wide it is to be
+# CSS pixels of a saved picture. It is seen elsewhere as well, where all wider than the page is
+# made smaller, with its words: at three quarters of their size they still read well.
+NARROWEST, WIDEST = 600, 1300
+SAVED_SHARPNESS = 2.0  # device pixels for each of them: sharp on dense screens, some 150 kB
 STRIP = 24  # CSS pixels for a line of words above the panels
 INCH = 100  # CSS pixels that count as matplotlib's inch
+
+
+class SavedPicture(NamedTuple):
+    """A PNG, and the CSS pixels of its width."""
+
+    png: bytes
+    width: int
 
 
 def blank(cells: Sequence[Cell]) -> bytes:
@@ -65,10 +77,13 @@ class FrameRenderer:
             stale = [i for i, view in enumerate(views) if view != self._views[i]]
             self._canvas.restore_region(self._background)
             for i in stale:
-                old = self._axes[i]
-                assert old is not None
+                axes, old, new = self._axes[i], self._views[i], views[i]
+                assert axes is not None and old is not None and new is not None
+                if old._replace(x=new.x, y=new.y) == new:
+                    set_limits(axes, new)
+                    continue
                 # New ones: `clear` would leave what was said of their ticks.
-                old.remove()
+                axes.remove()
                 self._axes[i] = _new_axes(self._figure, cells[i], self._slots[i])
         else:
             stale = range(len(cells))
@@ -91,9 +106,8 @@ class FrameRenderer:
         self._layout, self._views = layout, views
 
 
-def finished(cells: Sequence[Cell], words: str = "") -> Figure:
+def finished(cells: Sequence[Cell], words: str = "", page: Page = FREE) -> Figure:
     """Draw a figure that stands by itself, to be saved in any format; words go above the panels."""
-    page = Page()
     figure, slots = _new_figure(cells, page, STRIP if words else 0)
     figure.patch.set_alpha(1.0)
     Canvas(figure)
@@ -110,13 +124,17 @@ def finished(cells: Sequence[Cell], words: str = "") -> Figure:
     return figure
 
 
-def saved_picture(cells: Sequence[Cell], words: str) -> bytes:
-    """Draw the PNG that a saved notebook keeps, for a light and a dark page."""
-    figure = finished(cells, words)
+def saved_picture(cells: Sequence[Cell], words: str, page: Page = FREE) -> SavedPicture:
+    """Draw the PNG that a saved notebook keeps, for a light and a dark page.
+
+    It is as wide as the live one was last: who saves a notebook will most often open it again.
+    """
+    page = Page(min(max(page.width, NARROWEST), WIDEST), SAVED_SHARPNESS)
+    figure = finished(cells, words, page)
     figure.patch.set_alpha(0.0)
     canvas = Canvas(figure)
     canvas.draw()
-    return encode_png(np.asarray(canvas.buffer_rgba()), level=6)
+    return SavedPicture(encode_png(np.asarray(canvas.buffer_rgba()), level=6), page.width)
 
 
 def _new_figure(cells: Sequence[Cell], page: Page, strip: int = 0) -> tuple[Figure, list[Slot]]:

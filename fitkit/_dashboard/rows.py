@@ -122,7 +122,8 @@ class Row:
             # A refresh that came between a message and its observers would undo the message.
             control.set_state = under(lock, control.set_state)
         self._showing = False
-        self._shown: tuple[tuple[str, ...], bool] | None = None
+        self._shown: tuple[tuple[str, ...], str, bool] | None = None
+        self._agreed: tuple[float, bool] | None = None
         self.slider.observe(self._slid, "value")
         self.rate.observe(self._typed, "value")
         self.freeze.observe(self._toggled, "value")
@@ -134,14 +135,12 @@ class Row:
     ) -> None:
         """Show what the fit uses for `paths`, under this label, with this swatch and value."""
         with self._lock:
-            shown = paths, self._fit.learning_rates.relative(paths[0])
+            relative = self._fit.learning_rates.relative(paths[0])
+            shown = paths, label, relative
             if shown != self._shown:
                 self.paths, self._shown = paths, shown
-                self._show(label, relative=shown[1])
+                self._show(label, relative)
             self.swatch.value = look
-            self.slider.description = label
-            name = html.escape(label)
-            self.name.value = f"<span title='{name}'>{name}</span>"
             self.value.value = html.escape(value)
             (self.box.add_class if opens else self.box.remove_class)("fitkit-group")
             self._agree()
@@ -149,6 +148,9 @@ class Row:
     def _show(self, label: str, relative: bool) -> None:
         kind = "Multiplier of the learning rate" if relative else "Learning rate"
         note = " (above 1 it counts as 1 for gauss_newton)" if relative else ""
+        name = html.escape(label)
+        self.name.value = f"<span title='{name}'>{name}</span>"
+        self.slider.description = label
         self.slider.tooltip = f"{kind} of {label}{note}, logarithmic: arrow or page keys move it"
         self.rate.description = self.rate.tooltip = f"{kind} of {label}"
         self.reset.description = f"Reset the learning rate of {label}"
@@ -222,6 +224,12 @@ class Row:
     def _agree(self) -> None:
         """Let slider, number and toggle show what the fit has."""
         rate, frozen = self._rate(), self._frozen()
+        seen = self.rate.value, self.freeze.value
+        if (rate, frozen) == seen == self._agreed and (
+            rate <= 0 or self.slider.value == notch(rate)
+        ):
+            return  # Most often: to set a widget takes long even where nothing changes.
+        self._agreed = rate, frozen
         with self._quietly():
             self._reach(rate)
             if rate > 0:

@@ -44,7 +44,8 @@ _SHEET = """<style>
   background: var(--jp-layout-color2, #f4f4f4); white-space: pre-wrap; max-height: 9em;
   overflow: auto; }
 .fitkit-live .fitkit-buttons { gap: 4px; flex-wrap: wrap; overflow: visible; margin: 0; }
-.fitkit-live .fitkit-buttons .widget-button { width: auto; margin: 2px 0; border-radius: 3px; }
+.fitkit-live .fitkit-buttons :is(.widget-button, .widget-toggle-button) { width: auto;
+  margin: 2px 0; border-radius: 3px; }
 .fitkit-live .fitkit-buttons .fitkit-pause { min-width: 92px; }
 .fitkit-live .fitkit-buttons .fitkit-count { width: 136px; margin: 2px 6px 2px 0; }
 .fitkit-live .fitkit-buttons .fitkit-count .widget-label { width: 40px; }
@@ -80,7 +81,10 @@ _SHEET = """<style>
   margin: 0; border-radius: 3px; }
 .fitkit-live .fitkit-row .fitkit-open { width: 26px; display: none; }
 .fitkit-live .fitkit-row.fitkit-group .fitkit-open { display: block; }
-.fitkit-live .fitkit-group .fitkit-swatch { display: none; }
+.fitkit-live .fitkit-group { position: relative; }
+.fitkit-live .fitkit-group .fitkit-swatch { position: absolute; left: 2px; top: 24px; height: 3px;
+  z-index: 1; overflow: visible; pointer-events: none; }
+.fitkit-live .fitkit-group .fitkit-swatch i { display: block; }
 .fitkit-swatch i { display: inline-block; width: 22px; vertical-align: middle;
   border-top-width: 3px; }
 .fitkit-live .fitkit-slider { flex: 1 1 150px; min-width: 100px; width: auto; margin: 0; }
@@ -92,10 +96,11 @@ _SHEET = """<style>
 .fitkit-live .fitkit-old { opacity: .55; }
 .fitkit-live .fitkit-rate { width: 104px; flex: none; margin: 0; }
 .fitkit-live .fitkit-unseen, .fitkit-live .fitkit-slider .widget-label,
-.fitkit-live .fitkit-rate .widget-label { position: absolute;
+.fitkit-live .fitkit-rate .widget-label, .fitkit-live .fitkit-code .widget-label,
+.fitkit-live .fitkit-number .widget-hslider .widget-label { position: absolute;
   width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 .fitkit-live .fitkit-freeze { width: 78px; flex: none; margin: 0; border-radius: 3px; }
-.fitkit-live .fitkit-value { flex: 0 1 210px; min-width: 90px; margin: 0; overflow: hidden; }
+.fitkit-live .fitkit-value { flex: 0 1 230px; min-width: 90px; margin: 0; overflow: hidden; }
 .fitkit-value .widget-html-content { white-space: nowrap; text-overflow: ellipsis;
   overflow: hidden; font-variant-numeric: tabular-nums; width: 100%; }
 .fitkit-live .fitkit-bar-of-many { gap: 6px; margin: 4px 0 0; overflow: visible;
@@ -104,7 +109,13 @@ _SHEET = """<style>
 .fitkit-live .fitkit-filter .widget-label { width: 40px; text-align: left; }
 .fitkit-live .fitkit-bar-of-many .widget-button { width: 34px; margin: 0; border-radius: 3px; }
 .fitkit-live .fitkit-none { display: none; }
-.fitkit-live .fitkit-gone { visibility: hidden; }
+.fitkit-live .fitkit-number .widget-text { width: 300px; }
+.fitkit-live .fitkit-number .widget-text .widget-label { width: 160px; text-align: left;
+  font-family: var(--jp-code-font-family, monospace); }
+.fitkit-live .fitkit-card .widget-html-content { line-height: 1.5; white-space: normal; }
+.fitkit-live .fitkit-card :is(th, td) { vertical-align: top; }
+.fitkit-live .fitkit-card :is(th, td):first-child { padding-right: 14px; text-align: left; }
+.fitkit-live .fitkit-card p { margin: 6px 0 0; }
 .fitkit-live .fitkit-together { border-bottom: 1px solid var(--jp-border-color2, #bbb); }
 .fitkit-live .fitkit-head { height: 20px; width: 100%; margin: 0; overflow: hidden; }
 .fitkit-live .fitkit-head .widget-html-content { width: 100%; line-height: 20px; }
@@ -114,11 +125,10 @@ _SHEET = """<style>
   .fitkit-live .fitkit-row { flex-wrap: wrap; }
   .fitkit-live .fitkit-row :is(.fitkit-name, .fitkit-value) { flex: 1 1 35%; }
   .fitkit-live .fitkit-row .fitkit-slider { margin-left: 34px; }
+  .fitkit-columns :is(.fitkit-name, .fitkit-value) { flex: 1 1 35%; }
   .fitkit-columns > :nth-child(n + 4) { display: none; }
   .fitkit-live .fitkit-eigenvectors > .widget-hbox { flex-wrap: wrap; }
-  .fitkit-live .fitkit-choice { flex-basis: 100%; } }
-@container fitkit (min-width: $TWO_COLUMNSpx) {
-  .fitkit-live .fitkit-in-columns .fitkit-gone { display: none; } }
+  .fitkit-live .fitkit-choice { flex-basis: 100%; max-width: none; } }
 .fitkit-live :is(button, input, [role=slider]):focus-visible {
   outline: 2px solid var(--jp-brand-color1, #2196f3); outline-offset: 1px; }
 .fitkit-live .fitkit-frozen .slider-container { opacity: .35; }
@@ -131,6 +141,5 @@ SHEET = (
     _SHEET.replace("$VERMILION", VERMILION)
     .replace("$COLUMN", str(COLUMN))
     .replace("$GAP", str(GAP))
-    .replace("$TWO_COLUMNS", str(2 * COLUMN + GAP))
     .replace("$TWO_LINES", str(TWO_LINES))
 )

@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import ipywidgets as widgets
 
-from fitkit._dashboard.layout import Cell
+from fitkit._dashboard.layout import Cell, Page
 from fitkit._dashboard.threads import EndingThread
 from fitkit._fit import Status
 
@@ -46,6 +46,11 @@ class Live(Protocol):
     @property
     def box(self) -> widgets.Box:
         """All of them."""
+        ...
+
+    @property
+    def page(self) -> Page:
+        """How wide the picture is shown, as far as the front end told."""
         ...
 
     @property

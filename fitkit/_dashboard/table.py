@@ -199,4 +199,4 @@ def _icon(icon: str, words: str) -> widgets.Button:
 
 
 def _show(box: widgets.Box, seen: bool) -> None:
-    (box.remove_class if seen else box.add_class)("fitkit-gone")
+    (box.remove_class if seen else box.add_class)("fitkit-none")

@@ -13,7 +13,7 @@ from fitkit._dashboard.by_hand import ByHand
 from fitkit._dashboard.card import Card
 from fitkit._dashboard.eigenvectors import Eigenvectors
 from fitkit._dashboard.header import Header
-from fitkit._dashboard.layout import Cell
+from fitkit._dashboard.layout import Cell, Page
 from fitkit._dashboard.loss_toggles import LossToggles
 from fitkit._dashboard.output import LIVE_CLASS
 from fitkit._dashboard.panels import Panels
@@ -69,6 +69,11 @@ class LiveWidgets:
         below = [self.by_hand.box, self.eigenvectors.box, self.table.box]
         self.box = widgets.VBox([*above, *self.picture.parts, *below])
         self.box.add_class(LIVE_CLASS)
+
+    @property
+    def page(self) -> Page:
+        """How wide the picture is shown, as far as the front end told."""
+        return self.picture.page
 
     @property
     def threads(self) -> list[EndingThread]:
@@ -151,8 +156,8 @@ def fit_problem(fit: Fit, now: Snapshot) -> str:
         return f"{type(now.error).__name__}: {now.error}"
     if now.status is not Status.NON_FINITE:
         return ""
-    report = fit.report  # From now on the message names operation and line, too.
-    return f"{fit.message}. Try: {report.advice}" if report else fit.message
+    _ = fit.report  # From now on the message names operation and line; the card has all of it.
+    return fit.message
 
 
 def dispose(widget: widgets.Widget) -> None:

@@ -22,6 +22,7 @@ if _TYPE_CHECKING:
     from fitkit._plotting.axes import colour as colour
     from fitkit._plotting.axes import dash as dash
     from fitkit._plotting.axes import recolour as recolour
+    from fitkit._plotting.axes import set_limits as set_limits
     from fitkit._plotting.axes import set_up as set_up
     from fitkit._plotting.many_map import MapFrame as MapFrame
     from fitkit._plotting.many_map import draw_map as draw_map

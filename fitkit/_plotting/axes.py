@@ -84,19 +84,11 @@ def set_up(axes: Axes, view: View) -> None:
     """Set limits, scale, ticks, title and legend of axes from a view."""
     axes.set_facecolor("none")
     axes.set_yscale("log" if view.log else "linear")
-    axes.set_xlim(*view.x)
-    axes.set_ylim(*view.y)
-    axes.xaxis.set_major_locator(
-        round_numbers(4) if view.ticks is None else FixedLocator(view.ticks)
-    )
+    set_limits(axes, view)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _thousands(x)))
     if view.log:
-        narrow = view.y[1] / view.y[0] < 30
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=6))
         # Not as a formula: to parse those takes a sixth of the time to draw.
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: power(y)))
-    else:
-        axes.yaxis.set_major_locator(MaxNLocator(5) if view.ordinate else NullLocator())
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(axis="y", color=INK, alpha=0.22, linewidth=0.6)
@@ -115,6 +107,20 @@ def set_up(axes: Axes, view: View) -> None:
     if view.note:
         axes.tick_params(labelleft=False)
         axes.text(0.5, 0.5, view.note, **_text_style(), transform=axes.transAxes, ha="center")
+
+
+def set_limits(axes: Axes, view: View) -> None:
+    """Set limits, and where ticks are between them, of axes that nothing else is new of."""
+    axes.set_xlim(*view.x)
+    axes.set_ylim(*view.y)
+    axes.xaxis.set_major_locator(
+        round_numbers(4) if view.ticks is None else FixedLocator(view.ticks)
+    )
+    if view.log:
+        narrow = view.y[1] / view.y[0] < 100  # Or else there would be but two labels.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=6))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5) if view.ordinate else NullLocator())
 
 
 def _add_legend(axes: Axes, view: View) -> None:
@@ -168,7 +174,7 @@ def attach(axes: Axes, artist: Any) -> Any:
 def attach_to_data(axes: Axes, artist: Any) -> Any:
     """Tie an artist in the data's coordinates to axes, which clip it."""
     artist.set_transform(axes.transData)
-    artist.set_clip_path(axes.patch)
+    artist.set_clip_box(axes.bbox)  # As its patch would do, in half of the time.
     return attach(axes, artist)
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from fitkit._fit import Fit, norm_medians
 from fitkit._plotting.axes import View
 from fitkit._plotting.lines import lines_of_medians, parameter_lines, view_of_medians
-from fitkit._plotting.panel import Frame
+from fitkit._plotting.panel import Frame, once_a_frame
 
 
 class Gradients:
@@ -29,5 +29,6 @@ class Gradients:
         return parameter_lines(axes, frame, lines_of_medians(frame, _norms(frame)))
 
 
+@once_a_frame
 def _norms(frame: Frame) -> Float[np.ndarray, "bins parameters"]:
     return norm_medians(frame.history, "gradient_norms")

@@ -4,8 +4,9 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
+from matplotlib.patches import Polygon
 from matplotlib.text import Text
 
 from fitkit._fit import Fit
@@ -23,7 +24,7 @@ from fitkit._plotting.axes import (
 )
 from fitkit._plotting.curves import FEW, merge_columns, running_median
 from fitkit._plotting.limits import decades, finite, limits, step_limits
-from fitkit._plotting.panel import Frame
+from fitkit._plotting.panel import Frame, once_a_frame
 
 
 class Loss:
@@ -67,7 +68,7 @@ class Loss:
         elif np.any(high > low):
             outline = np.concatenate((np.c_[steps, low], np.c_[steps, high][::-1]))
             outline = outline[np.isfinite(outline).all(axis=1)]
-            marks.append(attach_to_data(axes, PolyCollection([outline], facecolor=SKY, alpha=0.45)))
+            marks.append(attach_to_data(axes, Polygon(outline, facecolor=SKY, alpha=0.45)))
         marker = "." if steps.size <= FEW else ""
         line = Line2D(steps, middle, color=BLUE, linewidth=1.6, marker=marker)
         marks.append(attach_to_data(axes, line))
@@ -75,7 +76,7 @@ class Loss:
             segments = [((step, 0.0), (step, 0.05)) for step in sorted(ticks)]
             lines = LineCollection(segments, colors=INK, linewidths=1.2)
             lines.set_transform(axes.get_xaxis_transform())
-            lines.set_clip_path(axes.patch)
+            lines.set_clip_box(axes.bbox)
             marks.append(attach(axes, lines))
         what = "above" if look.above else "best"
         words = f"{what} {number(lowest.loss, typeset=True)} at step {lowest.step:,}"
@@ -106,6 +107,7 @@ def _ring(frame: Frame) -> tuple[float, ...]:
     return (lowest.step, lowest.loss) if drawn and not (look.above or look.smooth) else ()
 
 
+@once_a_frame
 def _summary(frame: Frame) -> tuple[np.ndarray, ...]:
     """Return steps, smallest, largest and median losses of the bins that are drawn."""
     summary, steps = frame.history.summary("loss"), frame.history.steps

@@ -6,8 +6,8 @@ A panel is drawn in two halves, so that a live view can keep the first and repea
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from fitkit._plotting.axes import View
 from fitkit._plotting.scatter import Scatter
 
 Errors = Mapping[str, np.ndarray]
+T = TypeVar("T")
 
 
 class Entry(NamedTuple):
@@ -102,6 +103,7 @@ class Frame:
     compared: History | None = None
     loss_look: LossLook = _AS_EVER
     no_spectrum: str = ""
+    _found: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property
     def history(self) -> History:
@@ -138,6 +140,18 @@ class Frame:
             return None
         units = {path: float(np.sqrt(np.sum(self.errors[path] ** 2))) for path in moving}
         return units if all(np.isfinite(unit) and unit > 0 for unit in units.values()) else None
+
+
+def once_a_frame(find: Callable[[Frame], T]) -> Callable[[Frame], T]:
+    """Return a function that finds once in a frame what its view and its marks both need."""
+
+    @functools.wraps(find)
+    def found(frame: Frame) -> T:
+        if find not in frame._found:
+            frame._found[find] = find(frame)
+        return frame._found[find]
+
+    return found
 
 
 @runtime_checkable

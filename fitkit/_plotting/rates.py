@@ -13,7 +13,7 @@ from fitkit._fit import Event, Fit, own_learning_rates, rates_at
 from fitkit._plotting.axes import View, attach, colour, dash
 from fitkit._plotting.limits import decades, finite, step_limits
 from fitkit._plotting.lines import legend_of, lines_behind
-from fitkit._plotting.panel import Frame
+from fitkit._plotting.panel import Frame, once_a_frame
 
 # Points between lines of the same rate, which would hide each other, and all of them together.
 APART, BUNDLE = 1.8, 9.0
@@ -35,8 +35,7 @@ class Rates:
     def view(self, frame: Frame) -> View:
         """Compute limits of whole decades, and the legend of what is coloured."""
         now = frame.snapshot
-        lines = rate_lines(now.events, now.step, rates_at(now))
-        rates = finite(np.concatenate([line[:, 1] for line in lines.values()]))
+        rates = finite(np.concatenate([line[:, 1] for line in _lines(frame).values()]))
         x = step_limits(max(now.step, 0), frame.end, frame.settled)
         shows = own_learning_rates(now.place)
         title = "Learning rate" if shows else "Learning rate, relative"
@@ -44,8 +43,7 @@ class Rates:
 
     def marks(self, axes: Axes, frame: Frame) -> list[Artist]:
         """Draw the parameters in sight side by side, and all others as thin lines behind."""
-        now = frame.snapshot
-        lines = rate_lines(now.events, now.step, rates_at(now))
+        lines = _lines(frame)
         shown = [entry for entry in frame.entries if not entry.group]
         marks = lines_behind(axes, frame, lambda paths, _: [[lines[path]] for path in paths])
         gap = min(APART, BUNDLE / max(len(shown), 1))
@@ -57,9 +55,15 @@ class Rates:
             line = Line2D(x, y, color=colour(entry.number), linestyle=dash(entry.number)[1])
             line.set_linewidth(1.5)
             line.set_transform(axes.transData + ScaledTranslation(0, aside, figure.dpi_scale_trans))
-            line.set_clip_path(axes.patch)
+            line.set_clip_box(axes.bbox)
             marks.append(attach(axes, line))
         return marks
+
+
+@once_a_frame
+def _lines(frame: Frame) -> dict[str, Float[np.ndarray, "points 2"]]:
+    now = frame.snapshot
+    return rate_lines(now.events, now.step, rates_at(now))
 
 
 def rate_lines(

@@ -14,7 +14,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import ListedColormap, Normalize, to_rgb
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Polygon, Rectangle
 from matplotlib.text import Text
 
 from fitkit._plotting.axes import (
@@ -84,7 +84,7 @@ def _histogram(axes: Axes, scatter: Scatter, share: float) -> list[Artist]:
     outline = np.column_stack([scale * np.repeat(density, 2), rows])
     if scatter.image is None:
         whole = np.concatenate([[(0, edges[0])], outline, [(0, edges[-1])]])
-        bars = PolyCollection([whole], facecolors=[SKY], alpha=0.45, linewidths=0)
+        bars: Artist = Polygon(whole, facecolor=SKY, alpha=0.45, linewidth=0)
     else:
         boxes = [
             [(0, low), (scale * one, low), (scale * one, high), (0, high)]
@@ -99,7 +99,7 @@ def _histogram(axes: Axes, scatter: Scatter, share: float) -> list[Artist]:
     marks: list[Artist] = [bars, step, line]
     for mark in marks:
         mark.set_transform(beside)
-        mark.set_clip_path(axes.patch)
+        mark.set_clip_box(axes.bbox)
         attach(axes, mark)
     label = Text(share, 0.98, "unit normal", fontsize=LABEL_SIZE, color=VERMILION)
     label.set(transform=axes.transAxes, ha="right", va="top", clip_on=False)
@@ -140,7 +140,7 @@ def _columns(axes: Axes, scatter: Scatter) -> list[Artist]:
             [np.c_[middles, levels[:, low]], np.c_[middles, levels[:, high]][::-1]]
         )
         outline = outline[np.isfinite(outline).all(axis=1)]
-        band = PolyCollection([outline], facecolor=SKY, alpha=alpha, linewidth=0)
+        band = Polygon(outline, facecolor=SKY, alpha=alpha, linewidth=0)
         marks.append(attach_to_data(axes, band))
     return [*marks, attach_to_data(axes, Line2D(middles, levels[:, 2], color=BLUE, linewidth=1.2))]
 

@@ -22,7 +22,7 @@ from fitkit._plotting.axes import (
     remark,
 )
 from fitkit._plotting.limits import decades, finite
-from fitkit._plotting.panel import Frame
+from fitkit._plotting.panel import Frame, once_a_frame
 
 #: Elements of parameters; of more, the largest eigenvalues take the place of the Fisher matrix,
 #: which takes as many derivatives as there are elements.
@@ -132,6 +132,7 @@ def spectrum_marks(
     return marks
 
 
+@once_a_frame
 def _eigenvalues(frame: Frame) -> tuple[np.ndarray, int, int]:
     """Return eigenvalues, how many of them the data constrain, and how many there are in all."""
     if frame.spectrum is not None and len(frame.spectrum[0]):

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from fitkit._fit import Fit, norm_medians
 from fitkit._plotting.axes import View
 from fitkit._plotting.lines import lines_of_medians, parameter_lines, view_of_medians
-from fitkit._plotting.panel import Frame
+from fitkit._plotting.panel import Frame, once_a_frame
 
 
 class StepSizes:
@@ -30,6 +30,7 @@ class StepSizes:
         return parameter_lines(axes, frame, lines_of_medians(frame, _in_units(frame)))
 
 
+@once_a_frame
 def _in_units(frame: Frame) -> Float[np.ndarray, "bins parameters"]:
     """Compute the step sizes; NaN where there are units, but none for a parameter."""
     sizes, units = norm_medians(frame.history, "step_norms"), frame.units

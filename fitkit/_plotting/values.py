@@ -13,7 +13,7 @@ from fitkit._plotting.axes import View
 from fitkit._plotting.curves import merge_columns
 from fitkit._plotting.limits import finite, limits, step_limits
 from fitkit._plotting.lines import legend_of, parameter_lines
-from fitkit._plotting.panel import Frame
+from fitkit._plotting.panel import Frame, once_a_frame
 
 
 class Values:
@@ -61,6 +61,7 @@ class Values:
         return parameter_lines(axes, frame, lines_of)
 
 
+@once_a_frame
 def _elements(frame: Frame) -> dict[str, Float[np.ndarray, "bins elements"]]:
     """Look up what is drawn of each parameter, element by element; nothing if that is not known."""
     values, units = frame.history.values, frame.units
