@@ -171,7 +171,7 @@ def test_all_parameters_zero_at_the_start():
     np.testing.assert_allclose(params["slope"], np.polyfit(x, np.sin(x), 1)[0], rtol=1e-12)
 
 
-@pytest.mark.parametrize("factor", [1e-150, 1e-8, 1e8, 1e150])
+@pytest.mark.parametrize("factor", [1e-250, 1e-150, 1e-8, 1e8, 1e150, 1e250])
 def test_units_play_no_role(factor):
     def residuals(p):
         return factor * (p["height"] * jnp.exp(-p["rate"] * 1e9 * x) - 1 / (1 + x))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from fitkit._fisher import products_with, quick_norm, rank_rtol, real_residuals
+from fitkit._fisher import products_with, norm, rank_rtol, real_residuals
 from fitkit._input import converted, explained
 from fitkit._jaxprs import passed_through
 from fitkit._optimisers.convergence import assess
@@ -246,8 +246,8 @@ def _advance(
     scale = jnp.maximum(largest, columns)
     safe = jnp.where(scale > 0, scale, 1)
     solved = ~jnp.any(residuals != 0)
-    size = jnp.where(solved, 1, quick_norm(residuals))
-    residuals, extent = residuals / size, quick_norm(columns * here) / size
+    size = jnp.where(solved, 1, norm(residuals))
+    residuals, extent = residuals / size, norm(columns * here) / size
     if rows is not None:
         ratio = columns / safe
         factor = factorised(rows, residuals, columns, unit, ratio, rtol)
@@ -264,7 +264,7 @@ def _advance(
     lost = jnp.any((largest > 0) & (columns <= rtol * scale) & ~frozen)
     test = test._replace(done=test.done & ~lost, near=test.near & ~lost)
 
-    extent = quick_norm(jnp.where(columns > 0, scale * here, 0)) / size
+    extent = norm(jnp.where(columns > 0, scale * here, 0)) / size
     model = Model(residuals, size, push, safe, damped, extent)
     first = state.radius == 0
     radius = jnp.where(
