@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from fitkit._fisher import products_with, norm, rank_rtol, real_residuals
+from fitkit._fisher import norm, products_with, rank_rtol, real_residuals
 from fitkit._input import converted, explained
 from fitkit._jaxprs import passed_through
 from fitkit._optimisers.convergence import assess
