@@ -39,11 +39,37 @@ def products(
     Slice by slice, so that no copy of the rows is made. Where there is anything not finite the
     length is not.
     """
-    largest = _largest(rows).astype(dtype)
-    gram = _gram(rows, largest, dtype)
-    size = jnp.sqrt(jnp.einsum("ii->i", gram))
+
+    def by_largest() -> tuple[Array, Array]:
+        largest = _largest(rows).astype(dtype)
+        size, unit = _normalised(_gram(rows, largest, dtype))
+        return largest * size, unit
+
+    # What is read once more is cheap here, and a branch would have to be compiled.
+    if rows.size <= WHOLE:
+        return by_largest()
+    plain = _gram(rows, None, dtype)
+    squares = _diagonal(plain)
+    info = jnp.finfo(dtype)
+    # Squares that are lost below the smallest number are rounding in a sum above this.
+    trusted = float(info.tiny) / float(info.eps) ** 2
+    return jax.lax.cond(
+        jnp.all(jnp.isfinite(squares) & (squares > trusted)),
+        lambda: _normalised(plain),
+        by_largest,
+    )
+
+
+def _normalised(gram: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """Lengths of rows by their products, and the products of the rows over their lengths."""
+    size = jnp.sqrt(_diagonal(gram))
     safe = jnp.where(size == 0, 1, size)
-    return largest * size, gram / safe[:, None] / safe[None, :]
+    return size, gram / safe[:, None] / safe[None, :]
+
+
+def _diagonal(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
+    # `jnp.diagonal` compiles a branch.
+    return jnp.einsum("ii->i", matrix)
 
 
 def _largest(rows: Float[Array, "n m"]) -> Float[Array, " n"]:
@@ -52,11 +78,14 @@ def _largest(rows: Float[Array, "n m"]) -> Float[Array, " n"]:
     return jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
 
 
-def _gram(rows: Float[Array, "n m"], scale: Float[Array, " n"], dtype: Any) -> Float[Array, "n n"]:
+def _gram(
+    rows: Float[Array, "n m"], scale: Float[Array, " n"] | None, dtype: Any
+) -> Float[Array, "n n"]:
     n, m = rows.shape
 
     def of(block: Array) -> Array:
-        return _products(block.astype(dtype) / scale[:, None])
+        block = block.astype(dtype)
+        return _products(block if scale is None else block / scale[:, None])
 
     if m <= SPAN or rows.size <= WHOLE:
         return of(rows)
