@@ -116,7 +116,7 @@ def test_a_closed_dashboard_leaves_only_its_picture(page, server, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_notebook_saved_in_mid_run_passes_nbval(page, server):
+def test_a_notebook_saved_in_mid_run_passes_nbval_twice(page, server):
     start = """
 import jax.numpy as jnp, optax
 import fitkit as fk
@@ -136,14 +136,15 @@ fk.Dashboard(fit)
     page.get_by_text("Running").first.wait_for()
     browser.save(page, path)
     environment = os.environ | {"PYTEST_ADDOPTS": ""}
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "--nbval", "-p", "no:cacheprovider", path.name],
-        cwd=path.parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout
+    for _ in range(2):
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "--nbval", "-p", "no:cacheprovider", path.name],
+            cwd=path.parent,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, run.stdout
 
 
 def test_running_the_cell_again_leaves_one_thread_and_no_widgets(page, server):

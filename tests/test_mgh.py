@@ -134,8 +134,7 @@ def test_a_point_beside_a_minimum_is_not_there(name):
             assert not assess(problem.residuals, jnp.asarray(moved)).converged
 
 
-# Every other problem: the certified ones of NIST are fitted too, and each of these compiles a fit.
-@pytest.mark.parametrize("name", list(mgh.problems)[::2])
+@pytest.mark.parametrize("name", mgh.problems)
 def test_fits_from_three_starts(name):
     problem = mgh.problems[name]
     for start in problem.starts():
