@@ -12,7 +12,8 @@ SHARPEST = 2.0  # device pixels per CSS pixel that are drawn; more cannot be tol
 
 # No widget of the core tells the kernel how wide it is. So an element that has loaded writes the
 # width of the picture, and the density of the screen, into a text field that is not shown, now and
-# whenever they change. Where a front end runs no such code the picture is stretched.
+# whenever they change. For some seconds it looks again, because the kernel's echo of the width
+# before may overwrite the field. Where a front end runs no such code the picture is stretched.
 _MEASURE = """<img class="fitkit-none" alt=""
 src="data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 onload="(function find(image, turns) {
@@ -27,7 +28,9 @@ onload="(function find(image, turns) {
     field.value = words;
     field.dispatchEvent(new Event('change', {bubbles: true}));
   };
-  new ResizeObserver(() => { clearTimeout(timer); timer = setTimeout(tell, 150); }).observe(figure);
+  const check = turns => { tell(); timer = turns && setTimeout(check, 1000, turns - 1); };
+  const soon = () => { clearTimeout(timer); timer = setTimeout(check, 150, 5); };
+  new ResizeObserver(soon).observe(figure);
   tell();
 })(this, 100)">"""
 
