@@ -15,7 +15,7 @@ from jaxtyping import Float, PyTree
 from fitkit._fit.agree import require_all
 from fitkit._fit.chunk import Chunk, make_chunk
 from fitkit._fit.packing import Packed
-from fitkit._fit.problem import Params, Problem
+from fitkit._fit.problem import Params, Problem, traced_shapes
 from fitkit._fit.shared import Programs, Shared
 from fitkit._fit.step import (
     GOOD,
@@ -132,7 +132,7 @@ class Program:
         params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
         traced = _TRACED.find(
             problem.parts,
-            (_shapes(params), _shapes(args), settings.key),
+            (traced_shapes(params), traced_shapes(args), settings.key),
             lambda: Traced.of(problem),
             own and own.traced,
         )
@@ -235,11 +235,6 @@ class Program:
         require_all(self.problem.mesh, what)
         with self.settings.applied(), no_debugging():
             return function(everywhere(state.params, self.problem.mesh), self.args)
-
-
-def _shapes(tree: PyTree) -> tuple[Any, ...]:
-    """Return what tells the leaves of a tree from those of others when they are traced."""
-    return tuple((leaf.shape, leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(tree))
 
 
 class Taken(NamedTuple):

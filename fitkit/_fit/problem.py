@@ -199,7 +199,7 @@ class Problem:
 
         By shape and dtype: nothing compiles. Returns a problem that knows the mode.
         """
-        shapes = _shapes(params), _shapes(args), find_mesh(args), JaxSettings().key
+        shapes = traced_shapes(params), traced_shapes(args), find_mesh(args), JaxSettings().key
         known = _NATURES.find(self.parts, shapes, list)
         if not known.value:
             known.value.append(self._nature(params, args, event))
@@ -281,7 +281,7 @@ def make_problem(
     return problem.checked(arrays, data), arrays, data
 
 
-def _shapes(tree: PyTree) -> tuple[Any, ...]:
+def traced_shapes(tree: PyTree) -> tuple[Any, ...]:
     """Return all that a trace knows of a tree."""
     leaves, structure = jax.tree.flatten(tree)
     kinds = ((leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves)
