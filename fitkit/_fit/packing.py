@@ -30,7 +30,7 @@ class Packing:
     ----------
     structure
         That of the tree.
-    shapes
+    shapes, dtypes
         Those of its leaves.
     groups
         Which leaves are side by side in each array.
@@ -38,6 +38,7 @@ class Packing:
 
     structure: Any
     shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[Any, ...]
     groups: tuple[tuple[int, ...], ...]
 
     @classmethod
@@ -51,15 +52,28 @@ class Packing:
             small = leaf.size <= SMALL and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
             key = (_kind(path, paths, names), str(leaf.dtype)) if small else index
             together.setdefault(key, []).append(index)
-        shapes = tuple(leaf.shape for _, leaf in leaves)
-        return cls(jax.tree.structure(tree), shapes, tuple(map(tuple, together.values())))
+        return cls(
+            jax.tree.structure(tree),
+            tuple(leaf.shape for _, leaf in leaves),
+            tuple(leaf.dtype for _, leaf in leaves),
+            tuple(map(tuple, together.values())),
+        )
 
     @classmethod
     def alone(cls, tree: PyTree) -> "Packing":
         """Leave every leaf of a tree, which may be abstract, by itself."""
         leaves, structure = jax.tree.flatten(tree)
-        shapes = tuple(jnp.shape(leaf) for leaf in leaves)
-        return cls(structure, shapes, tuple((index,) for index in range(len(leaves))))
+        return cls(
+            structure,
+            tuple(leaf.shape for leaf in leaves),
+            tuple(leaf.dtype for leaf in leaves),
+            tuple((index,) for index in range(len(leaves))),
+        )
+
+    @property
+    def leaves(self) -> list[jax.ShapeDtypeStruct]:
+        """Those of the tree, by shape: no tree is built of them, since users' nodes may refuse."""
+        return list(map(jax.ShapeDtypeStruct, self.shapes, self.dtypes))
 
     def describe(self) -> str:
         """Say which parameters are side by side, of a packing of parameters."""
@@ -123,19 +137,6 @@ class Packed:
         return cls(packing.pack(state, np), packing)
 
     @property
-    def abstract(self) -> FitState:
-        """The state by shape."""
-        dtypes = {
-            index: array.dtype
-            for group, array in zip(self.packing.groups, self.arrays, strict=True)
-            for index in group
-        }
-        leaves = [
-            jax.ShapeDtypeStruct(shape, dtypes[k]) for k, shape in enumerate(self.packing.shapes)
-        ]
-        return jax.tree.unflatten(self.packing.structure, leaves)
-
-    @property
     def tree(self) -> FitState:
         """The state as its users know it."""
         return jax.tree.map(jnp.asarray, self.view)
@@ -152,25 +153,24 @@ class PackedFunction:
     Parameters
     ----------
     function
-        Returns a tree built like the first of `trees`, and any others.
-    packings, trees
-        How each argument is packed, and the arguments, which may be abstract.
+        Returns a tree built like its first argument, and any others.
+    packings
+        How each argument is packed.
     """
 
-    def __init__(
-        self,
-        function: Callable[..., tuple],
-        packings: Sequence[Packing],
-        trees: Sequence[PyTree],
-    ) -> None:
-        leaves, structure = jax.tree.flatten(tuple(trees))
+    def __init__(self, function: Callable[..., tuple], packings: Sequence[Packing]) -> None:
         rests: list[PyTree] = []
 
-        def of_leaves(*leaves: Array) -> list[Array]:
-            first, *rest = function(*jax.tree.unflatten(structure, leaves))
+        def of_leaves(*leaves: list[Array]) -> list[Array]:
+            trees = [
+                jax.tree.unflatten(packing.structure, one)
+                for packing, one in zip(packings, leaves, strict=True)
+            ]
+            first, *rest = function(*trees)
             rests.append(rest)
             return [*jax.tree.leaves(first), *jax.tree.leaves(rest)]
 
+        leaves = [packing.leaves for packing in packings]
         closed, shapes = jax.make_jaxpr(of_leaves, return_shape=True)(*leaves)
         self._packing, count = packings[0], len(packings[0].shapes)
         self._structure = jax.tree.structure(rests[-1])
@@ -203,27 +203,27 @@ class PackedStep:
     """
 
     def __init__(self, step: Step, state: Packed, controls: Controls, args: PyTree) -> None:
-        self._evaluate, self._controls = step.evaluate, Packing.alone(controls)
-        self._draw, tree = step.draw, state.abstract
-        #: Whether the optimiser says when it is done.
-        self.knows_verdict = knows_verdict(tree.optimiser)
-        args = jax.eval_shape(lambda tree, args: step.draw(tree)(args), tree, args)
-        evaluation = jax.eval_shape(step.evaluate, tree, args)
-        self._evaluation, self._args = Packing.of(evaluation, tree.params), Packing.alone(args)
-        others = self._evaluation, self._controls, self._args
+        self._draw, self._evaluate = step.draw, step.evaluate
+        own = state.packing
+
+        def look(leaves: list[Array], args: PyTree) -> None:
+            tree = jax.tree.unflatten(own.structure, leaves)
+            #: Whether the optimiser says when it is done.
+            self.knows_verdict = knows_verdict(tree.optimiser)
+            data = step.draw(tree)(args)
+            self._args = Packing.alone(data)
+            self._evaluation = Packing.of(step.evaluate(tree, data), tree.params)
+
+        jax.eval_shape(look, own.leaves, args)
+        self._controls = Packing.alone(controls)
 
         def move(*given: PyTree) -> tuple[FitState, Array, Array]:
             after, info, outcome = step.move(*given)
             return after, info.row(), outcome
 
-        given = [tree, evaluation, controls, args]
-        self._move = PackedFunction(move, [state.packing, *others], given)
-        self._begin = PackedFunction(
-            lambda *given: (step.begin(*given),), [state.packing, self._controls], [tree, controls]
-        )
-        self._end = PackedFunction(
-            lambda *given: (step.end(*given),), [state.packing, state.packing], [tree, tree]
-        )
+        self._move = PackedFunction(move, [own, self._evaluation, self._controls, self._args])
+        self._begin = PackedFunction(lambda *given: (step.begin(*given),), [own, self._controls])
+        self._end = PackedFunction(lambda *given: (step.end(*given),), [own, own])
 
     @property
     def row(self) -> jax.ShapeDtypeStruct:
