@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 
 from fitkit._fit.batches import Batches, count_data, read_batches, read_part, with_data
 from fitkit._fit.blocks import Blocks
-from fitkit._fit.problem import Params, Problem
+from fitkit._fit.problem import Params, Problem, leaves_by_shape
 from fitkit._format import number
 from fitkit._input import stand_ins
 from fitkit._paths import named_leaves, ravel
@@ -73,7 +73,7 @@ def in_blocks(problem: Problem, microbatch: Any, params: Params, args: PyTree) -
 def _residual_axes(problem: Problem, params: Params, half: PyTree, both: PyTree) -> tuple[int, ...]:
     """Find the axis along which residuals grow with the data, of each array of them."""
     shapes = [
-        [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(problem.raw_residuals, params, one))]
+        [leaf.shape for leaf in leaves_by_shape(problem.raw_residuals, params, one)]
         for one in (half, both)
     ]
     along = []
@@ -217,5 +217,4 @@ def _alike(share: int, first: Array, second: Array, both: Array) -> bool:
 
 
 def _count(problem: Problem, params: Params, data: PyTree) -> int:
-    rows = jax.eval_shape(problem.data_residuals, params, data)
-    return sum(leaf.size for leaf in jax.tree.leaves(rows))
+    return sum(leaf.size for leaf in leaves_by_shape(problem.data_residuals, params, data))

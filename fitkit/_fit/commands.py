@@ -14,7 +14,7 @@ from fitkit._fit.advance import at_lowest, with_event
 from fitkit._fit.diagnose import explain_start
 from fitkit._fit.history import History
 from fitkit._fit.loop import Program
-from fitkit._fit.problem import Params
+from fitkit._fit.problem import Params, traced_shapes
 from fitkit._fit.rates import own_learning_rates, rate_changes
 from fitkit._fit.record import Columns
 from fitkit._fit.snapshots import Lowest, Mark, Place, Snapshot, Timeline
@@ -213,7 +213,7 @@ def reread(now: Snapshot, start: Params, params: PyTree, args: Any) -> tuple[Par
         problem = problem.checked(arrays, data, "restart")
     if args is not None:
         problem = in_batches_of(problem, arrays, data, "restart")
-    return arrays, program.but(problem=problem, args=data, params=arrays)
+    return arrays, program.but(problem=problem, args=data, shapes=traced_shapes(arrays))
 
 
 def refreshed(now: Snapshot, settings: JaxSettings) -> dict[str, Any]:

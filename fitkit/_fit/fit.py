@@ -54,7 +54,7 @@ from fitkit._fit.loop import Program
 from fitkit._fit.multistart import Multistart, best_params, search
 from fitkit._fit.overview import fit_as_html
 from fitkit._fit.packing import Packing
-from fitkit._fit.problem import ResidualsFunction, make_problem
+from fitkit._fit.problem import ResidualsFunction, make_problem, traced_shapes
 from fitkit._fit.profiles import at_minimum, intervals_at
 from fitkit._fit.rates import own_learning_rates, rate_changes
 from fitkit._fit.record import Columns, StepInfo
@@ -279,7 +279,7 @@ class Fit:
             optimiser = gauss_newton()
         limits = None if bounds is None else bounded(bounds, arrays)
         one, assignment = resolved(optimiser, arrays)
-        given = (problem, data, limits, on_nonfinite, one, assignment, arrays)
+        given = (problem, data, limits, on_nonfinite, one, assignment, traced_shapes(arrays))
         program = Program.build(*given)
         place = Place(0, program.begin(arrays), program)
         refuse_judging("Fit", program, place.state)

@@ -89,8 +89,8 @@ class Program:
         What is fitted.
     optimiser, assignment
         One optax transformation for all parameters, and which optimiser moves each of them.
-    params
-        The parameters, by shape.
+    shapes
+        What a trace knows of the parameters.
     settings
         The JAX settings under which all of this runs.
     step
@@ -105,7 +105,7 @@ class Program:
     on_nonfinite: str
     optimiser: optax.GradientTransformation
     assignment: Assignment
-    params: PyTree
+    shapes: tuple[Any, ...]
     settings: JaxSettings
     step: Step
     traced: Shared[Traced]
@@ -120,7 +120,7 @@ class Program:
         on_nonfinite: str,
         optimiser: optax.GradientTransformation,
         assignment: Assignment,
-        params: Params,
+        shapes: tuple[Any, ...],
         settings: JaxSettings | None = None,
         own: "Program | None" = None,
     ) -> "Program":
@@ -129,10 +129,9 @@ class Program:
         What serves of the fit's `own` program is kept.
         """
         settings = settings or JaxSettings()
-        params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
         traced = _TRACED.find(
             problem.parts,
-            (traced_shapes(params), traced_shapes(args), settings.key),
+            (shapes, traced_shapes(args), settings.key),
             lambda: Traced.of(problem),
             own and own.traced,
         )
@@ -148,7 +147,7 @@ class Program:
             own.compiled if own is not None and own.traced is traced else None,
         )
         step = make_step(problem, optimiser, bounds, on_nonfinite)
-        given = (problem, args, bounds, on_nonfinite, optimiser, assignment, params, settings)
+        given = (problem, args, bounds, on_nonfinite, optimiser, assignment, shapes, settings)
         return cls(*given, step, traced, compiled)
 
     def but(self, **changes: Any) -> "Program":

@@ -204,17 +204,18 @@ class PackedStep:
 
     def __init__(self, step: Step, state: Packed, controls: Controls, args: PyTree) -> None:
         self._draw, self._evaluate = step.draw, step.evaluate
-        own = state.packing
+        own, seen = state.packing, []
 
         def look(leaves: list[Array], args: PyTree) -> None:
             tree = jax.tree.unflatten(own.structure, leaves)
-            #: Whether the optimiser says when it is done.
-            self.knows_verdict = knows_verdict(tree.optimiser)
             data = step.draw(tree)(args)
-            self._args = Packing.alone(data)
-            self._evaluation = Packing.of(step.evaluate(tree, data), tree.params)
+            evaluation = Packing.of(step.evaluate(tree, data), tree.params)
+            seen.append((knows_verdict(tree.optimiser), evaluation, Packing.alone(data)))
 
         jax.eval_shape(look, own.leaves, args)
+        #: Whether the optimiser says when it is done.
+        self.knows_verdict: bool
+        self.knows_verdict, self._evaluation, self._args = seen[-1]
         self._controls = Packing.alone(controls)
 
         def move(*given: PyTree) -> tuple[FitState, Array, Array]:

@@ -288,6 +288,11 @@ def traced_shapes(tree: PyTree) -> tuple[Any, ...]:
     return structure, *kinds
 
 
+def leaves_by_shape(function: Callable, *arguments: PyTree) -> list[jax.ShapeDtypeStruct]:
+    """Find the leaves that a function returns; of shapes a user's node may refuse to be built."""
+    return jax.eval_shape(lambda *given: jax.tree.leaves(function(*given)), *arguments)
+
+
 def _check_loss(out: Any, event: str) -> None:
     cure = "A loss must return one real floating-point number"
     if not isinstance(out, jax.ShapeDtypeStruct):

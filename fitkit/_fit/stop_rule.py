@@ -15,6 +15,7 @@ from fitkit._fisher import split_params
 from fitkit._fit.advance import moved
 from fitkit._fit.judgement import Judgement, judge, rounding_of_loss
 from fitkit._fit.loop import Program
+from fitkit._fit.problem import leaves_by_shape
 from fitkit._fit.snapshots import Place, Snapshot
 from fitkit._fit.status import Status
 from fitkit._format import number
@@ -243,6 +244,6 @@ def _freedom_of(place: Place) -> int | None:
     problem, params = place.program.problem, place.state.params
     if not problem.squares:
         return None
-    rows = jax.eval_shape(problem.residuals, params, place.program.args)
-    count = sum(leaf.size for leaf in jax.tree.leaves(rows))
+    rows = leaves_by_shape(problem.residuals, params, place.program.args)
+    count = sum(leaf.size for leaf in rows)
     return max(1, count - sum(leaf.size for leaf in jax.tree.leaves(params)))

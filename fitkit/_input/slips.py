@@ -51,7 +51,19 @@ def outcome(event: str, kind: str, function: Callable, params: PyTree, args: Any
 
 def _shapes(function: Callable, *arguments: PyTree) -> PyTree:
     data, static = eqx.partition(arguments, is_traceable)
-    return eqx.filter_eval_shape(lambda data: function(*eqx.combine(data, static)), data)
+    structures = []
+
+    def leaves_of(data: PyTree) -> list[Any]:
+        leaves, structure = jax.tree.flatten(function(*eqx.combine(data, static)))
+        structures.append(structure)
+        return leaves
+
+    leaves = eqx.filter_eval_shape(leaves_of, data)
+    try:
+        return jax.tree.unflatten(structures[-1], leaves)
+    except Exception:
+        # A user's node may refuse to be built of shapes.
+        return leaves
 
 
 def _in_words(
