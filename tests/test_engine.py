@@ -484,8 +484,9 @@ def test_interrupts_at_random_moments_two_within_50_ms():
     fit, chance = make_fit(optimiser=optax.sgd(1e-9)), random.Random(0)
     fit.run(5, progress=False)
     main = threading.get_ident()
-    paused = early = 0
+    paused = 0
     for _ in range(40):
+        before = fit.status
         go = threading.Event()
         pauses = chance.choice([0.2, 0.002]) * chance.random(), 0.05 * chance.random()
 
@@ -502,11 +503,8 @@ def test_interrupts_at_random_moments_two_within_50_ms():
             try:
                 if not begun:
                     begun = True
-                    early += 1
                     go.set()
                     fit.run(10**9, progress=False)
-                    early -= 1
-                    paused += fit.status == "paused"
                 while (
                     thread.is_alive()
                 ):  # Not by join, which Python 3.11 gives up when interrupted.
@@ -515,10 +513,10 @@ def test_interrupts_at_random_moments_two_within_50_ms():
             except KeyboardInterrupt:
                 continue  # One that came before the run had begun, or after it had paused.
         assert not fit._engine.active
-        assert not fit.status.busy
+        assert fit.status in ("paused", before)
+        paused += fit.status == "paused"
         assert len(fit.history) == fit.step
         fit.stop()
-    assert paused + early == 40
     assert paused > 20
 
 
