@@ -21,6 +21,7 @@ from fitkit._fit.interrupts import uninterrupted
 from fitkit._fit.run import Command, Run
 from fitkit._fit.snapshots import Snapshot
 from fitkit._fit.status import Status
+from fitkit._programs import inside_jax
 from fitkit._sharding import automatic_axes, is_shared, users_axes
 
 T = TypeVar("T")
@@ -314,7 +315,7 @@ class Engine:
             if run.cancelled:
                 return
             run.begun = True
-        with in_step():
+        with in_step(), inside_jax():
             try:
                 # What it raises is kept in the snapshot, and raised again where the user waits.
                 with contextlib.suppress(BaseException):

@@ -28,7 +28,7 @@ from fitkit._fit.step import (
     strongly_typed,
 )
 from fitkit._optimisers import Assignment, Bounds, restart_judged
-from fitkit._programs import JaxSettings, no_debugging
+from fitkit._programs import JaxSettings, no_debugging, waiting_for_device
 from fitkit._sharding import everywhere, replicated
 
 #: How long a chunk should take, in seconds: short enough for sliders and pause to feel immediate.
@@ -269,7 +269,8 @@ class Queued(NamedTuple):
     def read(self) -> Taken:
         """Wait for the device."""
         chunk = self.chunk
-        count = int(chunk.steps)
+        with waiting_for_device():
+            count = int(chunk.steps)
         rows = np.asarray(chunk.rows)[:count]
         return Taken(rows, int(chunk.outcome), int(chunk.verdict), chunk.state)
 
