@@ -1,6 +1,7 @@
 """Dashboards of many systems: every control clicked or typed, and what is drawn of them."""
 
 import io
+import itertools
 import threading
 from typing import Any
 
@@ -22,7 +23,7 @@ from fitkit._dashboard.of_many import ManyWatch, SlowDrawing
 from fitkit._dashboard.system import index_of
 from fitkit._fit import Status
 from fitkit._many import make_systems
-from fitkit._plotting import MANY_PANELS, MapFrame, set_up
+from fitkit._plotting import MANY_PANELS, MapFrame, draw_map, set_up
 
 X = np.linspace(0.0, 2.0, 20)
 SIGMA = 0.1
@@ -172,6 +173,7 @@ def test_one_of_the_worst_is_picked(many):
     system = live(dashboard).system
     listed = [index for _, index in system.worst.options]
     assert listed == [None, *many.worst(10)]
+    assert system.worst.index == 0, "the list is blank"
     assert system.worst.options[1][0].endswith("non-finite")
     system.worst.value = (4, 5)
     wait_until(lambda: system.chosen == (4, 5), "the system")
@@ -285,6 +287,17 @@ def test_a_picture_without_a_person(many):
     now = dashboard._subject.now()
     assert dashboard._subject.words(now) == "Finished    119 minimum    1 non-finite"
     assert Image.open(io.BytesIO(dashboard._picture(now).png)).size[0] == 2 * 960
+
+
+@pytest.mark.parametrize(("inches", "count"), [(3.6, 1), (6.0, 2), (9.6, 3), (15.7, 3), (25.0, 3)])
+def test_maps_that_there_is_no_room_for_are_left_out(many, inches, count):
+    figure = Figure(figsize=(inches, 3.0))
+    axes = figure.add_axes((0.52 / inches, 0.14, 1 - 0.74 / inches, 0.75))
+    draw_map(axes, MapFrame(ManyWatch(many).now(), "rate"))
+    FigureCanvasAgg(figure).draw()
+    assert len(figure.axes) == count
+    boxes = [one.get_tightbbox() for one in figure.axes]
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
 
 
 def test_systems_along_one_axis_are_a_curve_and_of_three_axes_no_map():

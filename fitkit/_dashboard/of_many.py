@@ -16,6 +16,7 @@ from fitkit._fit import Status
 from fitkit._plotting import MANY_PANELS, Many, ManyFrame, MapFrame, draw_map
 
 MAP = "map"
+IMAGES = 4.0  # the weight of three images side by side, each with the numbers of its colours
 TURN = 0.05  # seconds between two looks at whether fits were made
 SHARE = 0.03  # of a core that goes into drawing the map while the fits run
 
@@ -85,7 +86,8 @@ class OfMany:
         cells = [_cell(one, now) for one in self._shown]
         if self._map is not None:
             path, chosen = (now.many.labels[0], None) if live is None else live.choice
-            cells.append(Drawn(self._map, MapFrame(now, path, chosen), WIDE))
+            weight = WIDE if len(now.many.shape) == 1 else IMAGES
+            cells.append(Drawn(self._map, MapFrame(now, path, chosen), weight))
         return cells
 
     def words(self, now: ManyFrame) -> str:

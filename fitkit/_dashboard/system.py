@@ -47,6 +47,7 @@ class SystemChoice:
         )
         self.worst = widgets.Dropdown(
             options=[("the worst…", None)],
+            index=0,
             description="or one of",
             tooltip="The result of one of the worst systems",
             layout={"width": "330px"},
@@ -80,10 +81,11 @@ class SystemChoice:
             reduced = number(float(now.reduced[index]), 3, typeset=True)
             options.append((f"{_text(index)}: χ²/ν {reduced}, {self._many.status[index]}", index))
         with self.worst.hold_sync():
-            chosen = self.worst.value if self.worst.value in worst else None
+            chosen = self.worst.value
             self._listed = worst
             self.worst.options = options
-            self.worst.value = chosen
+            # Not by its value: None would leave the list blank.
+            self.worst.index = 1 + worst.index(chosen) if chosen in worst else 0
 
     def _typed(self, change: Any) -> None:
         text = change["new"].strip()

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fitkit._plotting.axes import VERMILION, recolour
 from fitkit._plotting.many_figures import draw_curve, draw_image, element_of
@@ -12,7 +14,9 @@ from fitkit._plotting.many_panels import ManyFrame
 # Systems along one axis that are drawn: of more, every second one or fewer; they take a second
 # per hundred thousand, and a panel has a thousand pixels for them.
 MOST_POINTS = 5000
-GAP = 0.065  # to the right of an image, as a part of the width, for the numbers of its colours
+NUMBERS = 0.75  # inches to the right of an image, for the numbers of its colours
+NARROWEST = 1.2  # inches of an image; without room for all, those at the right are left out
+TICKS = 5  # or so along each side, and on the bar of colours
 
 
 class MapFrame(NamedTuple):
@@ -59,10 +63,12 @@ def draw_map(axes: Axes, of: MapFrame) -> None:
         (f"standard error of {path}", np.where(np.isfinite(errors), errors, np.nan)),
         ("reduced chi-square", frame.reduced),
     )
-    for one, (title, array) in zip(_side_by_side(axes, len(wanted)), wanted, strict=True):
+    images = _side_by_side(axes, len(wanted))
+    for one, (title, array) in zip(images, wanted, strict=False):
         draw_image(one, title, array, good & np.isfinite(array), waiting)
         one.set_title(title, loc="left")
         one.set(xlabel="", ylabel="")
+        one.locator_params(nbins=TICKS)
         if one is not axes:  # Their place is that of the numbers of the colours before.
             one.tick_params(labelleft=False)
         if legend := one.get_legend():
@@ -73,6 +79,7 @@ def draw_map(axes: Axes, of: MapFrame) -> None:
         for bar in one.child_axes:
             if isinstance(bar, Axes):
                 recolour(bar)
+                bar.yaxis.set_major_locator(MaxNLocator(TICKS))
                 bar.set_ylabel("")
     axes.set_xlabel(_apart(frame))
 
@@ -85,11 +92,13 @@ def _apart(frame: ManyFrame) -> str:
     return "; ".join([*words, *([f"grey: {waiting:,} waiting"] if waiting else [])])
 
 
-def _side_by_side(axes: Axes, count: int) -> list[Axes]:
-    """Split axes into several beside each other."""
-    figure, box = axes.get_figure(), axes.get_position()
-    assert figure is not None
-    width = box.width / count - GAP
-    boxes = [(box.x0 + i * (width + GAP), box.y0, width, box.height) for i in range(count)]
+def _side_by_side(axes: Axes, most: int) -> list[Axes]:
+    """Split axes into several beside each other, as many as there is room for."""
+    figure, box = axes.figure, axes.get_position()
+    assert isinstance(figure, Figure)
+    gap, least = (inches / figure.get_figwidth() for inches in (NUMBERS, NARROWEST))
+    count = min(max(int(box.width / (least + gap)), 1), most)
+    width = box.width / count - gap
+    boxes = [(box.x0 + i * (width + gap), box.y0, width, box.height) for i in range(count)]
     axes.set_position(boxes[0])
     return [axes, *(figure.add_axes(one) for one in boxes[1:])]

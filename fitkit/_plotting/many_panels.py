@@ -145,7 +145,7 @@ class Progress:
 class ChiSquares:
     """The histogram of the reduced chi-squares, and what they would be by chance alone."""
 
-    name, weight = "chi_square", 1.0
+    name, weight = "chi_square", 1.3  # for its title and its note
 
     def view(self, frame: ManyFrame) -> View:
         """Compute limits that hold all but outliers, and the highest bar."""
@@ -180,7 +180,7 @@ class ChiSquares:
 class Worst:
     """The systems to look at first, as `Many.worst` lists them: a bar each."""
 
-    name, weight = "worst", 1.0
+    name, weight = "worst", 1.3  # for its title and its note
 
     def view(self, frame: ManyFrame) -> View:
         """Compute limits that hold all bars; over a wide range, of their logarithms."""
