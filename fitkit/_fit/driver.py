@@ -67,7 +67,7 @@ class Driver:
     def __init__(self, owner: Owner, run: Run) -> None:
         self._owner, self._run = owner, run
         self._queue: deque[Queued] = deque()
-        self._pace = Pace(owner.snapshot.steps_per_second)
+        self._pace = Pace(owner.snapshot.steps_per_second, callable(run.until))
         self._agreement = Agreement(owner.snapshot.place.program.problem.mesh)
         self._stop_rule = None
         if run.until == CONVERGED:

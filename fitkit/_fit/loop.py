@@ -14,7 +14,7 @@ from jaxtyping import Float, PyTree
 
 from fitkit._fit.agree import require_all
 from fitkit._fit.chunk import Chunk, make_chunk
-from fitkit._fit.packing import Packed
+from fitkit._fit.packing import Packed, of_packed
 from fitkit._fit.problem import Params, Problem, traced_shapes
 from fitkit._fit.shared import Programs, Shared
 from fitkit._fit.step import (
@@ -64,10 +64,8 @@ class Traced:
         """Trace nothing yet."""
         # A new object, of which JAX knows no traces.
         problem = dataclasses.replace(problem)
-        loss, aux = (
-            jax.jit(function, out_shardings=replicated(problem.mesh))
-            for function in (problem.loss, problem.aux)
-        )
+        loss, aux = map(of_packed, (problem.loss, problem.aux))
+        loss, aux = (jax.jit(one, out_shardings=replicated(problem.mesh)) for one in (loss, aux))
         return cls(problem, loss, aux, Programs(_MOST_CHUNKS))
 
 
@@ -232,8 +230,9 @@ class Program:
 
     def _evaluated(self, what: str, function: Callable, state: FitState) -> Any:
         require_all(self.problem.mesh, what)
+        params = Packed.of_params(state.params)
         with self.settings.applied(), no_debugging():
-            return function(everywhere(state.params, self.problem.mesh), self.args)
+            return function(everywhere(params, self.problem.mesh), self.args)
 
 
 class Taken(NamedTuple):
@@ -282,12 +281,16 @@ class Pace:
     ----------
     steps_per_second
         How fast they were in the run before; 0 where there was none.
+    watched
+        Whether the user looks after every chunk if that was enough: a slow step more may be for
+        nothing.
     """
 
-    def __init__(self, steps_per_second: float) -> None:
+    def __init__(self, steps_per_second: float, watched: bool = False) -> None:
+        self._fewest = 1 if watched else _FEWEST
         # Unless steps are known to be quick, what answers first is a short chunk; a later run may
         # be of other data, so it begins with a few.
-        self.size = int(min(8, _steps(1 / steps_per_second))) if steps_per_second else 1
+        self.size = int(min(8, self._count(1 / steps_per_second))) if steps_per_second else 1
         self._steps, self._seconds, self._read = 0.0, 0.0, 0.0
 
     @property
@@ -310,9 +313,8 @@ class Pace:
         # Weighed by steps, so that the short chunks of the beginning, mostly overhead, fade fast.
         self._steps = 0.7 * self._steps + count
         self._seconds = 0.7 * self._seconds + seconds
-        self.size = int(np.clip(_steps(per_step), max(self.size // 4, 1), 16 * self.size))
+        self.size = int(np.clip(self._count(per_step), max(self.size // 4, 1), 16 * self.size))
 
-
-def _steps(seconds: float) -> float:
-    """Return how many steps a chunk should take, if one takes so long."""
-    return max(1, min(max(_CHUNK_SECONDS / seconds, _FEWEST), _LONGEST / seconds))
+    def _count(self, seconds: float) -> float:
+        """Compute how many steps a chunk should take, if one takes so long."""
+        return max(1, min(max(_CHUNK_SECONDS / seconds, self._fewest), _LONGEST / seconds))

@@ -14,9 +14,11 @@ from jax.tree_util import DictKey, keystr, tree_leaves_with_path
 from jaxtyping import Array, Float, Int, PyTree
 
 from fitkit._fit.merge import SMALL, Merged
+from fitkit._fit.problem import Params
 from fitkit._fit.step import Controls, FitState, Step
 from fitkit._optimisers import knows_verdict
 from fitkit._paths import named_leaves
+from fitkit._per_leaf import shaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Packing:
         return [
             leaves[group[0]]
             if len(group) == 1
-            else numpy.concatenate([leaves[index].reshape(-1) for index in group])
+            else numpy.concatenate([shaped(leaves[i], (leaves[i].size,)) for i in group])
             for group in self.groups
         ]
 
@@ -114,7 +116,7 @@ class Packing:
                 else np.split(np.asarray(array), np.cumsum(sizes)[:-1])
             )
             for index, shape, part in zip(group, shapes, parts, strict=True):
-                leaves[index] = part.reshape(shape)
+                leaves[index] = shaped(part, shape)
         return jax.tree.unflatten(self.structure, [leaves[i] for i in range(len(leaves))])
 
 
@@ -123,7 +125,7 @@ class Packing:
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Packed:
-    """A state as it travels."""
+    """A state, or parameters, as they travel."""
 
     arrays: list[Any]
     packing: Packing
@@ -131,10 +133,17 @@ class Packed:
     @classmethod
     def of(cls, state: "FitState | Packed") -> "Packed":
         """Lay a state out, if it is not yet."""
-        if isinstance(state, Packed):
-            return state
-        packing = Packing.of(state, state.params)
-        return cls(packing.pack(state, np), packing)
+        return state if isinstance(state, Packed) else cls._like(state, state.params)
+
+    @classmethod
+    def of_params(cls, params: Params) -> "Packed":
+        """Lay parameters out."""
+        return cls._like(params, params)
+
+    @classmethod
+    def _like(cls, tree: PyTree, params: Params) -> "Packed":
+        packing = Packing.of(tree, params)
+        return cls(packing.pack(tree, np), packing)
 
     @property
     def tree(self) -> FitState:
@@ -145,6 +154,16 @@ class Packed:
     def view(self) -> FitState:
         """The state with small leaves as views of NumPy: to make arrays of JAX takes 50 µs each."""
         return self.packing.unpack(self.arrays, np)
+
+
+def of_packed(function: Callable[[Params, PyTree], Any]) -> Callable[[Packed, PyTree], Any]:
+    """Make of a function of (params, args) one of packed parameters: hundreds compile slowly."""
+
+    @functools.wraps(function)
+    def of_arrays(params: Packed, args: PyTree) -> Any:
+        return function(params.packing.unpack(params.arrays), args)
+
+    return of_arrays
 
 
 class PackedFunction:

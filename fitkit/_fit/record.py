@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from fitkit._fit.merge import SMALL
 from fitkit._fit.problem import Params
 from fitkit._paths import named_leaves
+from fitkit._per_leaf import shaped, typed
 
 #: Elements whose values are recorded, at most: with the norms of as many scalars a row of 24 kB.
 _MOST_VALUES = 1000
@@ -47,7 +48,7 @@ class StepInfo(eqx.Module):
     def row(self) -> Float[Array, " columns"]:
         """Lay the numbers out as `Columns` says."""
         dtype = self.loss.dtype
-        values = [value.reshape(-1).astype(dtype) for value in self.values.values()]
+        values = [typed(shaped(one, (one.size,)), dtype) for one in self.values.values()]
         return jnp.concatenate([self.loss[None], self.gradient_norms, self.step_norms, *values])
 
 

@@ -31,7 +31,7 @@ from fitkit._optimisers import (
     tolerant,
 )
 from fitkit._paths import ravel
-from fitkit._per_leaf import scale_leaf, separated, zero_leaf
+from fitkit._per_leaf import scale_leaf, separated, typed, zero_leaf
 
 #: What an optimiser is told besides its gradient, if it takes it.
 _EXTRA = ("value", "grad", "value_fn", "grad_fn", "residuals", "linear", "frozen", "factors")
@@ -231,7 +231,7 @@ def make_step(
         with promoting("standard", "allow"):
             updates, optimiser_state = update(free_gradient, state.optimiser, params, **extra)
         optimiser_state = _as_before(optimiser_state, state.optimiser)
-        proposed = jax.tree.map(lambda u, p: u.astype(p.dtype), updates, params)
+        proposed = jax.tree.map(lambda u, p: typed(u, p.dtype), updates, params)
         updates = jax.tree.map(
             lambda f, m, u: zero_leaf(f, scale_leaf(m, u)), frozen, factors, proposed
         )
@@ -364,4 +364,4 @@ def _norms(
             zip(jax.tree.leaves(tree), jax.tree.leaves(tree if of is None else of), strict=True)
         )
     ]
-    return jnp.stack([norm.astype(dtype) for norm in norms])
+    return jnp.stack([typed(norm, dtype) for norm in norms])

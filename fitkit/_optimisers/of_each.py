@@ -84,7 +84,7 @@ def of_each(
     )
     each = dict(zip(wanted, own, strict=True))
     parts = {
-        number: [part.reshape(part.shape[1:]) for part in lax.split(vector, [1] * n)]
+        number: [lax.squeeze(part, (0,)) for part in lax.split(vector, [1] * n)]
         for number, vector in each.items()
     }
     for one in read.instructions:
