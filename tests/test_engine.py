@@ -600,3 +600,19 @@ def test_heavy_steps_share_a_chunk_that_still_answers(seconds, monkeypatch):
         assert last > 0.045
     # Where a chunk is longer than the answer to a slider may take, none waits behind it.
     assert pace.depth == (2 if 4 * seconds < 0.05 else 1)
+
+
+def test_slow_steps_are_looked_at_one_by_one(monkeypatch):
+    """Where the user says when it is enough, none is taken for nothing."""
+    model = lambda p, x: p["a"] * jnp.exp(-p["b"] * x)  # noqa: E731
+    x = jnp.linspace(0.0, 2.0, 20)
+    data = model({"a": 2.0, "b": 1.5}, x)
+    monkeypatch.setattr("fitkit._fit.loop._CHUNK_SECONDS", 0.0)
+    fit = fk.Fit(
+        residuals=lambda p, _: model(p, x) - data,
+        params={"a": 1.0, "b": 1.0},
+        optimiser=optax.sgd(1e-3),
+    )
+    seen = []
+    fit.run(until=lambda now: seen.append(now.step) or now.step == 5, progress=False)
+    assert seen == [1, 2, 3, 4, 5]

@@ -36,8 +36,8 @@ _CHUNK_SECONDS = 0.05
 
 #: How many steps it should take all the same, and for how long at most: memory that a model works
 #: in is allocated once for a chunk, and where that comes from the operating system page by page,
-#: one step a chunk costs a heavy model of a step of 40 ms a third of its speed.
-_FEWEST, _LONGEST = 4, 0.3
+#: one step a chunk costs a heavy model of a step of 40 ms a third of its speed, four a sixth.
+_FEWEST, _LONGEST = 6, 0.3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

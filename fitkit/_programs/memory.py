@@ -3,9 +3,11 @@
 import ctypes
 import sys
 
-# `mallopt` of glibc, by the numbers of <malloc.h>: the size from which on an array comes from the
-# operating system and goes back to it, and how much is kept that nobody uses. It takes 32 bits.
-_MMAP_THRESHOLD, _TRIM_THRESHOLD, _MOST = -3, -1, 2**31 - 1
+# Options of `mallopt` of glibc, by the numbers of <malloc.h>, which takes 32 bits: the size from
+# which on an array comes from the operating system and goes back to it; how much is kept that
+# nobody uses; and how many heaps there are, since those of threads hold no array above 64 MB.
+_MOST = 2**31 - 1
+_OPTIONS = {-3: _MOST, -1: _MOST, -8: 1}
 
 
 def keep_memory() -> bool:
@@ -31,6 +33,4 @@ def keep_memory() -> bool:
         return False
     # Other C libraries of Linux have no `mallopt`.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all(
-        mallopt(option, _MOST) == 1 for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD)
-    )
+    return mallopt is not None and all(mallopt(*one) == 1 for one in _OPTIONS.items())
