@@ -46,7 +46,7 @@ import fitkit as fk
 ROUNDS = 3
 STEPS = 2
 FISHER = (("spline", 100, 100_000), ("design", 100, 100_000), ("spline", 1000, 100_000))
-GAUSS_NEWTON = (("spline", 300, 10_000), ("spline", 1000, 10_000))
+GAUSS_NEWTON = (("spline", 300, 10_000), ("spline", 1000, 10_000), ("spline", 100, 100_000))
 
 
 def spline(n: int, m: int) -> tuple[Callable, tuple, jax.Array]:
