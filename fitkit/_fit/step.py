@@ -30,7 +30,7 @@ from fitkit._optimisers import (
     put_back,
     tolerant,
 )
-from fitkit._paths import ravel
+from fitkit._paths import ravel, spread
 from fitkit._per_leaf import scale_leaf, separated, typed, zero_leaf
 
 #: What an optimiser is told besides its gradient, if it takes it.
@@ -218,7 +218,15 @@ def make_step(
             "factors": factors,
         }
         if problem.squares:
-            extra["residuals"] = promoting(*users)(lambda there: residuals(still(there), args))
+            # What Gauss-Newton does only at times takes one vector, and not two arrays for each leaf,
+            # every one of which would have to be compiled.
+            held, (here, unravel) = spread(frozen, params), ravel(params)
+
+            def standing(candidate: Params) -> Params:
+                inside = candidate if bounds is None else bounds.project(candidate)
+                return unravel(jnp.where(held, here, ravel(inside)[0].astype(here.dtype)))
+
+            extra["residuals"] = promoting(*users)(lambda there: residuals(standing(there), args))
         if linear is not None:
             compare = None
             if problem.blocks is not None:
