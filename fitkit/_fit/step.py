@@ -218,8 +218,8 @@ def make_step(
             "factors": factors,
         }
         if problem.squares:
-            # What Gauss-Newton does only at times takes one vector, and not two arrays for each leaf,
-            # every one of which would have to be compiled.
+            # A branch of Gauss-Newton takes one vector, and not two arrays for each leaf: every one
+            # of them would have to be compiled.
             held, (here, unravel) = spread(frozen, params), ravel(params)
 
             def standing(candidate: Params) -> Params:
