@@ -315,8 +315,9 @@ class Fit:
             the fit is at a minimum, whatever the optimiser, as `result` would say; or it is
             stalled, where steps no longer gain what could matter. This is asked while the fit
             runs, when its loss is quiet. Or a function of a `Snapshot`, which ends it by returning
-            True; it is called after every chunk of steps, about 20 times a second. An optimiser
-            that knows when it is done, as `gauss_newton` does, ends a run in any case.
+            True; it is called after every chunk of steps, about 20 times a second, or after every
+            step where that takes longer. An optimiser that knows when it is done, as `gauss_newton`
+            does, ends a run in any case.
         progress
             Whether to print a line that says how far it is.
 
