@@ -282,8 +282,8 @@ class Pace:
     steps_per_second
         How fast they were in the run before; 0 where there was none.
     watched
-        Whether the user looks after every chunk if that was enough: a slow step more may be for
-        nothing.
+        Whether the user is asked after every chunk if that is enough, so that slow steps beyond
+        it would be for nothing.
     """
 
     def __init__(self, steps_per_second: float, watched: bool = False) -> None:

@@ -192,11 +192,13 @@ def make_step(
         if bounds is not None:
             frozen = jax.tree.map(jnp.logical_or, frozen, bounds.blocked(params, gradient))
 
-        def still(candidate: Params) -> Params:
+        def inside(candidate: Params) -> Params:
             # Line searches mix the dtypes of parameters.
-            candidate = jax.tree.map(lambda there, p: there.astype(p.dtype), candidate, params)
-            inside = candidate if bounds is None else bounds.project(candidate)
-            return jax.tree.map(jnp.where, frozen, params, inside)
+            candidate = jax.tree.map(lambda there, p: typed(there, p.dtype), candidate, params)
+            return candidate if bounds is None else bounds.project(candidate)
+
+        def still(candidate: Params) -> Params:
+            return jax.tree.map(jnp.where, frozen, params, inside(candidate))
 
         users = _promotion()
 
@@ -223,8 +225,7 @@ def make_step(
             held, (here, unravel) = spread(frozen, params), ravel(params)
 
             def standing(candidate: Params) -> Params:
-                inside = candidate if bounds is None else bounds.project(candidate)
-                return unravel(jnp.where(held, here, ravel(inside)[0].astype(here.dtype)))
+                return unravel(jnp.where(held, here, ravel(inside(candidate))[0]))
 
             extra["residuals"] = promoting(*users)(lambda there: residuals(standing(there), args))
         if linear is not None:
