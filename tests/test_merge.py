@@ -115,12 +115,16 @@ def test_every_optimiser_makes_the_same_steps(name):
         np.testing.assert_allclose(one, other, rtol=1e-14, atol=1e-16)
 
 
-def primitives_of(fit) -> list[str]:
+def equations_of(fit) -> list[Any]:
     """List what a step of a fit computes, as it is traced."""
     place, controls = fit.snapshot.place, fit.snapshot.steering.controls
     step = PackedStep(place.program.step, Packed.of(place.kept), controls, None)
     jaxpr = jax.make_jaxpr(lambda state: step(state, controls, None))(Packed.of(place.kept))
-    return [equation.primitive.name for equation in jaxpr.jaxpr.eqns]
+    return jaxpr.jaxpr.eqns
+
+
+def primitives_of(fit) -> list[str]:
+    return [equation.primitive.name for equation in equations_of(fit)]
 
 
 def test_a_hundred_scalars_take_a_few_kernels():
@@ -148,6 +152,20 @@ def test_norms_of_several_shapes_take_a_few_kernels(dtype):
     assert "cond" not in found and "scatter-add" not in found
     # Those of the loss, and of both norms one for each of four sizes.
     assert found.count("reduce_sum") == 40 + 2 * 4
+
+
+def test_gauss_newton_branches_on_a_few_arrays():
+    """Each that a branch takes is compiled; there were two for every parameter."""
+
+    def taken(count: int) -> list[int]:
+        names = [f"p{k:02d}" for k in range(count)]
+        fit = fk.Fit(
+            residuals=lambda params, _: jnp.stack([params[name] for name in names]) - 1.0,
+            params=dict.fromkeys(names, 0.0),
+        )
+        return [len(one.invars) for one in equations_of(fit) if one.primitive.name == "cond"]
+
+    assert taken(5) == taken(30) != []
 
 
 def test_what_differs_becomes_a_vector():
