@@ -23,12 +23,17 @@ from fitkit._jaxprs import ELEMENTWISE, Constant, Instruction, Listing, evaluate
 #: call, and sums over stretches lose against dot products.
 SMALL = 64
 
+
+def _sums(table: Array) -> Array:
+    return jnp.sum(table, axis=1, dtype=table.dtype)
+
+
 #: What makes one number of all elements, and how it does so for every row of a table.
 _REDUCTIONS = {
-    "reduce_sum": lambda table: jnp.sum(table, axis=1, dtype=table.dtype),
+    "reduce_sum": _sums,
     "reduce_max": lambda table: jnp.max(table, axis=1),
     "reduce_min": lambda table: jnp.min(table, axis=1),
-    "dot_general": lambda table: jnp.sum(table, axis=1, dtype=table.dtype),
+    "dot_general": _sums,
 }
 
 

@@ -328,11 +328,11 @@ def strongly_typed(state: optax.OptState) -> optax.OptState:
 def _as_before(after: optax.OptState, before: optax.OptState) -> optax.OptState:
     """Keep the dtypes of an optimiser's state, which parameters of mixed dtypes may change."""
 
-    def typed(new: Any, old: Any) -> Any:
-        # Random keys have a dtype that nothing can be converted to.
-        return new.astype(old.dtype) if eqx.is_array(new) and new.dtype != old.dtype else new
+    def one(new: Any, old: Any) -> Any:
+        # Random keys stay as they are: nothing can be converted to their dtype.
+        return typed(new, old.dtype) if eqx.is_array(new) else new
 
-    return jax.tree.map(typed, after, before)
+    return jax.tree.map(one, after, before)
 
 
 def _promotion() -> tuple[str, str]:
